@@ -1,0 +1,3 @@
+//! The Longwire broker.
+
+pub mod store;

@@ -1,0 +1,311 @@
+//! The store: where the logs of sessions are kept. This file is the seam; an engine stands behind it.
+//!
+//! What an engine promises to everyone who uses it:
+//! - [`Store::append`] resolves with a version only when every record of the batch is durable, and batches of a log are
+//!   durable in the order in which they were appended: nothing later is durable first.
+//! - [`Store::read`] returns durable records only.
+//! - A log that was opened again fences every earlier term: its appends fail with [`StoreError::Fenced`].
+//! - A failed append other than `Fenced`, `VersionConflict`, `Deleted` and `BatchTooLarge` means *unknown*: the batch
+//!   may be durable.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use longwire_proto::position::Lineage;
+use longwire_proto::session_id::SessionId;
+
+/// A boxed future of the store.
+pub type StoreFuture<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'static>>;
+
+/// The identity of a log. Never reused, unlike the name of the session that it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogId(pub u64);
+
+/// Which opening of a log: a later one fences every earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Term(pub u64);
+
+/// The state of a log after a batch. Opaque: only the engine that made it knows its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Version(pub u64);
+
+/// Names a batch, so that an append whose answer was lost can be recognised when it is tried again. Unique in a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BatchId(pub u128);
+
+/// What [`Store::open`] found.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// The identity of the log. For a name that has no log yet it is the one that the first append will create.
+    pub log: LogId,
+    /// False when the session does not exist: the first append creates it.
+    pub exists: bool,
+    /// The term of this opening.
+    pub term: Term,
+    /// The version to append after.
+    pub version: Version,
+    /// The epochs of the log.
+    pub lineage: Lineage,
+    /// First retained offset.
+    pub start: u64,
+    /// The next offset to be assigned.
+    pub end: u64,
+    /// The offset through which the last snapshot's rows reflect the log; `None` when there is no snapshot.
+    pub snapshot_through: Option<u64>,
+}
+
+/// Records to be made durable together.
+#[derive(Debug)]
+pub struct Batch {
+    /// Recognises the batch when its answer was lost.
+    pub id: BatchId,
+    /// The offset of the first record. It must be the end of the log.
+    pub base: u64,
+    /// Encoded records, in order. May be empty when only the projection changes.
+    pub records: Vec<Bytes>,
+    /// The session's row in the list of sessions, when it changes; opaque to the store.
+    pub projection: Option<Bytes>,
+    /// The quota that the batch was admitted under; released when the batch is settled.
+    pub reservation: Reservation,
+}
+
+/// State of a session as rows, reflecting the log before `through`.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The rows reflect every record below this offset.
+    pub through: u64,
+    /// Rows to write (`Some`) or remove (`None`), by key; rows that are not named stay as they are.
+    pub rows: Vec<(Bytes, Option<Bytes>)>,
+}
+
+/// Bounds of one [`Store::read`].
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimit {
+    /// At most this many records.
+    pub records: usize,
+    /// At most this many bytes of records, except that one record is always returned.
+    pub bytes: usize,
+}
+
+/// Consecutive durable records of a log.
+#[derive(Clone, Debug, Default)]
+pub struct Chunk {
+    /// The offset of the first record: the one asked for, or the log's start when that is later.
+    pub from: u64,
+    /// The records, each as it was appended. Empty at the end of the log.
+    pub records: Vec<Bytes>,
+}
+
+impl Chunk {
+    /// The offset after the last record.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.from + self.records.len() as u64
+    }
+}
+
+/// One session of [`Store::list`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The session.
+    pub session: SessionId,
+    /// Its log.
+    pub log: LogId,
+    /// The epoch of new records.
+    pub epoch: u64,
+    /// First retained offset.
+    pub start: u64,
+    /// Next offset to be assigned.
+    pub end: u64,
+    /// The row that the last batch with one carried.
+    pub projection: Bytes,
+}
+
+/// What an engine can take.
+#[derive(Clone, Copy, Debug)]
+pub struct Capabilities {
+    /// Bytes of records in one batch, at most.
+    pub batch_bytes_max: usize,
+    /// Records in one batch, at most.
+    pub batch_records_max: usize,
+}
+
+/// Whether the store takes writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Reads and writes are served.
+    Ready,
+    /// Reads are served; writes are refused until the cause is gone. The text is for humans.
+    Degraded(String),
+}
+
+/// Unsettled bytes that a batch may occupy. Gives them back when dropped.
+pub struct Reservation(Option<Box<dyn Reserved>>, usize);
+
+/// What gives reserved bytes back when it is dropped.
+pub trait Reserved: Send + Sync {}
+
+impl Reservation {
+    /// A reservation of `bytes` that `reserved` gives back when dropped.
+    #[must_use]
+    pub fn new(reserved: Box<dyn Reserved>, bytes: usize) -> Self {
+        Self(Some(reserved), bytes)
+    }
+
+    /// A reservation of nothing.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(None, 0)
+    }
+
+    /// How many bytes it holds.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.1
+    }
+
+    /// One reservation that holds both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        struct Both(#[allow(dead_code)] Box<dyn Reserved>, #[allow(dead_code)] Box<dyn Reserved>);
+        impl Reserved for Both {}
+        let bytes = self.1 + other.1;
+        let reserved = match (self.0, other.0) {
+            (Some(left), Some(right)) => Some(Box::new(Both(left, right)) as Box<dyn Reserved>),
+            (left, right) => left.or(right),
+        };
+        Self(reserved, bytes)
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reservation({} bytes)", self.1)
+    }
+}
+
+/// Why the store did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The log was opened again since: this opening may not write any more.
+    #[error("the log was opened by another owner")]
+    Fenced,
+    /// The version, or the base offset, is not the one of the log.
+    #[error("the log has changed since it was read")]
+    VersionConflict,
+    /// The session was deleted.
+    #[error("the session was deleted")]
+    Deleted,
+    /// There is no such session.
+    #[error("there is no such session")]
+    NotFound,
+    /// The batch is above [`Capabilities`].
+    #[error("the batch has {found} {what}; at most {limit} are taken")]
+    BatchTooLarge {
+        /// `bytes` or `records`.
+        what: &'static str,
+        /// How many it has.
+        found: usize,
+        /// How many are allowed.
+        limit: usize,
+    },
+    /// Too much is waiting to be settled; try again later.
+    #[error("{scope} has {limit} bytes waiting to be settled; try again later")]
+    Overloaded {
+        /// `this session` or `the store`.
+        scope: &'static str,
+        /// The quota in bytes.
+        limit: usize,
+    },
+    /// The store takes no writes for now, such as when the disk is full.
+    #[error("the store takes no writes for now: {0}")]
+    Unavailable(String),
+    /// The outcome of a write is not known.
+    #[error("the outcome of the write is not known: {0}")]
+    Unknown(String),
+    /// Stored bytes fail their checksum. They are never served.
+    #[error("log {log:?} is damaged at offset {offset}: {what}")]
+    Corrupt {
+        /// The damaged log.
+        log: LogId,
+        /// The first damaged offset.
+        offset: u64,
+        /// What does not fit.
+        what: String,
+    },
+    /// Reading failed.
+    #[error("reading the store failed: {0}")]
+    Read(String),
+}
+
+/// The seam between sessions and the engine that keeps them. Every method may be called from any task; a returned future
+/// does not borrow the store, and dropping it does not cancel a write.
+pub trait Store: Send + Sync + 'static {
+    /// Opens the log of a session for writing, fencing every earlier opening. A session that does not exist is not
+    /// created before the first append.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] or [`StoreError::Read`].
+    fn open(&self, session: &SessionId) -> StoreFuture<Opened>;
+
+    /// Reserves room for `bytes` of records of a log before a command is decided. Waits for settling to make room, for
+    /// at most a named time.
+    ///
+    /// # Errors
+    /// [`StoreError::Overloaded`] when there is no room in time, [`StoreError::Unavailable`] at once while the store
+    /// takes no writes.
+    fn reserve(&self, log: LogId, bytes: usize) -> StoreFuture<Reservation>;
+
+    /// Makes a batch durable after `version`, and resolves when it is.
+    ///
+    /// # Errors
+    /// See the promises at the top of this module.
+    fn append(&self, log: LogId, term: Term, version: Version, batch: Batch) -> StoreFuture<Version>;
+
+    /// Reads durable records from `from` on.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] names the first damaged offset when not even one record before it can be returned.
+    fn read(&self, log: LogId, from: u64, limit: ReadLimit) -> StoreFuture<Chunk>;
+
+    /// Reads rows of the log's snapshot, in the order of `keys`.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] or [`StoreError::Read`].
+    fn rows(&self, log: LogId, keys: Vec<Bytes>) -> StoreFuture<Vec<Option<Bytes>>>;
+
+    /// Queues a snapshot whose `through` is at most the durable end. Resolves when it is durable. A later snapshot of
+    /// the log contains an earlier one. Its rows are readable as soon as this is called.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] or [`StoreError::Deleted`].
+    fn put_snapshot(&self, log: LogId, term: Term, snapshot: Snapshot) -> StoreFuture<()>;
+
+    /// Deletes a session durably. A session created later under its name gets a new log whose epoch is above every
+    /// epoch of this one.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`], [`StoreError::NotFound`] or [`StoreError::Unknown`].
+    fn delete(&self, log: LogId, term: Term) -> StoreFuture<()>;
+
+    /// Sessions whose id begins with `prefix` and sorts after `after`, in order, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    fn list(&self, prefix: String, after: Option<SessionId>, limit: usize) -> StoreFuture<Vec<Listed>>;
+
+    /// What the engine can take.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Whether the store takes writes.
+    fn health(&self) -> Health;
+
+    /// Settles everything and stops. Appends after this fail with [`StoreError::Unavailable`].
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when what is durable in the journal could not be settled; it is settled at the next
+    /// start.
+    fn shutdown(&self) -> StoreFuture<()>;
+}

@@ -1,5 +1,13 @@
 //! Longwire's wire: protobuf frames, domain types, limits, error codes and codec. No IO.
 
+pub mod codec;
+pub mod error;
 pub mod limits;
+pub mod outcome;
 pub mod position;
+pub mod raw;
+pub mod record;
 pub mod session_id;
+pub mod short_id;
+
+pub mod wire;

@@ -1,9 +1,73 @@
 //! Every limit of the wire and of the log, with its reason. `docs/protocol.md` carries the same table; a test keeps
 //! them equal.
 
-/// Bytes of a session id: fits a file name and a redb key.
+/// Bytes of a session id: fits a file name and a store's key.
 pub const SESSION_ID_BYTES_MAX: usize = 255;
-/// Segments of a session id.
+/// Segments of a session id: deep enough for `tenant/project/…/run`, shallow enough to match patterns quickly.
 pub const SESSION_ID_SEGMENTS_MAX: usize = 16;
 /// Bytes of one segment of a session id.
 pub const SESSION_ID_SEGMENT_BYTES_MAX: usize = 64;
+/// Bytes of a frame: a whole batch, with room for JSON's quoting and base64.
+pub const FRAME_BYTES_MAX: usize = 8 << 20;
+/// Bytes of one encoded record as its writer sends it. Larger things are attachments.
+pub const RECORD_BYTES_MAX: usize = 1 << 20;
+/// Bytes of all records of one publish: bounds what one request holds in memory.
+pub const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Records of one publish.
+pub const BATCH_RECORDS_MAX: usize = 1024;
+/// Bytes of records in one delivery, unless one record alone has more: keeps deliveries of sessions interleaved.
+pub const DELIVERY_BYTES_MAX: usize = 256 << 10;
+/// Subscriptions of one connection.
+pub const SUBSCRIPTIONS_MAX: usize = 1000;
+/// Requests of one connection that wait for an answer; the broker reads no further frame until one is answered.
+pub const REQUESTS_MAX: usize = 1024;
+/// Publishes of a producer that are remembered and answered with their original offsets.
+pub const PRODUCER_WINDOW: usize = 1024;
+/// Bytes of a short id: that of a record, a producer or a device.
+pub const SHORT_ID_BYTES_MAX: usize = 64;
+/// Bytes of a record's `type` and `mode`.
+pub const TYPE_BYTES_MAX: usize = 128;
+/// Bytes of a content type: as long as RFC 6838 (section 4.2) lets type and subtype be together.
+pub const CONTENT_TYPE_BYTES_MAX: usize = 255;
+/// Receivers named in one record.
+pub const RECEIVERS_MAX: usize = 64;
+/// Bytes of a principal's name.
+pub const PRINCIPAL_BYTES_MAX: usize = 255;
+/// Headers of one record, and labels of one session.
+pub const HEADERS_MAX: usize = 64;
+/// Bytes of the name of a header or label.
+pub const HEADER_NAME_BYTES_MAX: usize = 64;
+/// Bytes of the value of a header or label.
+pub const HEADER_VALUE_BYTES_MAX: usize = 4096;
+/// Bytes of a session's title, and of the reason of a close.
+pub const TITLE_BYTES_MAX: usize = 512;
+/// Sessions on one page of a list.
+pub const LIST_PAGE_MAX: usize = 1000;
+/// Sessions on one page of a list when the client names no limit.
+pub const LIST_PAGE_DEFAULT: usize = 100;
+
+/// The limits as the table of `docs/protocol.md` has them: name and value.
+pub const TABLE: &[(&str, usize)] = &[
+    ("session_id_bytes_max", SESSION_ID_BYTES_MAX),
+    ("session_id_segments_max", SESSION_ID_SEGMENTS_MAX),
+    ("session_id_segment_bytes_max", SESSION_ID_SEGMENT_BYTES_MAX),
+    ("frame_bytes_max", FRAME_BYTES_MAX),
+    ("record_bytes_max", RECORD_BYTES_MAX),
+    ("batch_bytes_max", BATCH_BYTES_MAX),
+    ("batch_records_max", BATCH_RECORDS_MAX),
+    ("delivery_bytes_max", DELIVERY_BYTES_MAX),
+    ("subscriptions_max", SUBSCRIPTIONS_MAX),
+    ("requests_max", REQUESTS_MAX),
+    ("producer_window", PRODUCER_WINDOW),
+    ("short_id_bytes_max", SHORT_ID_BYTES_MAX),
+    ("type_bytes_max", TYPE_BYTES_MAX),
+    ("content_type_bytes_max", CONTENT_TYPE_BYTES_MAX),
+    ("receivers_max", RECEIVERS_MAX),
+    ("principal_bytes_max", PRINCIPAL_BYTES_MAX),
+    ("headers_max", HEADERS_MAX),
+    ("header_name_bytes_max", HEADER_NAME_BYTES_MAX),
+    ("header_value_bytes_max", HEADER_VALUE_BYTES_MAX),
+    ("title_bytes_max", TITLE_BYTES_MAX),
+    ("list_page_max", LIST_PAGE_MAX),
+    ("list_page_default", LIST_PAGE_DEFAULT),
+];

@@ -1,0 +1,57 @@
+//! Generates the frames twice from one `.proto`: typed (with the proto3 JSON mapping), and *raw*, where records stay
+//! encoded. Bytes and an embedded message share a wire format, so both read the same frames, and what a broker does not
+//! know of a record survives.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use prost_types::FileDescriptorSet;
+use prost_types::field_descriptor_proto::Type;
+
+const PROTO: &str = "longwire/v1/longwire.proto";
+/// Messages that carry records, and those that carry these.
+const RAW_MESSAGES: [&str; 4] = ["ClientFrame", "ServerFrame", "Publish", "Delivery"];
+const RAW_FIELDS: [(&str, &str); 2] = [("Publish", "records"), ("Delivery", "records")];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    let descriptors = protox::compile([PROTO], ["proto"])?;
+
+    let mut typed = prost_build::Config::new();
+    typed.bytes(["."]).btree_map(["."]);
+    typed.compile_fds(descriptors.clone())?;
+    let mut encoded = Vec::new();
+    prost::Message::encode(&descriptors, &mut encoded)?;
+    pbjson_build::Builder::new().btree_map(["."]).register_descriptors(&encoded)?.build(&[".longwire.v1"])?;
+
+    let raw_out = out.join("raw");
+    std::fs::create_dir_all(&raw_out)?;
+    let mut raw = prost_build::Config::new();
+    raw.bytes(["."]).btree_map(["."]).out_dir(&raw_out);
+    for message in messages(&descriptors) {
+        if !RAW_MESSAGES.contains(&message.as_str()) {
+            raw.extern_path(format!(".longwire.v1.{message}"), format!("crate::wire::{message}"));
+        }
+    }
+    raw.compile_fds(with_raw_records(descriptors))?;
+    Ok(())
+}
+
+fn messages(descriptors: &FileDescriptorSet) -> Vec<String> {
+    let files = descriptors.file.iter();
+    files.flat_map(|file| &file.message_type).map(|message| message.name().to_owned()).collect()
+}
+
+fn with_raw_records(mut descriptors: FileDescriptorSet) -> FileDescriptorSet {
+    for message in descriptors.file.iter_mut().flat_map(|file| &mut file.message_type) {
+        let name = message.name().to_owned();
+        for field in &mut message.field {
+            if RAW_FIELDS.contains(&(name.as_str(), field.name())) {
+                field.set_type(Type::Bytes);
+                field.type_name = None;
+            }
+        }
+    }
+    descriptors
+}

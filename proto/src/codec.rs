@@ -1,0 +1,269 @@
+//! Frames to bytes and back, in both encodings of the wire.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+use serde::Serialize;
+
+use crate::error::{Error, ErrorCode};
+use crate::limits::FRAME_BYTES_MAX;
+use crate::{raw, wire};
+
+/// The number of `delivery` in a `ServerFrame`.
+const DELIVERY_FIELD: u32 = 5;
+/// The number of `subscription` in a `Delivery`.
+const SUBSCRIPTION_FIELD: u32 = 1;
+
+/// How frames are written on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// Protobuf, in binary messages.
+    Proto,
+    /// The proto3 JSON mapping, in text messages.
+    Json,
+}
+
+impl Encoding {
+    /// Every encoding, the preferred first.
+    pub const ALL: [Self; 2] = [Self::Proto, Self::Json];
+
+    /// The WebSocket subprotocol that stands for it.
+    #[must_use]
+    pub fn subprotocol(self) -> &'static str {
+        match self {
+            Self::Proto => "longwire.v1.proto",
+            Self::Json => "longwire.v1.json",
+        }
+    }
+}
+
+/// Reads a frame of a client, leaving records encoded.
+///
+/// # Errors
+/// [`ErrorCode::FrameTooLarge`], [`ErrorCode::InvalidFrame`], [`ErrorCode::UnknownField`] (JSON only: protobuf carries on
+/// what it does not know) or [`ErrorCode::UnknownFrame`].
+pub fn decode_client(encoding: Encoding, bytes: Bytes) -> Result<raw::client_frame::Frame, Error> {
+    check_size(bytes.len())?;
+    let bytes = match encoding {
+        Encoding::Proto => bytes,
+        Encoding::Json => {
+            let typed: wire::ClientFrame = from_json(&bytes)?;
+            Bytes::from(typed.encode_to_vec())
+        }
+    };
+    let frame = raw::ClientFrame::decode(bytes).map_err(|error| {
+        Error::new(ErrorCode::InvalidFrame, format!("the message is not a ClientFrame: {error}"))
+    })?;
+    frame.frame.ok_or_else(|| {
+        Error::new(
+            ErrorCode::UnknownFrame,
+            "the frame has none of the contents that this broker knows; docs/protocol.md lists them",
+        )
+    })
+}
+
+/// Reads a frame of the broker, records included.
+///
+/// # Errors
+/// As [`decode_client`].
+pub fn decode_server(encoding: Encoding, bytes: Bytes) -> Result<wire::server_frame::Frame, Error> {
+    let frame = match encoding {
+        Encoding::Proto => wire::ServerFrame::decode(bytes)
+            .map_err(|error| Error::new(ErrorCode::InvalidFrame, format!("not a ServerFrame: {error}")))?,
+        Encoding::Json => from_json(&bytes)?,
+    };
+    frame.frame.ok_or_else(|| {
+        Error::new(ErrorCode::UnknownFrame, "the frame has no contents that this client knows")
+    })
+}
+
+fn check_size(size: usize) -> Result<(), Error> {
+    if size <= FRAME_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!("the frame has {size} bytes; at most {FRAME_BYTES_MAX} are allowed");
+    Err(Error::new(ErrorCode::FrameTooLarge, message).limit(FRAME_BYTES_MAX))
+}
+
+fn from_json<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let text = error.to_string();
+        let code =
+            if text.starts_with("unknown field") { ErrorCode::UnknownField } else { ErrorCode::InvalidFrame };
+        Error::new(code, format!("the JSON is not a frame: {text}"))
+    })
+}
+
+fn to_json<T: Serialize>(value: &T) -> Bytes {
+    // The generated types have only fields that JSON can express, so this cannot fail; an empty object would be
+    // answered by the receiver as an unknown frame.
+    Bytes::from(serde_json::to_vec(value).unwrap_or_else(|_| b"{}".to_vec()))
+}
+
+/// Writes a frame of a client.
+#[must_use]
+pub fn encode_client(encoding: Encoding, frame: wire::client_frame::Frame) -> Bytes {
+    let frame = wire::ClientFrame { frame: Some(frame) };
+    match encoding {
+        Encoding::Proto => Bytes::from(frame.encode_to_vec()),
+        Encoding::Json => to_json(&frame),
+    }
+}
+
+/// Writes a frame of the broker. Deliveries are written by [`DeliveryBody`].
+#[must_use]
+pub fn encode_server(encoding: Encoding, frame: wire::server_frame::Frame) -> Bytes {
+    let frame = wire::ServerFrame { frame: Some(frame) };
+    match encoding {
+        Encoding::Proto => Bytes::from(frame.encode_to_vec()),
+        Encoding::Json => to_json(&frame),
+    }
+}
+
+/// The part of a delivery that is the same for every subscriber, encoded once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeliveryBody {
+    encoding: Encoding,
+    body: Bytes,
+}
+
+impl DeliveryBody {
+    /// Encodes the delivery of `records`, which begin at `from`.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidRecord`] when a record cannot be expressed in JSON because it is not a record.
+    pub fn new(encoding: Encoding, epoch: u64, from: u64, records: &[Bytes]) -> Result<Self, Error> {
+        let next = from + records.len() as u64;
+        let body = match encoding {
+            Encoding::Proto => {
+                let records = records.to_vec();
+                let delivery =
+                    raw::Delivery { subscription: 0, epoch, from, next, records, offsets: Vec::new() };
+                Bytes::from(delivery.encode_to_vec())
+            }
+            Encoding::Json => {
+                let decode = |record: &Bytes| {
+                    wire::Record::decode(record.clone())
+                        .map_err(|error| Error::new(ErrorCode::InvalidRecord, error.to_string()))
+                };
+                let records = records.iter().map(decode).collect::<Result<_, _>>()?;
+                to_json(&wire::Delivery { subscription: 0, epoch, from, next, records, offsets: Vec::new() })
+            }
+        };
+        Ok(Self { encoding, body })
+    }
+
+    /// The whole frame for one subscriber: a few bytes in front of the shared body.
+    #[must_use]
+    pub fn frame(&self, subscription: u32) -> Bytes {
+        match self.encoding {
+            Encoding::Proto => {
+                let number = u64::from(subscription);
+                let length = key_len(SUBSCRIPTION_FIELD) + encoded_len_varint(number) + self.body.len();
+                let mut frame = BytesMut::with_capacity(length + 2 * key_len(DELIVERY_FIELD) + 10);
+                encode_key(DELIVERY_FIELD, WireType::LengthDelimited, &mut frame);
+                encode_varint(length as u64, &mut frame);
+                encode_key(SUBSCRIPTION_FIELD, WireType::Varint, &mut frame);
+                encode_varint(number, &mut frame);
+                frame.put_slice(&self.body);
+                frame.freeze()
+            }
+            Encoding::Json => {
+                let head = format!("{{\"delivery\":{{\"subscription\":{subscription},");
+                let mut frame = BytesMut::with_capacity(head.len() + self.body.len() + 1);
+                frame.put_slice(head.as_bytes());
+                frame.put_slice(&self.body[1..]);
+                frame.put_u8(b'}');
+                frame.freeze()
+            }
+        }
+    }
+
+    /// Bytes of the shared body.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Whether the shared body has no bytes; it never has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.body.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::client_frame::Frame as ClientFrame;
+    use crate::wire::server_frame::Frame as ServerFrame;
+
+    fn record(text: &str) -> wire::Record {
+        wire::Record { body: Some(wire::record::Body::Text(text.into())), ..Default::default() }
+    }
+
+    #[test]
+    fn golden_bytes_of_a_publish() {
+        let publish = wire::Publish {
+            request: 1,
+            session: "a/b".into(),
+            records: vec![record("hi")],
+            producer: Some(wire::Producer { id: "p".into(), epoch: 0, sequence: 3 }),
+            if_end: Some(0),
+        };
+        let proto = encode_client(Encoding::Proto, ClientFrame::Publish(publish.clone()));
+        assert_eq!(
+            proto.as_ref(),
+            b"\x1a\x17\x08\x01\x12\x03a/b\x1a\x05\x92\x01\x02hi\x22\x05\x0a\x01p\x18\x03\x28\x00"
+        );
+        let json = encode_client(Encoding::Json, ClientFrame::Publish(publish));
+        assert_eq!(
+            std::str::from_utf8(&json).unwrap(),
+            r#"{"publish":{"request":"1","session":"a/b","records":[{"text":"hi"}],"producer":{"id":"p","sequence":"3"},"ifEnd":"0"}}"#
+        );
+        let snake = r#"{"publish":{"request":1,"session":"a/b","records":[{"text":"hi"}],"producer":{"id":"p","sequence":3},"if_end":0}}"#;
+        let from_proto = decode_client(Encoding::Proto, proto).unwrap();
+        let from_json = decode_client(Encoding::Json, json).unwrap();
+        let from_snake = decode_client(Encoding::Json, Bytes::from_static(snake.as_bytes())).unwrap();
+        assert_eq!(from_proto, from_json);
+        assert_eq!(from_proto, from_snake);
+    }
+
+    #[test]
+    fn a_delivery_is_spliced_as_the_generated_code_would_encode_it() {
+        let records: Vec<Bytes> = ["a", "b"].map(|text| Bytes::from(record(text).encode_to_vec())).into();
+        for encoding in Encoding::ALL {
+            let body = DeliveryBody::new(encoding, 1, 40, &records).unwrap();
+            for subscription in [1, 127, 128, u32::MAX] {
+                let delivery = wire::Delivery {
+                    subscription,
+                    epoch: 1,
+                    from: 40,
+                    next: 42,
+                    records: vec![record("a"), record("b")],
+                    offsets: Vec::new(),
+                };
+                let frame = body.frame(subscription);
+                assert_eq!(frame, encode_server(encoding, ServerFrame::Delivery(delivery.clone())));
+                assert_eq!(decode_server(encoding, frame).unwrap(), ServerFrame::Delivery(delivery));
+            }
+        }
+    }
+
+    #[test]
+    fn refusals_name_what_was_wrong() {
+        let refused =
+            |encoding, bytes: &'static [u8]| decode_client(encoding, Bytes::from_static(bytes)).unwrap_err();
+        let error = refused(Encoding::Json, br#"{"publish":{"session":"a","colour":"red"}}"#);
+        assert_eq!(error.code, ErrorCode::UnknownField);
+        assert!(error.message.contains("`colour`"), "{}", error.message);
+        assert_eq!(refused(Encoding::Json, br#"{"publish":"#).code, ErrorCode::InvalidFrame);
+        assert_eq!(refused(Encoding::Json, b"{}").code, ErrorCode::UnknownFrame);
+        assert_eq!(refused(Encoding::Json, b"[1]").code, ErrorCode::InvalidFrame);
+        assert_eq!(refused(Encoding::Proto, b"\xff\xff").code, ErrorCode::InvalidFrame);
+        assert_eq!(refused(Encoding::Proto, b"").code, ErrorCode::UnknownFrame);
+        assert_eq!(refused(Encoding::Proto, &[0xfa, 0x3e, 0x00]).code, ErrorCode::UnknownFrame);
+        let large = Bytes::from(vec![0; FRAME_BYTES_MAX + 1]);
+        assert_eq!(decode_client(Encoding::Proto, large).unwrap_err().code, ErrorCode::FrameTooLarge);
+    }
+}

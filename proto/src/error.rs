@@ -1,0 +1,215 @@
+//! The one table of error codes, and the error that carries one.
+
+use std::fmt;
+
+use crate::wire;
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $retryable:literal, $http:literal, $close:literal;)*) => {
+        /// What went wrong. `docs/protocol.md` carries the same table; a test keeps them equal.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum ErrorCode { $($(#[$doc])* $name,)* }
+
+        impl ErrorCode {
+            /// Every code.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The text on the wire.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// Whether the same request can succeed later.
+            #[must_use]
+            pub fn retryable(self) -> bool {
+                match self { $(Self::$name => $retryable,)* }
+            }
+
+            /// The status of an HTTP answer with this code.
+            #[must_use]
+            pub fn http_status(self) -> u16 {
+                match self { $(Self::$name => $http,)* }
+            }
+
+            /// The code of a WebSocket close (RFC 6455, section 7.4) when the error ends the connection.
+            #[must_use]
+            pub fn close_code(self) -> u16 {
+                match self { $(Self::$name => $close,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The bytes are not a frame.
+    InvalidFrame = "invalid_frame", false, 400, 1007;
+    /// The frame has none of the known contents.
+    UnknownFrame = "unknown_frame", false, 400, 1008;
+    /// A JSON frame has a field that does not exist.
+    UnknownField = "unknown_field", false, 400, 1007;
+    /// The frame is above `frame_bytes_max`.
+    FrameTooLarge = "frame_too_large", false, 413, 1009;
+    /// A text message where binary is due, or the other way round.
+    WrongMessageType = "wrong_message_type", false, 400, 1003;
+    /// The client offered no subprotocol that the broker speaks.
+    UnsupportedProtocol = "unsupported_protocol", false, 400, 1002;
+    /// The first frame was not `hello`.
+    HelloExpected = "hello_expected", false, 400, 1008;
+    /// A second `hello`.
+    HelloRepeated = "hello_repeated", false, 400, 1008;
+    /// No `hello` came in time.
+    HandshakeTimeout = "handshake_timeout", true, 408, 1008;
+    /// No frame came for the idle time.
+    IdleTimeout = "idle_timeout", true, 408, 1001;
+    /// The broker is shutting down; connect again.
+    Draining = "draining", true, 503, 1012;
+    /// A session id outside its grammar.
+    InvalidSessionId = "invalid_session_id", false, 400, 1008;
+    /// A text that is not a position.
+    InvalidPosition = "invalid_position", false, 400, 1008;
+    /// A record that is not well formed.
+    InvalidRecord = "invalid_record", false, 400, 1008;
+    /// Another argument that is not allowed.
+    InvalidArgument = "invalid_argument", false, 400, 1008;
+    /// A field that only the broker sets.
+    FieldReserved = "field_reserved", false, 400, 1008;
+    /// A kind that only the broker writes, or that this broker does not know how to check.
+    KindReserved = "kind_reserved", false, 400, 1008;
+    /// A record above `record_bytes_max`.
+    RecordTooLarge = "record_too_large", false, 413, 1009;
+    /// A publish above `batch_bytes_max` or `batch_records_max`.
+    BatchTooLarge = "batch_too_large", false, 413, 1009;
+    /// A publish without records.
+    BatchEmpty = "batch_empty", false, 400, 1008;
+    /// More than `subscriptions_max` subscriptions.
+    TooManySubscriptions = "too_many_subscriptions", false, 429, 1008;
+    /// There is no subscription with this number.
+    SubscriptionNotFound = "subscription_not_found", false, 404, 1008;
+    /// There is no such session.
+    SessionNotFound = "session_not_found", false, 404, 1008;
+    /// The session exists already.
+    SessionExists = "session_exists", false, 409, 1008;
+    /// The session is closed: it takes no more publishes.
+    SessionClosed = "session_closed", false, 409, 1008;
+    /// The session was deleted.
+    SessionDeleted = "session_deleted", false, 410, 1008;
+    /// `if_end` is not the end; `expected` is.
+    EndMismatch = "end_mismatch", false, 412, 1008;
+    /// The first sequence of an unknown producer must be 0.
+    ProducerUnknown = "producer_unknown", false, 409, 1008;
+    /// A higher epoch of the producer has written; `expected` is the lowest that is taken.
+    ProducerFenced = "producer_fenced", false, 409, 1008;
+    /// A sequence was skipped; `expected` is the next.
+    SequenceGap = "sequence_gap", false, 409, 1008;
+    /// The sequence was published with another payload.
+    SequenceConflict = "sequence_conflict", false, 409, 1008;
+    /// The sequence was published longer ago than is remembered; `expected` is the highest known.
+    Duplicate = "duplicate", false, 409, 1008;
+    /// The outcome is not known; the publish may be durable. Repeat it under the same sequence.
+    OutcomeUnknown = "outcome_unknown", true, 503, 1013;
+    /// Too much is waiting; try again later.
+    Overloaded = "overloaded", true, 503, 1013;
+    /// The store takes no writes for now, such as when the disk is full.
+    StorageUnavailable = "storage_unavailable", true, 503, 1013;
+    /// Stored bytes are damaged; they are not served.
+    DataCorrupt = "data_corrupt", false, 500, 1011;
+    /// A defect of the broker.
+    Internal = "internal", false, 500, 1011;
+}
+
+impl ErrorCode {
+    /// The code that a text on the wire names.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.as_str() == text)
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A refusal: its code and what a human and a program need to act on it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message} ({code})")]
+pub struct Error {
+    /// What went wrong.
+    pub code: ErrorCode,
+    /// What was wrong, what is allowed and what to do.
+    pub message: String,
+    /// The field that was wrong.
+    pub field: &'static str,
+    /// The limit that was passed; 0 when none was.
+    pub limit: u64,
+    /// The value that would have been taken.
+    pub expected: u64,
+    /// When to try again; 0 when it does not matter or does not help.
+    pub retry_after_ms: u64,
+}
+
+impl Error {
+    /// An error with a code and a message.
+    #[must_use]
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), field: "", limit: 0, expected: 0, retry_after_ms: 0 }
+    }
+
+    /// Names the field that was wrong.
+    #[must_use]
+    pub fn field(mut self, field: &'static str) -> Self {
+        self.field = field;
+        self
+    }
+
+    /// Names the limit that was passed.
+    #[must_use]
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = limit as u64;
+        self
+    }
+
+    /// Names the value that would have been taken.
+    #[must_use]
+    pub fn expected(mut self, expected: u64) -> Self {
+        self.expected = expected;
+        self
+    }
+
+    /// Says when to try again.
+    #[must_use]
+    pub fn retry_after_ms(mut self, retry_after_ms: u64) -> Self {
+        self.retry_after_ms = retry_after_ms;
+        self
+    }
+
+    /// The error as the wire carries it.
+    #[must_use]
+    pub fn to_wire(&self) -> wire::Error {
+        wire::Error {
+            code: self.code.as_str().to_owned(),
+            message: self.message.clone(),
+            retryable: self.code.retryable(),
+            retry_after_ms: self.retry_after_ms,
+            field: self.field.to_owned(),
+            limit: self.limit,
+            expected: self.expected,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_round_trip() {
+        for (index, code) in ErrorCode::ALL.iter().enumerate() {
+            assert_eq!(ErrorCode::parse(code.as_str()), Some(*code));
+            assert!(!ErrorCode::ALL[..index].iter().any(|other| other.as_str() == code.as_str()));
+        }
+    }
+}

@@ -1,0 +1,483 @@
+//! Records as bytes: checked, sealed and looked into without ever being encoded again.
+//!
+//! A writer sends a record as an encoded [`Record`](crate::wire::Record) without the fields that only the broker sets.
+//! The broker *seals* it by putting these in front: protobuf allows fields in any order, so the concatenation is a record
+//! again, and what the broker does not know of it is kept, byte for byte, for ever.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::error::{Error, ErrorCode};
+use crate::limits::{
+    CONTENT_TYPE_BYTES_MAX, HEADER_NAME_BYTES_MAX, HEADER_VALUE_BYTES_MAX, HEADERS_MAX, PRINCIPAL_BYTES_MAX,
+    RECEIVERS_MAX, RECORD_BYTES_MAX, TYPE_BYTES_MAX,
+};
+use crate::short_id::check_short_id;
+
+/// Fields up to this number are the broker's; a writer's record has none of them.
+const BROKER_FIELDS_MAX: u32 = 7;
+
+/// Numbers of the fields of a record, as in `longwire.proto`.
+mod field {
+    pub(super) const TIME_MS: u32 = 1;
+    pub(super) const SENDER: u32 = 2;
+    pub(super) const PRODUCER: u32 = 3;
+    pub(super) const ID: u32 = 8;
+    pub(super) const KIND: u32 = 9;
+    pub(super) const TYPE: u32 = 10;
+    pub(super) const TO: u32 = 11;
+    pub(super) const MODE: u32 = 12;
+    pub(super) const RUN: u32 = 13;
+    pub(super) const REPLY_TO: u32 = 14;
+    pub(super) const REPLACES: u32 = 15;
+    pub(super) const HEADERS: u32 = 16;
+    pub(super) const CONTENT_TYPE: u32 = 17;
+    pub(super) const TEXT: u32 = 18;
+    pub(super) const DATA: u32 = 19;
+}
+
+/// What a record means to the broker. An open set: a number that is not named here is carried on.
+pub mod kind {
+    /// A whole message.
+    pub const MESSAGE: u32 = 0;
+    /// A change of the session itself; the body is a `SessionChange`. Only the broker writes it.
+    pub const SESSION: u32 = 10;
+    /// Kinds below this are the broker's; those that it does not know how to check yet are refused.
+    pub const RESERVED_BELOW: u32 = 32;
+}
+
+/// What the broker puts in front of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Unix milliseconds; never falls within a session.
+    pub time_ms: u64,
+    /// Who sent it.
+    pub sender: Sender,
+    /// Which publish of which producer it belongs to.
+    pub producer: Option<ProducerRef>,
+}
+
+/// Who sent a record, as the broker knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Sender {
+    /// The principal.
+    pub principal: String,
+    /// Which of its endpoints; empty when it did not say.
+    pub device: String,
+}
+
+/// One publish of a producer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ProducerRef {
+    /// The producer's id, unique among those of its principal in the session.
+    pub id: String,
+    /// The producer's epoch.
+    pub epoch: u64,
+    /// Which publish of this epoch, from 0.
+    pub sequence: u64,
+}
+
+/// One field of an encoded message.
+struct Field<'a> {
+    number: u32,
+    value: Value<'a>,
+    /// Key and value as they are encoded.
+    encoded: &'a [u8],
+}
+
+enum Value<'a> {
+    Varint(u64),
+    Bytes(&'a [u8]),
+    Other,
+}
+
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Result<Field<'a>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let field = next_field(&mut self.0);
+        if field.is_err() {
+            self.0 = &[];
+        }
+        Some(field)
+    }
+}
+
+fn malformed(what: impl std::fmt::Display) -> Error {
+    Error::new(ErrorCode::InvalidRecord, format!("the record is not well-formed protobuf: {what}"))
+        .field("records")
+}
+
+fn next_field<'a>(rest: &mut &'a [u8]) -> Result<Field<'a>, Error> {
+    let whole = *rest;
+    let (number, wire_type) = decode_key(rest).map_err(malformed)?;
+    let value = match wire_type {
+        WireType::Varint => Value::Varint(decode_varint(rest).map_err(malformed)?),
+        WireType::LengthDelimited => {
+            let length = decode_varint(rest).map_err(malformed)?;
+            let length = usize::try_from(length).ok().filter(|length| *length <= rest.len());
+            let (value, after) = rest.split_at(length.ok_or_else(|| malformed("a field passes the end"))?);
+            *rest = after;
+            Value::Bytes(value)
+        }
+        WireType::ThirtyTwoBit | WireType::SixtyFourBit => {
+            let width = if wire_type == WireType::ThirtyTwoBit { 4 } else { 8 };
+            *rest = rest.get(width..).ok_or_else(|| malformed("a field passes the end"))?;
+            Value::Other
+        }
+        WireType::StartGroup | WireType::EndGroup => return Err(malformed("groups are not part of proto3")),
+    };
+    let encoded = &whole[..whole.len() - rest.len()];
+    Ok(Field { number, value, encoded })
+}
+
+fn text<'a>(name: &'static str, value: &Value<'a>, limit: usize) -> Result<&'a str, Error> {
+    let Value::Bytes(bytes) = *value else {
+        return Err(malformed(format!("`{name}` must be a string")).field(name));
+    };
+    if bytes.len() > limit {
+        let message = format!("`{name}` has {} bytes; at most {limit} are allowed", bytes.len());
+        return Err(Error::new(ErrorCode::InvalidRecord, message).field(name).limit(limit));
+    }
+    std::str::from_utf8(bytes).map_err(|_| malformed(format!("`{name}` must be UTF-8")).field(name))
+}
+
+fn short_id(name: &'static str, value: &Value<'_>) -> Result<(), Error> {
+    match text(name, value, RECORD_BYTES_MAX)? {
+        "" => Ok(()),
+        text => check_short_id(ErrorCode::InvalidRecord, name, text.as_bytes()),
+    }
+}
+
+fn header(value: &Value<'_>) -> Result<(), Error> {
+    let Value::Bytes(entry) = value else {
+        return Err(malformed("`headers` must be a map").field("headers"));
+    };
+    for part in Fields(entry) {
+        let part = part?;
+        match part.number {
+            1 => drop(text("headers", &part.value, HEADER_NAME_BYTES_MAX)?),
+            2 => drop(text("headers", &part.value, HEADER_VALUE_BYTES_MAX)?),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Checks a record as a writer sent it.
+///
+/// # Errors
+/// Names the first thing that is not allowed: [`ErrorCode::RecordTooLarge`], [`ErrorCode::InvalidRecord`],
+/// [`ErrorCode::FieldReserved`] or [`ErrorCode::KindReserved`].
+pub fn check(record: &[u8]) -> Result<(), Error> {
+    if record.len() > RECORD_BYTES_MAX {
+        let message =
+            format!("the record has {} bytes; at most {RECORD_BYTES_MAX} are allowed", record.len());
+        return Err(Error::new(ErrorCode::RecordTooLarge, message).field("records").limit(RECORD_BYTES_MAX));
+    }
+    let (mut receivers, mut headers) = (0, 0);
+    for item in Fields(record) {
+        let Field { number, value, .. } = item?;
+        match number {
+            ..=BROKER_FIELDS_MAX => {
+                let name = broker_field(number);
+                let message = format!("`{name}` is set by the broker; leave it out");
+                return Err(Error::new(ErrorCode::FieldReserved, message).field(name));
+            }
+            field::ID => short_id("id", &value)?,
+            field::KIND => check_kind(&value)?,
+            field::TYPE => drop(text("type", &value, TYPE_BYTES_MAX)?),
+            field::TO => {
+                receivers += 1;
+                text("to", &value, PRINCIPAL_BYTES_MAX)?;
+            }
+            field::MODE => drop(text("mode", &value, TYPE_BYTES_MAX)?),
+            field::RUN => short_id("run", &value)?,
+            field::REPLY_TO => short_id("reply_to", &value)?,
+            field::REPLACES => short_id("replaces", &value)?,
+            field::HEADERS => {
+                headers += 1;
+                header(&value)?;
+            }
+            field::CONTENT_TYPE => drop(text("content_type", &value, CONTENT_TYPE_BYTES_MAX)?),
+            field::TEXT => drop(text("text", &value, RECORD_BYTES_MAX)?),
+            field::DATA if !matches!(value, Value::Bytes(_)) => {
+                return Err(malformed("`data` must be bytes").field("data"));
+            }
+            _ => {}
+        }
+    }
+    check_count("to", receivers, RECEIVERS_MAX)?;
+    check_count("headers", headers, HEADERS_MAX)
+}
+
+fn broker_field(number: u32) -> &'static str {
+    match number {
+        field::TIME_MS => "time_ms",
+        field::SENDER => "sender",
+        field::PRODUCER => "producer",
+        _ => "fields 4 to 7",
+    }
+}
+
+fn check_kind(value: &Value<'_>) -> Result<(), Error> {
+    match value {
+        Value::Varint(u64_kind) => match u32::try_from(*u64_kind) {
+            Ok(kind) if kind == kind::MESSAGE || kind >= kind::RESERVED_BELOW => Ok(()),
+            Ok(kind) => {
+                let message = format!(
+                    "kind {kind} is reserved for the broker; publish kind 0 (message), or {} and above for your own",
+                    kind::RESERVED_BELOW
+                );
+                Err(Error::new(ErrorCode::KindReserved, message).field("kind"))
+            }
+            Err(_) => Err(malformed("`kind` must fit in 32 bits").field("kind")),
+        },
+        _ => Err(malformed("`kind` must be an integer").field("kind")),
+    }
+}
+
+fn check_count(name: &'static str, count: usize, limit: usize) -> Result<(), Error> {
+    if count <= limit {
+        return Ok(());
+    }
+    let message = format!("the record has {count} of `{name}`; at most {limit} are allowed");
+    Err(Error::new(ErrorCode::InvalidRecord, message).field(name).limit(limit))
+}
+
+/// A hash of the payload of a publish: of what its writer sent, whatever the order of fields and of headers. Part of the
+/// log's semantics, so it never changes: the wrapping sum, over records, of a record's hash rotated by its index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PayloadHash(pub u64);
+
+impl PayloadHash {
+    /// The hash with one more record, the `index`-th of the publish. Fields of the broker do not count.
+    #[must_use]
+    pub fn with(self, index: u64, record: &[u8]) -> Self {
+        let mut sum = 0u64;
+        for field in Fields(record).map_while(Result::ok) {
+            if field.number > BROKER_FIELDS_MAX {
+                sum = sum.wrapping_add(xxh3_64(field.encoded));
+            }
+        }
+        Self(self.0.wrapping_add(xxh3_64(&[index.to_le_bytes(), sum.to_le_bytes()].concat())))
+    }
+}
+
+/// Puts the stamp in front of each record, without encoding the records again.
+#[must_use]
+pub fn seal(stamp: &Stamp, records: &[Bytes]) -> Vec<Bytes> {
+    let mut prefix = Vec::new();
+    put_varint(&mut prefix, field::TIME_MS, stamp.time_ms);
+    let mut inner = Vec::new();
+    put_text(&mut inner, 1, &stamp.sender.principal);
+    put_text(&mut inner, 2, &stamp.sender.device);
+    put_bytes(&mut prefix, field::SENDER, &inner);
+    if let Some(producer) = &stamp.producer {
+        inner.clear();
+        put_text(&mut inner, 1, &producer.id);
+        put_varint(&mut inner, 2, producer.epoch);
+        put_varint(&mut inner, 3, producer.sequence);
+        put_bytes(&mut prefix, field::PRODUCER, &inner);
+    }
+    let total = records.iter().map(|record| prefix.len() + record.len()).sum();
+    let mut buffer = BytesMut::with_capacity(total);
+    let mut seal_one = |record: &Bytes| {
+        buffer.put_slice(&prefix);
+        buffer.put_slice(record);
+        buffer.split().freeze()
+    };
+    records.iter().map(&mut seal_one).collect()
+}
+
+fn put_varint(buffer: &mut Vec<u8>, number: u32, value: u64) {
+    if value != 0 {
+        encode_key(number, WireType::Varint, buffer);
+        encode_varint(value, buffer);
+    }
+}
+
+fn put_bytes(buffer: &mut Vec<u8>, number: u32, value: &[u8]) {
+    encode_key(number, WireType::LengthDelimited, buffer);
+    encode_varint(value.len() as u64, buffer);
+    buffer.extend_from_slice(value);
+}
+
+fn put_text(buffer: &mut Vec<u8>, number: u32, value: &str) {
+    if !value.is_empty() {
+        put_bytes(buffer, number, value.as_bytes());
+    }
+}
+
+/// A sealed record, looked into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed<'a> {
+    /// Unix milliseconds.
+    pub time_ms: u64,
+    /// The sender's principal.
+    pub principal: &'a str,
+    /// Which publish of which producer it belongs to.
+    pub producer: Option<SealedProducer<'a>>,
+    /// What it means to the broker.
+    pub kind: u32,
+    /// The body, text or data.
+    pub body: &'a [u8],
+}
+
+/// [`ProducerRef`], borrowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealedProducer<'a> {
+    /// The producer's id.
+    pub id: &'a str,
+    /// The producer's epoch.
+    pub epoch: u64,
+    /// Which publish of this epoch.
+    pub sequence: u64,
+}
+
+impl<'a> Sealed<'a> {
+    /// Looks into a sealed record.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidRecord`] when the bytes are not a record.
+    pub fn parse(record: &'a [u8]) -> Result<Self, Error> {
+        let mut sealed = Self { time_ms: 0, principal: "", producer: None, kind: kind::MESSAGE, body: &[] };
+        for item in Fields(record) {
+            let Field { number, value, .. } = item?;
+            match (number, value) {
+                (field::TIME_MS, Value::Varint(time_ms)) => sealed.time_ms = time_ms,
+                (field::SENDER, Value::Bytes(sender)) => sealed.principal = sealed_principal(sender)?,
+                (field::PRODUCER, Value::Bytes(producer)) => {
+                    sealed.producer = Some(sealed_producer(producer)?)
+                }
+                (field::KIND, Value::Varint(kind)) => sealed.kind = u32::try_from(kind).map_err(malformed)?,
+                (field::TEXT | field::DATA, Value::Bytes(body)) => sealed.body = body,
+                _ => {}
+            }
+        }
+        Ok(sealed)
+    }
+}
+
+fn sealed_principal(sender: &[u8]) -> Result<&str, Error> {
+    let mut principal = "";
+    for part in Fields(sender) {
+        let part = part?;
+        if part.number == 1 {
+            principal = text("sender", &part.value, PRINCIPAL_BYTES_MAX)?;
+        }
+    }
+    Ok(principal)
+}
+
+fn sealed_producer(producer: &[u8]) -> Result<SealedProducer<'_>, Error> {
+    let mut sealed = SealedProducer { id: "", epoch: 0, sequence: 0 };
+    for part in Fields(producer) {
+        let part = part?;
+        match (part.number, part.value) {
+            (1, value @ Value::Bytes(_)) => sealed.id = text("producer", &value, RECORD_BYTES_MAX)?,
+            (2, Value::Varint(epoch)) => sealed.epoch = epoch,
+            (3, Value::Varint(sequence)) => sealed.sequence = sequence,
+            _ => {}
+        }
+    }
+    Ok(sealed)
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::wire;
+
+    fn stamp() -> Stamp {
+        Stamp {
+            time_ms: 1_700_000_000_123,
+            sender: Sender { principal: "ada".into(), device: "phone".into() },
+            producer: Some(ProducerRef { id: "p1".into(), epoch: 2, sequence: 7 }),
+        }
+    }
+
+    fn message(text: &str) -> wire::Record {
+        wire::Record {
+            id: "m-1".into(),
+            headers: [("stream".to_owned(), "stdout".to_owned())].into(),
+            body: Some(wire::record::Body::Text(text.into())),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn sealing_adds_only_the_brokers_fields_and_keeps_unknown_ones() {
+        let mut client = message("hi").encode_to_vec();
+        client.extend_from_slice(&[0xa2, 0x06, 0x03, b'n', b'e', b'w']); // field 100, unknown today
+        check(&client).unwrap();
+        let sealed = seal(&stamp(), &[Bytes::from(client.clone())]).remove(0);
+        assert!(sealed.ends_with(&client));
+        let decoded = wire::Record::decode(sealed.clone()).unwrap();
+        assert_eq!(decoded.time_ms, 1_700_000_000_123);
+        assert_eq!(decoded.sender.unwrap().principal, "ada");
+        assert_eq!(decoded.headers["stream"], "stdout");
+        let view = Sealed::parse(&sealed).unwrap();
+        assert_eq!(view.producer, Some(SealedProducer { id: "p1", epoch: 2, sequence: 7 }));
+        assert_eq!((view.principal, view.kind, view.body), ("ada", kind::MESSAGE, b"hi".as_slice()));
+    }
+
+    #[test]
+    fn golden_bytes_of_a_sealed_record() {
+        let sealed = seal(&stamp(), &[Bytes::from(message("hi").encode_to_vec())]).remove(0);
+        let hex: String = sealed.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            hex,
+            "08fbd095ffbc31120c0a03616461120570686f6e651a080a02703110021807\
+             42036d2d318201100a0673747265616d12067374646f75749201026869"
+        );
+    }
+
+    #[test]
+    fn refuses_what_writers_may_not_send() {
+        let refused = |record: wire::Record| check(&record.encode_to_vec()).unwrap_err();
+        let error = refused(wire::Record { time_ms: 1, ..message("x") });
+        assert_eq!((error.code, error.field), (ErrorCode::FieldReserved, "time_ms"));
+        let error = refused(wire::Record { sender: Some(wire::Sender::default()), ..message("x") });
+        assert_eq!((error.code, error.field), (ErrorCode::FieldReserved, "sender"));
+        let error = refused(wire::Record { kind: kind::SESSION, ..message("x") });
+        assert_eq!((error.code, error.field), (ErrorCode::KindReserved, "kind"));
+        let error = refused(wire::Record { id: "no spaces".into(), ..message("x") });
+        assert_eq!((error.code, error.field), (ErrorCode::InvalidRecord, "id"));
+        let error = refused(wire::Record { r#type: "t".repeat(129), ..message("x") });
+        assert_eq!((error.code, error.limit), (ErrorCode::InvalidRecord, 128));
+        let error = refused(wire::Record { to: vec!["x".into(); 65], ..message("x") });
+        assert_eq!((error.code, error.field), (ErrorCode::InvalidRecord, "to"));
+        let error = refused(message(&"x".repeat(RECORD_BYTES_MAX)));
+        assert_eq!(error.code, ErrorCode::RecordTooLarge);
+        assert!(check(&wire::Record { kind: 32, ..message("x") }.encode_to_vec()).is_ok());
+        for broken in
+            [&[0x92, 0x01, 0x05, b'x'][..], &[0x92, 0x01, 0x01, 0xff], &[0x0b], &[0x00], &[0xff; 11]]
+        {
+            assert_eq!(check(broken).unwrap_err().code, ErrorCode::InvalidRecord, "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn hash_ignores_order_and_the_brokers_fields_and_nothing_else() {
+        let hash = |record: &[u8]| PayloadHash::default().with(0, record);
+        let one = message("hi").encode_to_vec();
+        let mut swapped = Vec::new();
+        put_bytes(&mut swapped, field::TEXT, b"hi");
+        swapped.extend_from_slice(&one[..one.len() - 5]);
+        assert_ne!(one, swapped);
+        assert_eq!(hash(&one), hash(&swapped));
+        let sealed = seal(&stamp(), &[Bytes::from(one.clone())]).remove(0);
+        assert_eq!(hash(&one), hash(&sealed));
+        assert_ne!(hash(&one), hash(&message("ho").encode_to_vec()));
+        assert_ne!(hash(&one), PayloadHash::default().with(1, &one));
+    }
+}

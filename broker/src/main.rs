@@ -21,5 +21,8 @@ enum Sub {
 fn main() -> anyhow::Result<std::process::ExitCode> {
     let cli = Cli::parse();
     let Sub::Serve(args) = cli.command;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(cli::serve::run(args, cli.json))
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(cli::serve::run(args, cli.json))
 }

@@ -16,9 +16,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Runs the broker until SIGTERM or SIGINT.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  longwire serve\n  longwire serve --listen 127.0.0.1:9000 --data /var/lib/longwire\n\n\
-    Every key of the configuration file is also an environment variable, such as LONGWIRE_SERVE_HEARTBEAT_MS.")]
-pub struct ServeArgs {
+#[command(
+    after_help = "Examples:\n  longwire serve\n  longwire serve --listen 127.0.0.1:9000 --data /var/lib/longwire\n\n\
+    Every key of the configuration file is also an environment variable, such as LONGWIRE_SERVE_HEARTBEAT_MS."
+)]
+pub(crate) struct ServeArgs {
     /// Address of the one port for WebSocket and HTTP [default: 127.0.0.1:8700]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
@@ -34,7 +36,7 @@ pub struct ServeArgs {
 ///
 /// # Errors
 /// What keeps the broker from serving.
-pub async fn run(args: ServeArgs, json: bool) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: ServeArgs, json: bool) -> anyhow::Result<ExitCode> {
     start_log();
     let overrides = Overrides { listen: args.listen, data: args.data };
     let config = Config::load(args.config.as_deref(), overrides)?;
@@ -67,7 +69,10 @@ pub async fn run(args: ServeArgs, json: bool) -> anyhow::Result<ExitCode> {
 fn announce(address: SocketAddr, json: bool) {
     let url = format!("ws://{address}");
     if json {
-        println!("{}", serde_json::json!({ "event": "ready", "url": url, "http": format!("http://{address}") }));
+        println!(
+            "{}",
+            serde_json::json!({ "event": "ready", "url": url, "http": format!("http://{address}") })
+        );
         return;
     }
     println!("longwire {} is ready", env!("CARGO_PKG_VERSION"));

@@ -145,7 +145,8 @@ impl Inner {
         self.check_running()?;
         let log = self.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
         log.check_owner(term)?;
-        if log.batch == Some(batch.id) {
+        let repeats = batch.base + batch.records.len() as u64 == log.end();
+        if log.batch == Some(batch.id) && repeats {
             return Ok(Version(log.version));
         }
         if log.version != version.0 || log.end() != batch.base {

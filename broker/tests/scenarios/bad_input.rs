@@ -53,9 +53,13 @@ async fn requests_are_refused_with_what_was_wrong() {
         assert_eq!(refusal(client.publish_with(refused).await).code, "producer_unknown");
         let error = refusal(client.subscribe("never", From::Start(true)).await);
         assert_eq!(error.code, "session_not_found");
-        client.send(ClientFrame::DescribeSession(wire::DescribeSession { request: 9, session: "never".into() })).await;
+        client
+            .send(ClientFrame::DescribeSession(wire::DescribeSession { request: 9, session: "never".into() }))
+            .await;
         assert_eq!(client.refusal().await.code, "session_not_found");
-        client.send(ClientFrame::DeleteSession(wire::DeleteSession { request: 9, session: "never".into() })).await;
+        client
+            .send(ClientFrame::DeleteSession(wire::DeleteSession { request: 9, session: "never".into() }))
+            .await;
         assert_eq!(client.refusal().await.code, "session_not_found");
         client.send(ClientFrame::Unsubscribe(wire::Unsubscribe { request: 9, subscription: 7 })).await;
         assert_eq!(client.refusal().await.code, "subscription_not_found");
@@ -102,7 +106,7 @@ async fn what_is_not_a_frame_ends_the_connection_with_a_reason() {
         (br#"{"publish":{"session":"a","colour":"red"}}"#, "unknown_field", "`colour`"),
         (br#"{"publish":"#, "invalid_frame", "EOF"),
         (b"{}", "unknown_frame", "docs/protocol.md"),
-        (br#"{"publish":{"request":-1}}"#, "invalid_frame", "-1"),
+        (br#"{"publish":{"request":-1}}"#, "invalid_frame", "`publish.request`"),
     ];
     for (bytes, code, part) in json {
         let mut client = WireClient::connect(broker.address(), Encoding::Json).await;
@@ -111,7 +115,8 @@ async fn what_is_not_a_frame_ends_the_connection_with_a_reason() {
         assert_eq!(ended.code(), code, "{ended:?}");
         assert!(ended.message().contains(part), "{}", ended.message());
     }
-    for (bytes, code, close) in [(&b"\xff\xff\xff"[..], "invalid_frame", 1007), (b"", "unknown_frame", 1008)] {
+    for (bytes, code, close) in [(&b"\xff\xff\xff"[..], "invalid_frame", 1007), (b"", "unknown_frame", 1008)]
+    {
         let mut client = WireClient::connect(broker.address(), Encoding::Proto).await;
         client.send_bytes(Bytes::from_static(bytes)).await;
         let ended = client.ended().await;
@@ -170,15 +175,19 @@ async fn pages_of_another_origin_may_not_connect() {
     use tungstenite::client::IntoClientRequest;
     let (_folder, data) = folder();
     let broker = Broker::start(&data);
-    for (origin, allowed) in
-        [("http://evil.example".to_owned(), false), ("null".to_owned(), false), (format!("http://{}", broker.address()), true)]
-    {
+    for (origin, allowed) in [
+        ("http://evil.example".to_owned(), false),
+        ("null".to_owned(), false),
+        (format!("http://{}", broker.address()), true),
+    ] {
         let mut request = format!("{}/v1/connect", broker.url()).into_client_request().unwrap();
         request.headers_mut().insert("sec-websocket-protocol", "longwire.v1.json".parse().unwrap());
         request.headers_mut().insert("origin", origin.parse().unwrap());
         match tokio_tungstenite::connect_async(request).await {
             Ok(_) => assert!(allowed, "{origin}"),
-            Err(tungstenite::Error::Http(response)) => assert!(!allowed && response.status() == 403, "{origin}"),
+            Err(tungstenite::Error::Http(response)) => {
+                assert!(!allowed && response.status() == 403, "{origin}")
+            }
             Err(error) => panic!("{error}"),
         }
     }

@@ -26,7 +26,9 @@ async fn records_go_from_one_encoding_to_the_other_and_survive_kill_9() {
         wire::Record { body: Some(wire::record::Body::Data(vec![0, 255, 7].into())), ..Default::default() };
     for client in [&mut json, &mut proto] {
         let records = vec![rich.clone(), data_record.clone()];
-        published(client.publish_with(wire::Publish { session: "s".into(), records, ..Default::default() }).await);
+        published(
+            client.publish_with(wire::Publish { session: "s".into(), records, ..Default::default() }).await,
+        );
     }
     broker.kill();
     let broker = Broker::start(&data);
@@ -38,7 +40,8 @@ async fn records_go_from_one_encoding_to_the_other_and_survive_kill_9() {
         for pair in delivery.records.chunks(2) {
             assert!(pair[0].time_ms > 1_600_000_000_000);
             assert_eq!(pair[0].sender.as_ref().unwrap().principal, "anonymous");
-            let unstamped = |record: &wire::Record| wire::Record { time_ms: 0, sender: None, ..record.clone() };
+            let unstamped =
+                |record: &wire::Record| wire::Record { time_ms: 0, sender: None, ..record.clone() };
             assert_eq!(unstamped(&pair[0]), rich);
             assert_eq!(unstamped(&pair[1]), data_record);
         }
@@ -85,11 +88,12 @@ async fn many_subscriptions_share_a_connection_and_a_number_replaces_its_predece
     let expected = [(1, "a0"), (1, "a1"), (2, "b0")].map(|(number, text)| (number, text.to_owned()));
     assert_eq!((opened, refused, texts), (2, 1, expected.to_vec()));
     // Number 1 now reads b, and nothing of a comes any more.
-    client.send(ClientFrame::Subscribe(wire::Subscribe {
-        request: 78,
-        subscriptions: vec![subscription(1, "b", From::End(true))],
-    }))
-    .await;
+    client
+        .send(ClientFrame::Subscribe(wire::Subscribe {
+            request: 78,
+            subscriptions: vec![subscription(1, "b", From::End(true))],
+        }))
+        .await;
     assert_eq!(subscribed(client.receive().await).session, "b");
     let mut other = WireClient::connect(broker.address(), Encoding::Json).await;
     other.publish("a", &["a2"]).await;
@@ -126,14 +130,22 @@ async fn a_session_can_be_awaited_closed_deleted_and_created_again() {
     writer.send(ClientFrame::CreateSession(create)).await;
     assert_eq!(writer.refusal().await.code, "session_exists");
     writer.publish("s", &["x"]).await;
-    writer.send(ClientFrame::CloseSession(wire::CloseSession { request: 2, session: "s".into(), reason: "done".into() })).await;
+    writer
+        .send(ClientFrame::CloseSession(wire::CloseSession {
+            request: 2,
+            session: "s".into(),
+            reason: "done".into(),
+        }))
+        .await;
     let ServerFrame::SessionDescription(described) = writer.receive().await else { panic!() };
     assert!(described.session.unwrap().closed);
     assert_eq!(refusal(writer.publish("s", &["late"]).await).code, "session_closed");
     let mut kinds = Vec::new();
     let ended = loop {
         match reader.receive().await {
-            ServerFrame::Delivery(delivery) => kinds.extend(delivery.records.iter().map(|record| record.kind)),
+            ServerFrame::Delivery(delivery) => {
+                kinds.extend(delivery.records.iter().map(|record| record.kind))
+            }
             ServerFrame::SubscriptionEnded(ended) => break ended,
             other => panic!("{other:?}"),
         }

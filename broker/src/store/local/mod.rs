@@ -188,7 +188,8 @@ impl LocalStore {
         state.check_queue()?;
         let log = state.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
         log.check_owner(term)?;
-        if log.next.batch == Some(batch.id) {
+        let repeats = batch.base + records.len() as u64 == log.next.end;
+        if log.next.batch == Some(batch.id) && repeats {
             return Ok((Version(log.next.version), None));
         }
         if version.0 != log.next.version || batch.base != log.next.end {

@@ -41,19 +41,25 @@ impl History {
                         found.push(format!("lost: {value} of {writer}, acknowledged at {offset}"));
                     }
                     (Outcome::Acknowledged(offset), Some(at)) if *offset != at => {
-                        found.push(format!("inconsistent offset: {value} acknowledged at {offset} is at {at}"));
+                        found.push(format!(
+                            "inconsistent offset: {value} acknowledged at {offset} is at {at}"
+                        ));
                     }
                     _ => {}
                 }
                 if let Some(at) = at {
                     if last.is_some_and(|last| at <= last) {
-                        found.push(format!("inversion: {value} of {writer} is before an earlier publish of it"));
+                        found.push(format!(
+                            "inversion: {value} of {writer} is before an earlier publish of it"
+                        ));
                     }
                     last = Some(at);
                 }
             }
         }
-        found.extend(log.iter().filter(|value| !known.contains(value.as_str())).map(|v| format!("phantom: {v}")));
+        found.extend(
+            log.iter().filter(|value| !known.contains(value.as_str())).map(|v| format!("phantom: {v}")),
+        );
         for (reader, seen) in &self.read {
             for (index, (offset, value)) in seen.iter().enumerate() {
                 if seen[0].0 + index as u64 != *offset {

@@ -9,7 +9,8 @@ pub(crate) struct Rng {
 impl Rng {
     /// The seed of `LONGWIRE_TEST_SEED`, or `default`; printed, so that a failure shows it.
     pub(crate) fn from_env(default: u64) -> Self {
-        let seed = std::env::var("LONGWIRE_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(default);
+        let seed =
+            std::env::var("LONGWIRE_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(default);
         println!("seed {seed}; repeat with LONGWIRE_TEST_SEED={seed}");
         Self { state: seed }
     }

@@ -121,7 +121,9 @@ impl WireClient {
             match tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("the connection goes on") {
                 Some(Ok(Message::Close(close))) => ended.close = close,
                 Some(Ok(Message::Binary(bytes))) => ended.note(decode_server(self.encoding, bytes).unwrap()),
-                Some(Ok(Message::Text(text))) => ended.note(decode_server(self.encoding, text.into()).unwrap()),
+                Some(Ok(Message::Text(text))) => {
+                    ended.note(decode_server(self.encoding, text.into()).unwrap())
+                }
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => return ended,
             }
@@ -160,7 +162,8 @@ impl WireClient {
     /// Subscribes and answers what came back.
     pub(crate) async fn subscribe_with(&mut self, subscription: wire::Subscription) -> ServerFrame {
         let request = self.next_request();
-        self.send(ClientFrame::Subscribe(wire::Subscribe { request, subscriptions: vec![subscription] })).await;
+        self.send(ClientFrame::Subscribe(wire::Subscribe { request, subscriptions: vec![subscription] }))
+            .await;
         self.receive().await
     }
 

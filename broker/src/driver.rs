@@ -13,7 +13,6 @@ use longwire_core::machine::{Machine, Output, Persisted, Ticket};
 use longwire_core::producer::ProducerKey;
 use longwire_core::state::State;
 use longwire_proto::error::{Error, ErrorCode};
-use longwire_proto::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use longwire_proto::session_id::SessionId;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -182,6 +181,8 @@ struct Owner {
     nonce: u64,
     batches: u64,
     admission: Option<Admission>,
+    /// A prepared request that does not fit into the batch that is gathering any more.
+    parked: Option<(Request, Prepared)>,
     /// Room reserved for what the machine gathers.
     reserved: Reservation,
     append: Option<StoreFuture<Version>>,
@@ -214,6 +215,7 @@ impl Owner {
             nonce,
             batches: 0,
             admission: None,
+            parked: None,
             reserved: Reservation::none(),
             append: None,
             snapshots: VecDeque::new(),
@@ -234,6 +236,12 @@ impl Owner {
                 return Turn::Reload;
             }
             self.write();
+            if let Some((request, prepared)) = self.parked.take() {
+                self.handle(request, prepared);
+                if self.parked.is_none() {
+                    continue;
+                }
+            }
             if abandoned && self.at_rest() {
                 return Turn::Rest;
             }
@@ -278,7 +286,8 @@ impl Owner {
         idle_at: Instant,
         abandoned: bool,
     ) -> Event {
-        let takes = self.admission.is_none() && self.deleting.is_none() && !abandoned && self.has_room();
+        let takes =
+            self.admission.is_none() && self.parked.is_none() && self.deleting.is_none() && !abandoned;
         tokio::select! {
             biased;
             outcome = pending_or(self.append.as_mut()) => Event::Appended(outcome),
@@ -291,20 +300,23 @@ impl Owner {
         }
     }
 
-    /// Whether the largest publish still fits into the batch that is gathering.
-    fn has_room(&self) -> bool {
+    /// Whether a command still fits into the batch that is gathering. Alone it always does: what a client may publish at
+    /// once is below what the store takes at once.
+    fn fits(&self, command: &Command) -> bool {
         let (bytes, records) = self.loaded.machine.gathering();
         let capabilities = self.store.capabilities();
+        let adds = command.bytes() + command.records() * RECORD_OVERHEAD_BYTES;
         records == 0
-            || (bytes + BATCH_BYTES_MAX + BATCH_RECORDS_MAX * RECORD_OVERHEAD_BYTES
-                <= capabilities.batch_bytes_max
-                && records + BATCH_RECORDS_MAX <= capabilities.batch_records_max)
+            || adds == 0
+            || (bytes + adds <= capabilities.batch_bytes_max
+                && records + command.records() <= capabilities.batch_records_max)
     }
 
     fn at_rest(&self) -> bool {
         self.loaded.machine.is_idle()
             && self.append.is_none()
             && self.admission.is_none()
+            && self.parked.is_none()
             && self.deleting.is_none()
             && self.snapshots.is_empty()
     }
@@ -348,6 +360,12 @@ impl Owner {
     }
 
     fn handle(&mut self, request: Request, prepared: Prepared) {
+        if let Operation::Command(command) = &request.operation
+            && !self.fits(command)
+        {
+            self.parked = Some((request, prepared));
+            return;
+        }
         if let Some((key, row)) = prepared.row {
             self.loaded.machine.load(key, row.as_deref());
         }
@@ -440,8 +458,10 @@ impl Owner {
     }
 
     fn refuse_admission(&mut self, error: &Error) {
-        if let Some(admission) = self.admission.take() {
-            admission.request.reply_to.answer(Err(error.clone()));
+        let admitted = self.admission.take().map(|admission| admission.request);
+        let parked = self.parked.take().map(|(request, _)| request);
+        for request in admitted.into_iter().chain(parked) {
+            request.reply_to.answer(Err(error.clone()));
         }
     }
 }

@@ -189,6 +189,17 @@ impl Hub {
         handle.requests.try_send(request).err().map(mpsc::error::TrySendError::into_inner)
     }
 
+    /// Waits until everything that a session was asked before is decided and durable, or has failed.
+    pub async fn flush(self: &Arc<Self>, session: &SessionId) {
+        let (answers, mut answered) = mpsc::channel(1);
+        let operation = Operation::Command(Command::Flush);
+        let request = Request { operation, reply_to: ReplyTo { request: 0, answers } };
+        if Arc::clone(self).send(session.clone(), request).await.is_ok() {
+            // Whatever the answer is, what was asked before has its own.
+            drop(answered.recv().await);
+        }
+    }
+
     /// Begins to read a session.
     ///
     /// # Errors

@@ -78,8 +78,7 @@ impl Window {
     async fn wait_for_room(&mut self) {
         loop {
             let consumed = *self.consumed_through.borrow_and_update();
-            while let Some((next, bytes)) = self.sent.front().copied().filter(|(next, _)| *next <= consumed) {
-                debug_assert!(next <= consumed);
+            while let Some((_, bytes)) = self.sent.front().copied().filter(|(next, _)| *next <= consumed) {
                 self.sent.pop_front();
                 self.sent_bytes -= bytes;
             }
@@ -164,9 +163,9 @@ impl Subscription {
                     let (next, bytes) = (batch.next(), batch.bytes());
                     return Some(self.deliver(batch.body(self.encoding, self.next), next, bytes));
                 }
-                TailRead::Behind => return Some(self.catch_up().await),
-                TailRead::AtEnd => {
-                    if let Some(ended) = self.end_reached() {
+                TailRead::Behind(end) => return Some(self.catch_up(end).await),
+                TailRead::AtEnd(state) => {
+                    if let Some(ended) = self.end_reached(state) {
                         return Some(ended);
                     }
                     self.reader.changed().await;
@@ -176,8 +175,8 @@ impl Subscription {
         None
     }
 
-    fn end_reached(&mut self) -> Option<Event> {
-        match self.reader.state() {
+    fn end_reached(&mut self, state: TailState) -> Option<Event> {
+        match state {
             TailState::Ended(error) => Some(self.end(error)),
             TailState::Live(progress) if progress.log != self.progress.log => Some(
                 self.end(Error::new(ErrorCode::SessionDeleted, "the session was deleted and created again")),
@@ -193,8 +192,10 @@ impl Subscription {
         }
     }
 
-    async fn catch_up(&mut self) -> Event {
-        let chunk = match self.store.read(self.progress.log, self.next, CATCH_UP_LIMIT).await {
+    async fn catch_up(&mut self, end: u64) -> Event {
+        let records = usize::try_from(end - self.next).unwrap_or(usize::MAX);
+        let limit = ReadLimit { records: records.min(CATCH_UP_LIMIT.records), ..CATCH_UP_LIMIT };
+        let chunk = match self.store.read(self.progress.log, self.next, limit).await {
             Ok(chunk) => chunk,
             Err(error) => return self.end(to_error(&error)),
         };

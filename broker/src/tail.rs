@@ -1,8 +1,9 @@
 //! The tail of a live session: what its driver shares with everyone who reads it.
 //!
 //! The driver is the only writer. It keeps the last durable records in memory, as the deliveries that all subscribers
-//! share, and a `watch` of the session's progress. A reader that finds its offset below the tail reads the store; one that
-//! finds it at the end waits; so the hand-over from catch-up to live has no gap to fall into.
+//! share, beside where the session stands; both change under one lock, and a `watch` says that they changed. A reader that
+//! finds its offset below the tail reads the store; one that finds it at the end waits; so the hand-over from catch-up to
+//! live has no gap to fall into.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -51,10 +52,11 @@ impl Progress {
     }
 }
 
-/// What a tail's `watch` tells.
-#[derive(Clone, Debug)]
+/// The state of a tail.
+#[derive(Clone, Debug, Default)]
 pub enum TailState {
     /// The session is being loaded.
+    #[default]
     Loading,
     /// Records are delivered up to this progress.
     Live(Progress),
@@ -111,14 +113,16 @@ impl TailBatch {
 pub enum TailRead {
     /// The batch that has the reader's offset.
     Batch(Arc<TailBatch>),
-    /// The reader is at the end.
-    AtEnd,
-    /// The reader is below what the tail keeps: it reads the store.
-    Behind,
+    /// The reader is at the end of a tail in this state.
+    AtEnd(TailState),
+    /// The reader is below what the tail keeps: it reads the store, up to this end. The store may have more already; the
+    /// session's driver has not taken note of that.
+    Behind(u64),
 }
 
 #[derive(Debug, Default)]
 struct Kept {
+    state: TailState,
     batches: VecDeque<Arc<TailBatch>>,
     bytes: usize,
     end: u64,
@@ -134,7 +138,8 @@ pub struct TailBudget(AtomicUsize);
 #[derive(Debug)]
 pub struct Tail {
     kept: Mutex<Kept>,
-    state: watch::Sender<TailState>,
+    /// Sent to after every change of what is kept: a reader marks it seen before it looks, so no change escapes it.
+    changed: watch::Sender<()>,
     budget: Arc<TailBudget>,
 }
 
@@ -142,7 +147,7 @@ impl Tail {
     /// The tail of a session that is being loaded.
     #[must_use]
     pub fn new(budget: Arc<TailBudget>) -> Self {
-        Self { kept: Mutex::default(), state: watch::Sender::new(TailState::Loading), budget }
+        Self { kept: Mutex::default(), changed: watch::Sender::new(()), budget }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -155,18 +160,19 @@ impl Tail {
         let mut kept = self.kept();
         self.drop_batches(&mut kept, 0);
         kept.end = progress.end;
+        kept.state = TailState::Live(progress);
         drop(kept);
-        self.state.send_replace(TailState::Live(progress));
+        self.changed.send_replace(());
     }
 
     /// Adds records that became durable.
     pub fn extend(&self, from: u64, records: Vec<Bytes>, closed: bool) {
-        let epoch = match &*self.state.borrow() {
-            TailState::Live(progress) => progress.epoch(),
-            _ => return,
-        };
-        let end = from + records.len() as u64;
         let mut kept = self.kept();
+        let end = from + records.len() as u64;
+        let TailState::Live(progress) = &mut kept.state else { return };
+        progress.end = end;
+        progress.closed |= closed;
+        let epoch = progress.epoch();
         kept.end = end;
         if kept.readers > 0 {
             for batch in deliveries(epoch, from, records) {
@@ -180,17 +186,22 @@ impl Tail {
             self.drop_batches(&mut kept, 0);
         }
         drop(kept);
-        self.state.send_modify(|state| {
-            if let TailState::Live(progress) = state {
-                progress.end = end;
-                progress.closed |= closed;
-            }
-        });
+        self.changed.send_replace(());
     }
 
-    /// Ends the tail for every reader.
+    /// Ends the tail for every reader, after what they have not read yet.
     pub fn end(&self, error: Error) {
-        self.state.send_replace(TailState::Ended(error));
+        self.kept().state = TailState::Ended(error);
+        self.changed.send_replace(());
+    }
+
+    /// Where the session stands; `None` when it is not loaded or has ended.
+    #[must_use]
+    pub fn progress(&self) -> Option<Progress> {
+        match &self.kept().state {
+            TailState::Live(progress) => Some(progress.clone()),
+            TailState::Loading | TailState::Ended(_) => None,
+        }
     }
 
     /// Marks the tail as left by its driver, unless somebody reads it. Nobody can begin to read it after that.
@@ -219,7 +230,7 @@ impl Tail {
             return None;
         }
         kept.readers += 1;
-        Some(TailReader { tail: Arc::clone(self), state: self.state.subscribe() })
+        Some(TailReader { tail: Arc::clone(self), changed: self.changed.subscribe() })
     }
 
     fn drop_batches(&self, kept: &mut Kept, limit: usize) {
@@ -260,33 +271,28 @@ fn deliveries(epoch: u64, mut from: u64, records: Vec<Bytes>) -> Vec<TailBatch> 
 #[derive(Debug)]
 pub struct TailReader {
     tail: Arc<Tail>,
-    state: watch::Receiver<TailState>,
+    changed: watch::Receiver<()>,
 }
 
 impl TailReader {
-    /// What the tail has at `next`.
+    /// What the tail has at `next`. Whatever changes after this is told by [`TailReader::changed`].
     #[must_use]
-    pub fn read(&self, next: u64) -> TailRead {
+    pub fn read(&mut self, next: u64) -> TailRead {
+        self.changed.mark_unchanged();
         let kept = self.tail.kept();
         if next >= kept.end {
-            return TailRead::AtEnd;
+            return TailRead::AtEnd(kept.state.clone());
         }
         let index = kept.batches.partition_point(|batch| batch.next() <= next);
         match kept.batches.get(index) {
             Some(batch) if batch.from <= next => TailRead::Batch(Arc::clone(batch)),
-            _ => TailRead::Behind,
+            _ => TailRead::Behind(kept.end),
         }
     }
 
-    /// The state now.
-    #[must_use]
-    pub fn state(&mut self) -> TailState {
-        self.state.borrow_and_update().clone()
-    }
-
-    /// Waits until the state is another than the last one seen.
+    /// Waits for a change since the last look.
     pub async fn changed(&mut self) {
-        if self.state.changed().await.is_err() {
+        if self.changed.changed().await.is_err() {
             // The sender lives in `self.tail`, so this is not reached; waiting for ever is what "no change" means.
             std::future::pending::<()>().await;
         }
@@ -298,7 +304,9 @@ impl TailReader {
     /// Why it could not be.
     pub async fn loaded(&mut self) -> Result<Progress, Error> {
         loop {
-            match self.state() {
+            self.changed.mark_unchanged();
+            let state = self.tail.kept().state.clone();
+            match state {
                 TailState::Loading => self.changed().await,
                 TailState::Live(progress) => return Ok(progress),
                 TailState::Ended(error) => return Err(error),
@@ -306,10 +314,10 @@ impl TailReader {
         }
     }
 
-    /// A receiver of the state, for heartbeats.
+    /// The tail that is read.
     #[must_use]
-    pub fn watch(&self) -> watch::Receiver<TailState> {
-        self.state.clone()
+    pub fn tail(&self) -> &Arc<Tail> {
+        &self.tail
     }
 }
 
@@ -337,16 +345,16 @@ mod tests {
     #[test]
     fn a_reader_finds_its_batch_its_end_or_the_store() {
         let tail = live(5);
-        let reader = tail.attach().unwrap();
-        assert!(matches!(reader.read(4), TailRead::Behind));
-        assert!(matches!(reader.read(5), TailRead::AtEnd));
+        let mut reader = tail.attach().unwrap();
+        assert!(matches!(reader.read(4), TailRead::Behind(_)));
+        assert!(matches!(reader.read(5), TailRead::AtEnd(TailState::Live(_))));
         tail.extend(5, records(3, 10), false);
         tail.extend(8, records(1, 10), false);
         let TailRead::Batch(batch) = reader.read(6) else { panic!("offset 6 is kept") };
         assert_eq!((batch.from, batch.next()), (5, 8));
         assert!(matches!(reader.read(8), TailRead::Batch(batch) if batch.from == 8));
-        assert!(matches!(reader.read(9), TailRead::AtEnd));
-        assert!(matches!(reader.read(4), TailRead::Behind));
+        assert!(matches!(reader.read(9), TailRead::AtEnd(TailState::Live(_))));
+        assert!(matches!(reader.read(4), TailRead::Behind(_)));
     }
 
     #[test]
@@ -355,12 +363,12 @@ mod tests {
         let tail = Arc::new(Tail::new(Arc::clone(&budget)));
         let lineage = Arc::new(Lineage::beginning(0));
         tail.loaded(Progress { log: LogId(1), lineage, start: 0, end: 0, closed: false });
-        let reader = tail.attach().unwrap();
+        let mut reader = tail.attach().unwrap();
         for round in 0..100 {
             tail.extend(round * 10, records(10, 10_000), false);
             assert!(budget.0.load(Ordering::Relaxed) <= TAIL_BYTES_MAX);
         }
-        assert!(matches!(reader.read(0), TailRead::Behind));
+        assert!(matches!(reader.read(0), TailRead::Behind(_)));
         assert!(matches!(reader.read(999), TailRead::Batch(_)));
         drop(reader);
         tail.extend(1000, records(1, 10), false);
@@ -370,7 +378,7 @@ mod tests {
     #[test]
     fn large_batches_are_delivered_in_parts() {
         let tail = live(0);
-        let reader = tail.attach().unwrap();
+        let mut reader = tail.attach().unwrap();
         tail.extend(0, records(10, DELIVERY_BYTES_MAX / 4), false);
         let TailRead::Batch(batch) = reader.read(9) else { panic!("the last part is kept") };
         assert_eq!((batch.from, batch.next()), (8, 10));

@@ -429,8 +429,10 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         }
         for subscription in subscriptions {
             let number = subscription.subscription;
-            let opened = request::session_id(&subscription.session)
-                .and_then(|session| self.subscriptions.open(request, session, subscription));
+            let opened = request::session_id(&subscription.session).and_then(|session| {
+                let after_requests = self.asked.values().any(|asked| asked.session == session);
+                self.subscriptions.open(request, session, subscription, after_requests)
+            });
             if let Err(error) = opened {
                 self.feed(refused(request, number, &error)).await?;
             }

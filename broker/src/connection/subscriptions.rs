@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::hub::Hub;
 use crate::subscription::{Event, Start, Subscription, resolve};
-use crate::tail::{Progress, TailReader, TailState};
+use crate::tail::{Progress, Tail, TailReader};
 
 /// Which registration of a number: a later one replaces an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ struct Entry {
     generation: Generation,
     abort: AbortHandle,
     consumed_through: watch::Sender<u64>,
-    state: Option<watch::Receiver<TailState>>,
+    tail: Option<Arc<Tail>>,
     /// The end that the last heartbeat told.
     told_end: u64,
 }
@@ -87,7 +87,8 @@ impl Subscriptions {
         self.opening.len()
     }
 
-    /// Begins to open a subscription; it is answered by [`Subscriptions::next`].
+    /// Begins to open a subscription; it is answered by [`Subscriptions::next`]. With `after_requests` it reflects every
+    /// request that was passed on to the session before.
     ///
     /// # Errors
     /// [`ErrorCode::TooManySubscriptions`].
@@ -96,6 +97,7 @@ impl Subscriptions {
         request: u64,
         session: SessionId,
         subscription: wire::Subscription,
+        after_requests: bool,
     ) -> Result<(), Error> {
         let wire::Subscription { subscription: number, session: _, from, window_bytes, wait } = subscription;
         self.remove(number);
@@ -108,10 +110,13 @@ impl Subscriptions {
         let generation = Generation(self.generations);
         let (abort, _) = AbortHandle::new_pair();
         let entry =
-            Entry { generation, abort, consumed_through: watch::Sender::new(0), state: None, told_end: 0 };
+            Entry { generation, abort, consumed_through: watch::Sender::new(0), tail: None, told_end: 0 };
         self.entries.insert(number, entry);
         let hub = Arc::clone(&self.hub);
         self.opening.push(Box::pin(async move {
+            if after_requests {
+                hub.flush(&session).await;
+            }
             let result = attach(&hub, &session, from.and_then(|from| from.from), wait).await;
             Opened { number, generation, request, session, result, window_bytes }
         }));
@@ -142,10 +147,7 @@ impl Subscriptions {
     pub(super) fn changed_ends(&mut self) -> Vec<wire::SubscriptionProgress> {
         let mut ends = Vec::new();
         for (number, entry) in &mut self.entries {
-            let Some(TailState::Live(progress)) = entry.state.as_ref().map(|state| state.borrow().clone())
-            else {
-                continue;
-            };
+            let Some(progress) = entry.tail.as_ref().and_then(|tail| tail.progress()) else { continue };
             if progress.end != entry.told_end {
                 entry.told_end = progress.end;
                 let (epoch, end) = (progress.epoch(), progress.end);
@@ -227,7 +229,7 @@ impl Subscriptions {
         let Some(entry) = self.entries.get_mut(&number) else { return };
         let (abort, registration) = AbortHandle::new_pair();
         entry.abort = abort;
-        entry.state = Some(reader.watch());
+        entry.tail = Some(Arc::clone(reader.tail()));
         entry.told_end = progress.end;
         let store = Arc::clone(self.hub.store());
         let mut subscription = Subscription::new(number, self.encoding, store, reader, progress, from);

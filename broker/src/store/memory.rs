@@ -14,7 +14,7 @@ use crate::store::{
 };
 
 /// What a batch may have, as in the engine on the local disk.
-const CAPABILITIES: Capabilities = Capabilities { batch_bytes_max: 4 << 20, batch_records_max: 8192 };
+const CAPABILITIES: Capabilities = Capabilities { batch_bytes_max: 5 << 20, batch_records_max: 8192 };
 
 /// The store in memory. Cloning gives another handle of the same store.
 #[derive(Clone, Debug, Default)]

@@ -4,6 +4,7 @@
 mod bad_input;
 mod drain;
 mod hostile;
+mod kill9;
 mod protocol;
 mod residency;
 mod support;

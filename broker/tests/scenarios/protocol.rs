@@ -1,6 +1,7 @@
 //! What docs/protocol.md promises of a connection, over both encodings.
 
 use longwire_proto::codec::Encoding;
+use longwire_proto::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, RECORD_BYTES_MAX};
 use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use longwire_proto::wire::from::From;
@@ -306,4 +307,111 @@ async fn sessions_are_listed_in_pages() {
     }
     let expected: Vec<_> = (0..25).map(|number| (format!("a/{number:02}"), 1)).collect();
     assert_eq!(found, expected);
+}
+
+#[tokio::test]
+async fn the_largest_batch_and_the_largest_record_are_taken() {
+    let (_folder, data) = folder();
+    let broker = Broker::start(&data);
+    let mut client = WireClient::connect(broker.address(), Encoding::Proto).await;
+    let producer = Some(wire::Producer { id: "p".repeat(64), epoch: 0, sequence: 0 });
+    // The field's key and length take 4 bytes of the 4 KiB, and 5 of the MiB.
+    let records = vec![record(&"x".repeat((BATCH_BYTES_MAX / BATCH_RECORDS_MAX) - 4)); BATCH_RECORDS_MAX];
+    let whole = wire::Publish { session: "s".into(), records, producer, ..Default::default() };
+    assert_eq!(published(client.publish_with(whole).await).next, BATCH_RECORDS_MAX as u64);
+    let large = record(&"x".repeat(RECORD_BYTES_MAX - 5));
+    let large = wire::Publish { session: "s".into(), records: vec![large; 4], ..Default::default() };
+    published(client.publish_with(large).await);
+    assert_eq!(subscribed(client.subscribe("s", From::Start(true)).await).end, BATCH_RECORDS_MAX as u64 + 4);
+    let mut next = 0;
+    while next < BATCH_RECORDS_MAX as u64 + 4 {
+        next = delivery(client.receive().await).next;
+    }
+}
+
+#[tokio::test]
+async fn a_subscribe_reflects_the_publishes_before_it_without_waiting_for_them() {
+    let (_folder, data) = folder();
+    let broker = Broker::start(&data);
+    let mut client = WireClient::connect(broker.address(), Encoding::Proto).await;
+    for round in 0..50u64 {
+        let session = format!("s/{round}");
+        let publish = wire::Publish {
+            request: 1,
+            session: session.clone(),
+            records: vec![record("x")],
+            ..Default::default()
+        };
+        client.send(ClientFrame::Publish(publish)).await;
+        let subscription = wire::Subscription {
+            subscription: 1,
+            session,
+            from: Some(wire::From { from: Some(From::End(true)) }),
+            ..Default::default()
+        };
+        client
+            .send(ClientFrame::Subscribe(wire::Subscribe { request: 2, subscriptions: vec![subscription] }))
+            .await;
+        let frames = [client.receive().await, client.receive().await];
+        let subscribed = frames.into_iter().find_map(|frame| match frame {
+            ServerFrame::Subscribed(subscribed) => Some(subscribed),
+            _ => None,
+        });
+        assert_eq!(subscribed.unwrap().from, 1);
+    }
+}
+
+/// Readers at the tail of a session under load: none is told an end that is not, and none sleeps through the last record.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hand_over_from_catch_up_to_live_has_no_gap() {
+    const ROUNDS: u64 = 200;
+    const PUBLISHES: u64 = 50;
+    let (_folder, data) = folder();
+    let broker = Broker::start(&data);
+    let address = broker.address();
+    let writer = tokio::spawn(async move {
+        let mut client = WireClient::connect(address, Encoding::Proto).await;
+        for _ in 0..ROUNDS {
+            for request in 0..PUBLISHES {
+                let records = vec![record("x")];
+                let publish = wire::Publish { request, session: "s".into(), records, ..Default::default() };
+                client.send(ClientFrame::Publish(publish)).await;
+            }
+            // The end of a round is the end of the load for a moment: a reader that misses its wake-up hangs here.
+            for _ in 0..PUBLISHES {
+                published(client.receive().await);
+            }
+        }
+    });
+    let readers = (0..4).map(|_| {
+        tokio::spawn(async move {
+            let mut subscriptions = 0;
+            let mut next = 0;
+            while next < ROUNDS * PUBLISHES {
+                let mut client = WireClient::connect(address, Encoding::Proto).await;
+                let from = Some(wire::From { from: Some(From::Offset(next)) });
+                let subscription = wire::Subscription {
+                    subscription: 1,
+                    session: "s".into(),
+                    from,
+                    wait: true,
+                    ..Default::default()
+                };
+                assert_eq!(subscribed(client.subscribe_with(subscription).await).from, next);
+                subscriptions += 1;
+                let until = (next + 3 * PUBLISHES).min(ROUNDS * PUBLISHES);
+                while next < until {
+                    let delivery = delivery(client.receive().await);
+                    assert_eq!(delivery.from, next);
+                    next = delivery.next;
+                }
+            }
+            subscriptions
+        })
+    });
+    let readers: Vec<_> = readers.collect();
+    writer.await.unwrap();
+    for reader in readers {
+        assert!(reader.await.unwrap() > 10);
+    }
 }

@@ -55,9 +55,9 @@ use crate::store::{
     StoreError, StoreFuture, Term, Version,
 };
 
-/// Bytes of one batch's records and projection: half of a session's quota, so that one can settle while the next is
-/// written, and a quarter of a segment.
-pub const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Bytes of one batch's records and projection: the largest publish (4 MiB) with what sealing adds to its records. Less
+/// than half of a session's quota, so that one can settle while the next is written, and a third of a segment.
+pub const BATCH_BYTES_MAX: usize = 5 << 20;
 /// Records of one batch: what they cost in memory beside their bytes stays below a megabyte.
 pub const BATCH_RECORDS_MAX: usize = 8192;
 /// What a batch costs in memory beside its records.

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::store::{LogId, Reservation, Reserved, StoreError};
 
 /// Unsettled bytes of one session: one hot session cannot take the room of all.
-pub const SESSION_UNSETTLED_BYTES_MAX: usize = 8 << 20;
+pub const SESSION_UNSETTLED_BYTES_MAX: usize = 12 << 20;
 /// Unsettled bytes in all: what settling moves in a second or two, and what a start has to settle first.
 pub const UNSETTLED_BYTES_MAX: usize = 64 << 20;
 /// Room beyond the quota for what must not wait: control, answers, and batches that turn out longer than reserved.

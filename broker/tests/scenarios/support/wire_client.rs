@@ -67,6 +67,16 @@ impl WireClient {
         }
     }
 
+    /// Connects to what may not be there.
+    pub(crate) async fn try_connect(address: SocketAddr) -> Option<Self> {
+        let mut client = Self::open(address, Encoding::Proto.subprotocol()).await.ok()?;
+        client.send(ClientFrame::Hello(wire::Hello::default())).await;
+        match client.receive_any().await {
+            Some(ServerFrame::Welcome(_)) => Some(client),
+            _ => None,
+        }
+    }
+
     pub(crate) async fn send(&mut self, frame: ClientFrame) {
         let bytes = encode_client(self.encoding, frame);
         self.send_bytes(bytes).await;

@@ -366,12 +366,13 @@ class Client:
                 subscription = self._subscriptions.get(fields.get("subscription", 0))
                 if subscription is not None:
                     await getattr(subscription, f"_{kind}")(fields)
-            elif kind == "refused" and fields.get("subscription", 0):
-                subscription = self._subscriptions.get(fields["subscription"])
-                if subscription is not None:
-                    await subscription._refused(LongwireError(fields.get("error", {})))
             elif kind == "refused":
-                self._answer(fields, LongwireError(fields.get("error", {})))
+                error = LongwireError(fields.get("error", {}))
+                subscription = self._subscriptions.get(fields.get("subscription", 0))
+                if int(fields.get("request", 0)) in self._requests:
+                    self._answer(fields, error)
+                elif subscription is not None:
+                    await subscription._refused(error)
             elif kind in ("published", "done", "sessionDescription", "sessionList"):
                 self._answer(fields, None)
 

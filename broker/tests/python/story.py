@@ -356,7 +356,7 @@ async def frames(url, name):
             hello,
             {"publish": {"request": "7", "session": session, "records": [{"content_type": "a/b", "data": "-_8"}], "if_end": "0"}},
             {"subscribe": {"request": 8, "subscriptions": [
-                {"subscription": 1, "session": session, "from": {"start": True}},
+                {"subscription": 1, "session": session, "from": {"start": True}, "wait": True},
                 {"subscription": "2", "session": f"{session}/none"},
             ]}},
         )  # fmt: skip

@@ -54,7 +54,7 @@ class Event:
         self.frame = frame
 
     def __repr__(self):
-        return f"Event({self.outcome!r})"
+        return f"Event({self.outcome!r}, {self.frame})"
 
 
 class Record:

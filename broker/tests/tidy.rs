@@ -53,14 +53,16 @@ fn read(path: &str) -> String {
 
 /// Rust files that are compiled into what users run.
 fn product_sources() -> Vec<(String, String)> {
-    let sources = files(".", &["rs"]).into_iter();
-    sources
-        .filter(|(path, _)| path.contains("src/") && !is_test(path) && !path.starts_with("benches/"))
-        .collect()
-}
-
-fn is_test(path: &str) -> bool {
-    path.contains("/tests/") || path.ends_with("/tests.rs")
+    let all = files(".", &["rs"]);
+    let tests: Vec<String> = all.iter().flat_map(|(path, text)| source::test_modules(path, text)).collect();
+    let is_test = |path: &str| {
+        path.contains("/tests/")
+            || tests.iter().any(|module| {
+                path.strip_prefix(module.as_str()).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+            })
+    };
+    let ours = |path: &str| path.contains("src/") && !path.starts_with("benches/");
+    all.into_iter().filter(|(path, _)| ours(path) && !is_test(path)).collect()
 }
 
 /// Fails with every violation of a rule in the files given.

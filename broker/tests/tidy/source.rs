@@ -119,6 +119,24 @@ fn item_end(code: &str, start: usize) -> usize {
     code.len()
 }
 
+/// Modules in files of their own that are there for tests only, as their paths without `.rs`.
+pub(crate) fn test_modules(path: &str, source: &str) -> Vec<String> {
+    let (folder, file) = path.rsplit_once('/').unwrap_or(("", path));
+    let folder = match file {
+        "mod.rs" | "lib.rs" | "main.rs" => folder.to_owned(),
+        _ => path.trim_end_matches(".rs").to_owned(),
+    };
+    let code = code(source);
+    let items = code.split("#[cfg(test)]").skip(1);
+    let modules = items.filter_map(|item| {
+        let declaration = item.split_once(';')?.0.trim_start();
+        let declaration = declaration.trim_start_matches("pub(crate) ").trim_start_matches("pub ");
+        let name = declaration.strip_prefix("mod ")?.trim();
+        name.chars().all(is_word).then(|| format!("{folder}/{name}"))
+    });
+    modules.collect()
+}
+
 /// The number of the line at a byte.
 fn line(text: &str, place: usize) -> usize {
     1 + text[..place].matches('\n').count()
@@ -260,6 +278,14 @@ mod tests {
         let tests = format!("#[cfg(test)]\nmod tests {{\n{}}}\n", "fn g() { \"}\"; }\n".repeat(LINES_MAX));
         assert_eq!(too_long(&format!("{long}{tests}")).len(), 0);
         assert_eq!(too_long(&format!("{long}fn h() {{}}\n{tests}")).len(), 1);
+    }
+
+    #[test]
+    fn files_that_are_tests_are_known_by_their_declaration() {
+        let source = "#[cfg(test)]\nmod model;\nmod other;\n#[cfg(test)]\nmod inner { mod x; }\n#[cfg(test)]\nuse a::b;";
+        assert_eq!(test_modules("a/src/machine.rs", source), ["a/src/machine/model"]);
+        assert_eq!(test_modules("a/src/lib.rs", source), ["a/src/model"]);
+        assert_eq!(test_modules("a/src/lib.rs", "mod model;").len(), 0);
     }
 
     #[test]

@@ -94,7 +94,14 @@ impl Driver {
                 Ok(loaded) => loaded,
                 Err(error) => return self.give_up(to_error(&error)),
             };
-            let mut turn = Owner::new(&self, loaded);
+            let nonce = match getrandom::u64() {
+                Ok(nonce) => nonce,
+                Err(error) => {
+                    let message = format!("the system has no randomness: {error}");
+                    return self.give_up(Error::new(ErrorCode::Internal, message));
+                }
+            };
+            let mut turn = Owner::new(&self, loaded, nonce);
             match turn.run(&mut self.inbox).await {
                 Turn::Reload => {
                     tracing::warn!(session = %self.session, "a write failed; loading the session again")
@@ -171,6 +178,8 @@ struct Owner {
     tail: Arc<Tail>,
     idle: Duration,
     loaded: Loaded,
+    /// Makes batch ids unique across owners and restarts: terms alone begin again with the process.
+    nonce: u64,
     batches: u64,
     admission: Option<Admission>,
     /// Room reserved for what the machine gathers.
@@ -194,7 +203,7 @@ enum Event {
 }
 
 impl Owner {
-    fn new(driver: &Driver, (loaded, progress): (Loaded, Progress)) -> Self {
+    fn new(driver: &Driver, (loaded, progress): (Loaded, Progress), nonce: u64) -> Self {
         driver.tail.loaded(progress);
         Self {
             store: Arc::clone(&driver.store),
@@ -202,6 +211,7 @@ impl Owner {
             tail: Arc::clone(&driver.tail),
             idle: driver.idle,
             loaded,
+            nonce,
             batches: 0,
             admission: None,
             reserved: Reservation::none(),
@@ -368,7 +378,7 @@ impl Owner {
         self.batches += 1;
         metrics::counter!("longwire_published_records_total").increment(write.records.len() as u64);
         let batch = Batch {
-            id: BatchId((u128::from(term.0) << 64) | u128::from(self.batches)),
+            id: BatchId((u128::from(self.nonce) << 64) | u128::from(self.batches)),
             base: write.base,
             records: write.records,
             projection: write.projection,

@@ -6,5 +6,7 @@ mod drain;
 mod hostile;
 mod kill9;
 mod protocol;
+mod python;
 mod residency;
+mod slow_reader;
 mod support;

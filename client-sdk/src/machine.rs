@@ -217,7 +217,8 @@ impl Machine {
             Input::Time => {}
             Input::Accepted { entry, session, bytes } => self.outbox.accept(&session, entry, bytes),
             Input::Lost { due, error } => {
-                self.awaited.retain(|_, awaited| !matches!(awaited, Awaited::Publish(_, e) if *e == due.entry));
+                self.awaited
+                    .retain(|_, awaited| !matches!(awaited, Awaited::Publish(_, e) if *e == due.entry));
                 self.outbox.lost(now, &due.session, due.entry, error);
             }
             Input::Call { ticket, call } => match &self.link {

@@ -170,8 +170,13 @@ impl EncodedBatch {
             let message = format!("the records have {bytes} bytes; at most {BATCH_BYTES_MAX} are allowed");
             return Err(Error::new(ErrorCode::BatchTooLarge, message).limit(BATCH_BYTES_MAX));
         }
-        let publish =
-            raw::Publish { request: 0, session: session.as_str().to_owned(), records, producer: None, if_end };
+        let publish = raw::Publish {
+            request: 0,
+            session: session.as_str().to_owned(),
+            records,
+            producer: None,
+            if_end,
+        };
         let batch = Self(Bytes::from(publish.encode_to_vec()));
         batch.check_frame(encoding)?;
         Ok(batch)
@@ -254,8 +259,9 @@ mod tests {
 
     #[test]
     fn refuses_what_the_broker_would() {
-        let refused =
-            |records: Vec<Publication>| EncodedBatch::new(Encoding::Proto, &id(), records, None).unwrap_err().code;
+        let refused = |records: Vec<Publication>| {
+            EncodedBatch::new(Encoding::Proto, &id(), records, None).unwrap_err().code
+        };
         assert_eq!(refused(vec![]), ErrorCode::BatchEmpty);
         assert_eq!(refused(vec!["x".into(); BATCH_RECORDS_MAX + 1]), ErrorCode::BatchTooLarge);
         assert_eq!(refused(vec!["x".repeat(1 << 20).into()]), ErrorCode::RecordTooLarge);

@@ -13,8 +13,8 @@ use longwire_proto::wire::server_frame::Frame as ServerFrame;
 use proptest::prelude::*;
 
 use super::*;
-use crate::machine::outbox::RecoveredEntry;
 use crate::from::From;
+use crate::machine::outbox::RecoveredEntry;
 
 const SESSIONS: [&str; 3] = ["a/1", "a/2", "b"];
 const WINDOW_BYTES: u64 = 64;
@@ -48,8 +48,11 @@ enum Step {
 #[derive(Default)]
 struct Log {
     records: Vec<String>,
-    producers: BTreeMap<String, (u64, Vec<(Vec<String>, u64)>)>,
+    producers: BTreeMap<String, (u64, Vec<Made>)>,
 }
+
+/// A publish's payload and its first offset.
+type Made = (Vec<String>, u64);
 
 struct Reader {
     session: String,
@@ -88,7 +91,8 @@ impl Broker {
         }
         let log = self.logs.entry(session.to_owned()).or_default();
         let known = log.producers.get(&slot.producer);
-        let (epoch, taken) = known.map_or((slot.epoch, 0), |(epoch, publishes)| (*epoch, publishes.len() as u64));
+        let (epoch, taken) =
+            known.map_or((slot.epoch, 0), |(epoch, publishes)| (*epoch, publishes.len() as u64));
         if slot.epoch < epoch {
             return self.refuse(request, ErrorCode::ProducerFenced, epoch);
         }
@@ -183,7 +187,8 @@ impl Broker {
     fn deliver(&mut self, number: u32, records: usize) -> bool {
         let Some(reader) = self.readers.get_mut(&number) else { return false };
         let Some(log) = self.logs.get(&reader.session) else { return false };
-        let free = reader.window.saturating_sub((reader.next - reader.consumed) * RECORD_BYTES) / RECORD_BYTES;
+        let free =
+            reader.window.saturating_sub((reader.next - reader.consumed) * RECORD_BYTES) / RECORD_BYTES;
         let left = log.records.len() - reader.next as usize;
         let count = records.min(left).min(free as usize);
         if count == 0 {
@@ -664,9 +669,13 @@ fn outcomes_are_told_once_and_typed() {
         [Event::Began(_), Event::Failed(SubscriptionError::Gap { from: 3, next: 5 })]
     ));
     let changed = told_for("epoch_changed");
-    assert!(matches!(&changed[1], Event::Failed(error) if *error == SubscriptionError::EpochChanged { resume }));
+    assert!(
+        matches!(&changed[1], Event::Failed(error) if *error == SubscriptionError::EpochChanged { resume })
+    );
     let future = told_for("future_position");
-    assert!(matches!(&future[1], Event::Failed(error) if *error == SubscriptionError::FuturePosition { end }));
+    assert!(
+        matches!(&future[1], Event::Failed(error) if *error == SubscriptionError::FuturePosition { end })
+    );
     assert!(matches!(future[2], Event::Ended));
     assert!(matches!(told_for("closed")[..], [Event::Began(_), Event::Ended]));
 }
@@ -681,7 +690,9 @@ fn ends_are_told_apart() {
         let events = told(&mut world, ServerFrame::SubscriptionEnded(ended));
         (events, matches!(world.machine.link, Link::Open(_)))
     };
-    assert!(matches!(ended(ErrorCode::SessionClosed, 5), (events, true) if matches!(events[..], [Event::Ended])));
+    assert!(
+        matches!(ended(ErrorCode::SessionClosed, 5), (events, true) if matches!(events[..], [Event::Ended]))
+    );
     assert!(matches!(ended(ErrorCode::SessionClosed, 6), (events, false) if events.is_empty()));
     let (events, _) = ended(ErrorCode::SessionDeleted, 5);
     assert!(matches!(events[..], [Event::Failed(SubscriptionError::Deleted), Event::Ended]));

@@ -265,7 +265,13 @@ impl Outbox {
         }
     }
 
-    pub(crate) fn published(&mut self, now: Duration, session: &SessionId, entry: Entry, answer: &wire::Published) {
+    pub(crate) fn published(
+        &mut self,
+        now: Duration,
+        session: &SessionId,
+        entry: Entry,
+        answer: &wire::Published,
+    ) {
         let Some(writer) = self.landed(session, entry) else { return };
         writer.refusals = 0;
         let published = Published {
@@ -425,6 +431,9 @@ impl Outbox {
 
     pub(crate) fn poll_timeout(&self) -> Option<Duration> {
         let stalls = self.stalled.iter().filter_map(|session| self.writers.get(session));
-        stalls.filter(|writer| writer.in_flight == 0).filter_map(|writer| Some(writer.stall.as_ref()?.until)).min()
+        stalls
+            .filter(|writer| writer.in_flight == 0)
+            .filter_map(|writer| Some(writer.stall.as_ref()?.until))
+            .min()
     }
 }

@@ -230,7 +230,9 @@ impl Subscriptions {
             self.events.push_back((number, Event::Began(began)));
         }
         match outcome {
-            Outcome::Resumed | Outcome::FromStart if !answer.exists => subscription.awaited = Some(answer.from),
+            Outcome::Resumed | Outcome::FromStart if !answer.exists => {
+                subscription.awaited = Some(answer.from)
+            }
             Outcome::Resumed | Outcome::FromStart => {
                 if let Some(wanted) = wanted.filter(|wanted| wanted.offset != place.offset) {
                     return Err(Violation(format!("reading was to resume at {wanted}, not at {place}")));
@@ -285,12 +287,18 @@ impl Subscriptions {
             given if given == delivery.records.len() && (given > 0 || delivery.next > delivery.from) => {
                 delivery.offsets
             }
-            _ => return Err(Violation(format!("a delivery at {from} does not say which offsets its records have"))),
+            _ => {
+                return Err(Violation(format!(
+                    "a delivery at {from} does not say which offsets its records have"
+                )));
+            }
         };
         let ordered = offsets.windows(2).all(|pair| pair[0] < pair[1]);
         let within = offsets.iter().all(|offset| (delivery.from..delivery.next).contains(offset));
         if !ordered || !within {
-            return Err(Violation(format!("a delivery at {from} has offsets outside its range or out of order")));
+            return Err(Violation(format!(
+                "a delivery at {from} has offsets outside its range or out of order"
+            )));
         }
         subscription.backlog += bytes;
         if subscription.backlog > 2 * subscription.wish.window_bytes + FRAME_BYTES_MAX as u64 {
@@ -395,7 +403,9 @@ impl Subscriptions {
             subscription.progressed = false;
             subscription.idle_heartbeats = if idle { subscription.idle_heartbeats + 1 } else { 0 };
             if subscription.idle_heartbeats > HEARTBEATS_WITHOUT_PROGRESS_MAX {
-                return Err(Violation(format!("subscription {number} stands at {place}, and the end is {end}")));
+                return Err(Violation(format!(
+                    "subscription {number} stands at {place}, and the end is {end}"
+                )));
             }
         }
         Ok(())
@@ -431,12 +441,13 @@ impl Subscriptions {
     /// The next moment at which something is due, while connected.
     pub(crate) fn poll_timeout(&self) -> Option<Duration> {
         let wanted = self.wanted.iter().filter_map(|number| self.all.get(number));
-        let retries = wanted.filter(|subscription| subscription.has_room()).filter_map(|subscription| {
-            match subscription.phase {
-                Phase::Wanted(at) if at < Duration::MAX => Some(at),
-                _ => None,
-            }
-        });
+        let retries =
+            wanted.filter(|subscription| subscription.has_room()).filter_map(
+                |subscription| match subscription.phase {
+                    Phase::Wanted(at) if at < Duration::MAX => Some(at),
+                    _ => None,
+                },
+            );
         retries.chain(self.credit_at).min()
     }
 }

@@ -1,3 +1,16 @@
-//! The Longwire broker.
+//! The Longwire broker: durable sessions, kept in a store and fanned out to whoever is connected.
+//!
+//! The way of a record, one direction only: transport → connection → hub → driver (core) → store → driver → tail →
+//! subscription → connection → transport.
 
+pub mod clock;
+pub mod config;
+pub mod connection;
+pub mod driver;
+pub mod http;
+pub mod hub;
+pub mod server;
 pub mod store;
+pub mod subscription;
+pub mod tail;
+pub mod transport;

@@ -86,12 +86,22 @@ fn check_size(size: usize) -> Result<(), Error> {
 }
 
 fn from_json<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        let text = error.to_string();
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let text = error.inner().to_string();
         let code =
             if text.starts_with("unknown field") { ErrorCode::UnknownField } else { ErrorCode::InvalidFrame };
-        Error::new(code, format!("the JSON is not a frame: {text}"))
-    })
+        // What the generated code says of a 64-bit integer that is neither a number nor a number in quotes.
+        let text = match text.strip_prefix("data did not match any variant of untagged enum Content") {
+            Some(place) => format!("not an integer of its range, plain or in quotes{place}"),
+            None => text,
+        };
+        Error::new(code, format!("the JSON is not a frame: at `{}`: {text}", error.path()))
+    })?;
+    json.end().map_err(|error| {
+        Error::new(ErrorCode::InvalidFrame, format!("the JSON is not one frame: {error}"))
+    })?;
+    Ok(value)
 }
 
 fn to_json<T: Serialize>(value: &T) -> Bytes {

@@ -55,6 +55,8 @@ codes! {
     WrongMessageType = "wrong_message_type", false, 400, 1003;
     /// The client offered no subprotocol that the broker speaks.
     UnsupportedProtocol = "unsupported_protocol", false, 400, 1002;
+    /// A page of another origin may not connect.
+    OriginForbidden = "origin_forbidden", false, 403, 1008;
     /// The first frame was not `hello`.
     HelloExpected = "hello_expected", false, 400, 1008;
     /// A second `hello`.

@@ -3,6 +3,7 @@
 pub mod codec;
 pub mod error;
 pub mod limits;
+pub mod meta;
 pub mod outcome;
 pub mod position;
 pub mod raw;

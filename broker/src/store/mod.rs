@@ -8,6 +8,11 @@
 //! - A failed append other than `Fenced`, `VersionConflict`, `Deleted` and `BatchTooLarge` means *unknown*: the batch
 //!   may be durable.
 
+#[cfg(test)]
+mod conformance;
+pub mod local;
+pub mod memory;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -142,7 +147,7 @@ pub enum Health {
 }
 
 /// Unsettled bytes that a batch may occupy. Gives them back when dropped.
-pub struct Reservation(Option<Box<dyn Reserved>>, usize);
+pub struct Reservation(Vec<Box<dyn Reserved>>, usize);
 
 /// What gives reserved bytes back when it is dropped.
 pub trait Reserved: Send + Sync {}
@@ -151,13 +156,13 @@ impl Reservation {
     /// A reservation of `bytes` that `reserved` gives back when dropped.
     #[must_use]
     pub fn new(reserved: Box<dyn Reserved>, bytes: usize) -> Self {
-        Self(Some(reserved), bytes)
+        Self(vec![reserved], bytes)
     }
 
     /// A reservation of nothing.
     #[must_use]
     pub fn none() -> Self {
-        Self(None, 0)
+        Self(Vec::new(), 0)
     }
 
     /// How many bytes it holds.
@@ -166,17 +171,10 @@ impl Reservation {
         self.1
     }
 
-    /// One reservation that holds both.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        struct Both(#[allow(dead_code)] Box<dyn Reserved>, #[allow(dead_code)] Box<dyn Reserved>);
-        impl Reserved for Both {}
-        let bytes = self.1 + other.1;
-        let reserved = match (self.0, other.0) {
-            (Some(left), Some(right)) => Some(Box::new(Both(left, right)) as Box<dyn Reserved>),
-            (left, right) => left.or(right),
-        };
-        Self(reserved, bytes)
+    /// Takes another reservation in.
+    pub fn absorb(&mut self, other: Self) {
+        self.0.extend(other.0);
+        self.1 += other.1;
     }
 }
 

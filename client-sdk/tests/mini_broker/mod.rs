@@ -23,29 +23,29 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 
 #[derive(Default)]
-pub struct Log {
-    pub records: Vec<Bytes>,
+pub(crate) struct Log {
+    pub(crate) records: Vec<Bytes>,
     producers: BTreeMap<String, (u64, Vec<(u64, u64)>)>,
     closed: bool,
 }
 
 #[derive(Default)]
-pub struct Shared {
-    pub logs: Mutex<BTreeMap<String, Log>>,
+pub(crate) struct Shared {
+    pub(crate) logs: Mutex<BTreeMap<String, Log>>,
     changed: watch::Sender<u64>,
     /// Frames that may still be sent before the connection is cut; negative for never.
-    pub frames_left: AtomicI64,
+    pub(crate) frames_left: AtomicI64,
     /// Frames for each connection after a cut.
-    pub frames_per_connection: AtomicI64,
-    pub connections: AtomicU64,
+    pub(crate) frames_per_connection: AtomicI64,
+    pub(crate) connections: AtomicU64,
     /// Bytes of records sent and not credited, the most there ever were.
-    pub outstanding_max: AtomicU64,
-    pub goodbye: Mutex<Option<ErrorCode>>,
+    pub(crate) outstanding_max: AtomicU64,
+    pub(crate) goodbye: Mutex<Option<ErrorCode>>,
 }
 
-pub struct MiniBroker {
-    pub shared: Arc<Shared>,
-    pub url: String,
+pub(crate) struct MiniBroker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) url: String,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -56,14 +56,14 @@ impl Drop for MiniBroker {
 }
 
 impl MiniBroker {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let shared = Arc::new(Shared::default());
         shared.frames_left.store(-1, Ordering::SeqCst);
         shared.frames_per_connection.store(-1, Ordering::SeqCst);
         Self::start_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), shared)
     }
 
-    pub fn start_on(listener: TcpListener, shared: Arc<Shared>) -> Self {
+    pub(crate) fn start_on(listener: TcpListener, shared: Arc<Shared>) -> Self {
         let url = format!("ws://{}", listener.local_addr().unwrap());
         let accepting = Arc::clone(&shared);
         let task = tokio::spawn(async move {
@@ -80,18 +80,18 @@ impl MiniBroker {
     }
 
     /// Cuts every connection after so many more frames.
-    pub fn cut_every(&self, frames: i64) {
+    pub(crate) fn cut_every(&self, frames: i64) {
         self.shared.frames_per_connection.store(frames, Ordering::SeqCst);
         self.shared.frames_left.store(frames, Ordering::SeqCst);
     }
 
-    pub fn texts(&self, session: &str) -> Vec<String> {
+    pub(crate) fn texts(&self, session: &str) -> Vec<String> {
         let logs = self.shared.logs.lock().unwrap();
         let records = logs.get(session).map(|log| log.records.clone()).unwrap_or_default();
         records.into_iter().map(text).collect()
     }
 
-    pub fn close_session(&self, session: &str) {
+    pub(crate) fn close_session(&self, session: &str) {
         self.shared.logs.lock().unwrap().entry(session.into()).or_default().closed = true;
         self.shared.changed.send_modify(|version| *version += 1);
     }

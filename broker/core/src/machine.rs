@@ -1,0 +1,388 @@
+//! The decider: commands in, records to persist out, and nothing released before what it reveals is durable.
+//!
+//! The machine decides against *speculative* state: the durable log plus what is being written. Every output derived
+//! from it, refusals included, waits until the last batch that it saw is durable. When a write fails the machine is
+//! discarded, never rolled back; its driver loads the session again from what is durable.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::meta::Change;
+use longwire_proto::record::{PayloadHash, Sender, Stamp, seal};
+
+use crate::command::{Command, Description, Reply};
+use crate::producer::{ProducerKey, Verdict, judge};
+use crate::state::{PRODUCERS_RESIDENT_MAX, State};
+
+/// Records after which a snapshot is due: bounds the replay when the session is loaded.
+pub const SNAPSHOT_EVERY_RECORDS: u64 = 8192;
+/// Resident producers at which a snapshot is due early, so that those written since the last one stay bounded.
+pub const SNAPSHOT_EVERY_PRODUCERS: usize = 4 * PRODUCERS_RESIDENT_MAX;
+
+/// Names a command to the driver that waits for its reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// Records to be persisted atomically.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The offset of the first record.
+    pub base: u64,
+    /// Sealed records; never none.
+    pub records: Vec<Bytes>,
+    /// The session's row in the list of sessions, when it changed.
+    pub projection: Option<Bytes>,
+}
+
+/// What became of a [`Write`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Persisted {
+    /// It is durable.
+    Durable,
+    /// It is not known to be, or another owner has written. The error goes to everyone who waits.
+    Failed(Error),
+}
+
+/// What is safe to release.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Records became durable and may be delivered.
+    Extended {
+        /// The offset of the first record.
+        from: u64,
+        /// The records.
+        records: Vec<Bytes>,
+        /// Whether the session is closed with the last of them.
+        closed: bool,
+    },
+    /// The answer to a command.
+    Reply {
+        /// Which command.
+        ticket: Ticket,
+        /// Its answer.
+        result: Result<Reply, Error>,
+    },
+    /// Rows that reflect the log below `through`, all of it durable.
+    Snapshot {
+        /// The rows reflect every record below this offset.
+        through: u64,
+        /// Rows to write or remove.
+        rows: Vec<(Bytes, Option<Bytes>)>,
+    },
+}
+
+#[derive(Debug)]
+struct InFlight {
+    number: u64,
+    from: u64,
+    records: Vec<Bytes>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// The number of the batch that must be durable first.
+    after: u64,
+    output: Output,
+}
+
+/// One session's machine.
+#[derive(Debug)]
+pub struct Machine {
+    state: State,
+    /// Records decided and not written yet, from `gathering_from` on.
+    gathering: Vec<Bytes>,
+    gathering_bytes: usize,
+    gathering_from: u64,
+    summary_changed: bool,
+    /// The number of the batch that is gathering; the one in flight, if any, is the one before.
+    next_batch: u64,
+    in_flight: Option<InFlight>,
+    durable_end: u64,
+    waiting: VecDeque<Waiting>,
+    ready: VecDeque<Output>,
+    /// A snapshot through this offset was released, and is durable when `snapshot_durable` says so.
+    snapshot_through: u64,
+    snapshot_pending: bool,
+    failed: bool,
+}
+
+impl Machine {
+    /// The machine of a session that was loaded: `state` reflects everything durable, and the last snapshot reflects the
+    /// log below `snapshot_through`.
+    #[must_use]
+    pub fn new(state: State, snapshot_through: u64) -> Self {
+        let end = state.end();
+        Self {
+            state,
+            gathering: Vec::new(),
+            gathering_bytes: 0,
+            gathering_from: end,
+            summary_changed: false,
+            next_batch: 1,
+            in_flight: None,
+            durable_end: end,
+            waiting: VecDeque::new(),
+            ready: VecDeque::new(),
+            snapshot_through,
+            snapshot_pending: false,
+            failed: false,
+        }
+    }
+
+    /// The producer that must be loaded before the command is handled, if any.
+    #[must_use]
+    pub fn key(&self, command: &Command) -> Option<ProducerKey> {
+        let key = producer_key(command)?;
+        self.state.is_cold(&key).then_some(key)
+    }
+
+    /// Takes over what the store has of a producer that [`Machine::key`] named.
+    pub fn load(&mut self, key: ProducerKey, row: Option<&[u8]>) {
+        self.state.load(key, row);
+    }
+
+    /// Bytes and records that wait to be written: the driver stops feeding commands when the next would pass what one
+    /// batch may have.
+    #[must_use]
+    pub fn gathering(&self) -> (usize, usize) {
+        (self.gathering_bytes, self.gathering.len())
+    }
+
+    /// Whether a write failed: the machine must be discarded.
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Whether nothing is being written and nobody waits.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_none()
+            && self.gathering.is_empty()
+            && self.waiting.is_empty()
+            && self.ready.is_empty()
+    }
+
+    /// The end of what is durable.
+    #[must_use]
+    pub fn durable_end(&self) -> u64 {
+        self.durable_end
+    }
+
+    /// Decides a command. `now_ms` is wall time in Unix milliseconds.
+    pub fn handle(&mut self, ticket: Ticket, command: Command, now_ms: u64) {
+        let result = if self.failed { Err(failed_before()) } else { self.decide(command, now_ms) };
+        self.release_after_seen(Output::Reply { ticket, result });
+        self.snapshot_when_due();
+    }
+
+    /// The next batch to persist, when none is being persisted. Must be answered with [`Machine::handle_persisted`].
+    pub fn poll_write(&mut self) -> Option<Write> {
+        if self.in_flight.is_some() || self.gathering.is_empty() || self.failed {
+            return None;
+        }
+        let records = std::mem::take(&mut self.gathering);
+        let from = std::mem::replace(&mut self.gathering_from, self.state.end());
+        self.gathering_bytes = 0;
+        let summary_changed = std::mem::take(&mut self.summary_changed);
+        let projection = summary_changed.then(|| self.state.summary().encode());
+        let closed = self.state.summary().closed;
+        self.in_flight = Some(InFlight { number: self.next_batch, from, records: records.clone(), closed });
+        self.next_batch += 1;
+        Some(Write { base: from, records, projection })
+    }
+
+    /// Takes the outcome of the write over and releases what waited for it.
+    pub fn handle_persisted(&mut self, outcome: Persisted) {
+        let Some(written) = self.in_flight.take() else { return };
+        match outcome {
+            Persisted::Durable => {
+                self.durable_end = written.from + written.records.len() as u64;
+                let InFlight { number, from, records, closed } = written;
+                self.ready.push_back(Output::Extended { from, records, closed });
+                while self.waiting.front().is_some_and(|waiting| waiting.after <= number) {
+                    self.ready.extend(self.waiting.pop_front().map(|waiting| waiting.output));
+                }
+            }
+            Persisted::Failed(error) => self.fail(&error),
+        }
+    }
+
+    /// The next output that is safe to release.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.ready.pop_front()
+    }
+
+    /// Asks for a snapshot of everything decided so far, when the last one does not have it; for a session that is put
+    /// to rest.
+    pub fn request_snapshot(&mut self) {
+        if !self.snapshot_pending && !self.failed && self.snapshot_through < self.state.end() {
+            self.snapshot_pending = true;
+            let output =
+                Output::Snapshot { through: self.state.end(), rows: self.state.rows(self.snapshot_through) };
+            self.release_after_seen(output);
+        }
+    }
+
+    /// The snapshot through this offset is durable: what only it needs may leave memory.
+    pub fn snapshot_durable(&mut self, through: u64) {
+        self.snapshot_pending = false;
+        self.snapshot_through = through;
+        self.state.evict(through);
+    }
+
+    fn decide(&mut self, command: Command, now_ms: u64) -> Result<Reply, Error> {
+        let key = producer_key(&command);
+        match command {
+            Command::Publish { sender, producer, if_end, records } => {
+                if let (Some(publish), Some(key)) = (&producer, key) {
+                    let hash = payload_hash(&records);
+                    let known = self.state.producer(&key);
+                    if let Verdict::Duplicate { from, next } =
+                        judge(known, publish, records.len() as u64, hash)?
+                    {
+                        return Ok(self.published(from, next, true));
+                    }
+                }
+                self.check_open()?;
+                if let Some(if_end) = if_end.filter(|if_end| *if_end != self.state.end()) {
+                    let end = self.state.end();
+                    let message = format!(
+                        "the session's end is {end}, not {if_end}; read what is new and decide again"
+                    );
+                    return Err(Error::new(ErrorCode::EndMismatch, message).field("if_end").expected(end));
+                }
+                let stamp = Stamp { time_ms: self.time(now_ms), sender, producer };
+                let (from, next) = self.append(&stamp, &records);
+                Ok(self.published(from, next, false))
+            }
+            Command::Create { sender, meta, update } => {
+                if self.exists() && !update {
+                    let message = "the session exists already; set `update` to replace its metadata";
+                    return Err(Error::new(ErrorCode::SessionExists, message).field("session"));
+                }
+                self.check_open()?;
+                if !self.exists() || self.state.summary().meta != meta {
+                    self.change(sender, &Change::Meta(meta), now_ms);
+                }
+                Ok(Reply::Described(self.describe()))
+            }
+            Command::Close { sender, reason } => {
+                self.check_exists()?;
+                if !self.state.summary().closed {
+                    self.change(sender, &Change::Close { reason }, now_ms);
+                }
+                Ok(Reply::Described(self.describe()))
+            }
+            Command::Describe => {
+                self.check_exists()?;
+                Ok(Reply::Described(self.describe()))
+            }
+            Command::Flush => Ok(Reply::Flushed),
+        }
+    }
+
+    fn exists(&self) -> bool {
+        self.state.end() > 0
+    }
+
+    fn check_exists(&self) -> Result<(), Error> {
+        if self.exists() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorCode::SessionNotFound, "there is no such session; a publish creates it")
+            .field("session"))
+    }
+
+    fn check_open(&self) -> Result<(), Error> {
+        if !self.state.summary().closed {
+            return Ok(());
+        }
+        let message = "the session is closed and takes no more publishes; use another session";
+        Err(Error::new(ErrorCode::SessionClosed, message).field("session"))
+    }
+
+    fn time(&self, now_ms: u64) -> u64 {
+        self.state.last_time_ms().max(now_ms)
+    }
+
+    fn published(&self, from: u64, next: u64, duplicate: bool) -> Reply {
+        Reply::Published { epoch: self.state.lineage().epoch(), from, next, duplicate }
+    }
+
+    fn describe(&self) -> Description {
+        Description {
+            epoch: self.state.lineage().epoch(),
+            start: self.state.start(),
+            end: self.state.end(),
+            last_time_ms: self.state.last_time_ms(),
+            summary: self.state.summary().clone(),
+        }
+    }
+
+    fn change(&mut self, sender: Sender, change: &Change, now_ms: u64) {
+        let stamp = Stamp { time_ms: self.time(now_ms), sender, producer: None };
+        self.append(&stamp, &[change.to_record()]);
+        self.summary_changed = true;
+    }
+
+    fn append(&mut self, stamp: &Stamp, records: &[Bytes]) -> (u64, u64) {
+        let from = self.state.end();
+        // The row of the session list is written with the record that creates the session.
+        self.summary_changed |= from == 0;
+        for record in seal(stamp, records) {
+            self.state.fold(&record);
+            self.gathering_bytes += record.len();
+            self.gathering.push(record);
+        }
+        (from, self.state.end())
+    }
+
+    fn release_after_seen(&mut self, output: Output) {
+        let after = match (&self.in_flight, self.gathering.is_empty()) {
+            (_, false) => self.next_batch,
+            (Some(in_flight), true) => in_flight.number,
+            (None, true) => {
+                self.ready.push_back(output);
+                return;
+            }
+        };
+        self.waiting.push_back(Waiting { after, output });
+    }
+
+    fn snapshot_when_due(&mut self) {
+        let records = self.state.end().saturating_sub(self.snapshot_through);
+        if records >= SNAPSHOT_EVERY_RECORDS || self.state.producers_resident() >= SNAPSHOT_EVERY_PRODUCERS {
+            self.request_snapshot();
+        }
+    }
+
+    fn fail(&mut self, error: &Error) {
+        self.failed = true;
+        self.gathering.clear();
+        for waiting in self.waiting.drain(..) {
+            if let Output::Reply { ticket, .. } = waiting.output {
+                self.ready.push_back(Output::Reply { ticket, result: Err(error.clone()) });
+            }
+        }
+    }
+}
+
+fn producer_key(command: &Command) -> Option<ProducerKey> {
+    match command {
+        Command::Publish { sender, producer: Some(producer), .. } => {
+            Some(ProducerKey { principal: sender.principal.clone(), id: producer.id.clone() })
+        }
+        _ => None,
+    }
+}
+
+fn payload_hash(records: &[Bytes]) -> PayloadHash {
+    (0..).zip(records).fold(PayloadHash::default(), |hash, (index, record)| hash.with(index, record))
+}
+
+fn failed_before() -> Error {
+    Error::new(ErrorCode::OutcomeUnknown, "the session is being loaded again; repeat the request")
+}

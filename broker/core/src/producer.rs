@@ -1,0 +1,184 @@
+//! Producers: what makes a publish idempotent.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::limits::PRODUCER_WINDOW;
+use longwire_proto::record::{PayloadHash, ProducerRef, SealedProducer};
+
+use crate::row::{RowReader, RowWriter};
+
+/// A producer's identity: its own id within those of its principal.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProducerKey {
+    /// The principal that writes.
+    pub principal: String,
+    /// The id that the writer chose.
+    pub id: String,
+}
+
+impl ProducerKey {
+    /// The key of the producer's row in a snapshot.
+    #[must_use]
+    pub fn row_key(&self) -> Bytes {
+        let mut key = RowWriter::default();
+        key.bytes(b"producer").bytes(self.principal.as_bytes()).bytes(self.id.as_bytes());
+        key.finish()
+    }
+}
+
+/// One remembered publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    from: u64,
+    count: u64,
+    hash: PayloadHash,
+}
+
+/// What is known of one producer: its epoch and its last publishes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Producer {
+    epoch: u64,
+    next_sequence: u64,
+    /// The last publishes, without a hole, the newest (`next_sequence - 1`) last.
+    window: VecDeque<Entry>,
+}
+
+/// Whether a publish is new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is: append it.
+    New,
+    /// It was made before, at `[from, next)`.
+    Duplicate {
+        /// Offset of its first record.
+        from: u64,
+        /// Offset after its last record.
+        next: u64,
+    },
+}
+
+/// Judges a publish of a producer; `known` is what is known of it.
+///
+/// # Errors
+/// [`ErrorCode::ProducerUnknown`], [`ErrorCode::ProducerFenced`], [`ErrorCode::SequenceGap`],
+/// [`ErrorCode::SequenceConflict`] or [`ErrorCode::Duplicate`].
+pub fn judge(
+    known: Option<&Producer>,
+    publish: &ProducerRef,
+    count: u64,
+    hash: PayloadHash,
+) -> Result<Verdict, Error> {
+    let ProducerRef { id, epoch, sequence } = publish;
+    let Some(producer) = known else {
+        if *sequence == 0 {
+            return Ok(Verdict::New);
+        }
+        let message = format!(
+            "producer `{id}` is not known here, so its first sequence must be 0, not {sequence}; publish under a new producer id"
+        );
+        return Err(Error::new(ErrorCode::ProducerUnknown, message).field("producer"));
+    };
+    if *epoch < producer.epoch {
+        let message = format!(
+            "producer `{id}` has published under epoch {}; epoch {epoch} is fenced, this writer must stop",
+            producer.epoch
+        );
+        return Err(Error::new(ErrorCode::ProducerFenced, message)
+            .field("producer")
+            .expected(producer.epoch));
+    }
+    let next = if *epoch > producer.epoch { 0 } else { producer.next_sequence };
+    if *sequence == next {
+        return Ok(Verdict::New);
+    }
+    if *sequence > next {
+        let message =
+            format!("sequence {sequence} of producer `{id}` skips: the next is {next}; publish in order");
+        return Err(Error::new(ErrorCode::SequenceGap, message).field("producer").expected(next));
+    }
+    match producer.entry(*sequence) {
+        Some(entry) if entry.count == count && entry.hash == hash => {
+            Ok(Verdict::Duplicate { from: entry.from, next: entry.from + entry.count })
+        }
+        Some(_) => {
+            let message = format!(
+                "sequence {sequence} of producer `{id}` was published with another payload; use a new sequence for a new payload"
+            );
+            Err(Error::new(ErrorCode::SequenceConflict, message).field("producer").expected(next))
+        }
+        None => {
+            let message = format!(
+                "sequence {sequence} of producer `{id}` was published before; only the last {PRODUCER_WINDOW} are answered with their offsets"
+            );
+            Err(Error::new(ErrorCode::Duplicate, message).field("producer").expected(next.saturating_sub(1)))
+        }
+    }
+}
+
+impl Producer {
+    /// A producer of which nothing has been folded yet.
+    #[must_use]
+    pub fn new(epoch: u64) -> Self {
+        Self { epoch, next_sequence: 0, window: VecDeque::new() }
+    }
+
+    fn entry(&self, sequence: u64) -> Option<&Entry> {
+        let back = self.next_sequence.checked_sub(1)?.checked_sub(sequence)?;
+        let index = (self.window.len() as u64).checked_sub(1)?.checked_sub(back)?;
+        self.window.get(usize::try_from(index).ok()?)
+    }
+
+    /// The offset of the last record that was folded.
+    #[must_use]
+    pub fn last_offset(&self) -> u64 {
+        self.window.back().map_or(0, |entry| entry.from + entry.count.saturating_sub(1))
+    }
+
+    /// Takes a record over. Total: a record that [`judge`] would not have let in is believed all the same, because it is
+    /// in the log.
+    pub fn fold(&mut self, publish: &SealedProducer<'_>, offset: u64, record: &[u8]) {
+        let continues = publish.epoch == self.epoch
+            && publish.sequence.checked_add(1) == Some(self.next_sequence)
+            && self.window.back().is_some_and(|entry| entry.from + entry.count == offset);
+        if let (true, Some(entry)) = (continues, self.window.back_mut()) {
+            entry.hash = entry.hash.with(entry.count, record);
+            entry.count += 1;
+            return;
+        }
+        if publish.epoch != self.epoch || publish.sequence != self.next_sequence {
+            self.epoch = publish.epoch;
+            self.window.clear();
+        }
+        if self.window.len() == PRODUCER_WINDOW {
+            self.window.pop_front();
+        }
+        self.next_sequence = publish.sequence.saturating_add(1);
+        self.window.push_back(Entry { from: offset, count: 1, hash: PayloadHash::default().with(0, record) });
+    }
+
+    /// The producer as a row of a snapshot.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut row = RowWriter::default();
+        row.u64(self.epoch).u64(self.next_sequence).u64(self.window.len() as u64);
+        for entry in &self.window {
+            row.u64(entry.from).u64(entry.count).u64(entry.hash.0);
+        }
+        row.finish()
+    }
+
+    /// The producer of a row; `None` when the row is not one.
+    #[must_use]
+    pub fn decode(row: &[u8]) -> Option<Self> {
+        let mut row = RowReader(row);
+        let (epoch, next_sequence, length) = (row.u64()?, row.u64()?, row.u64()?);
+        if length > PRODUCER_WINDOW as u64 || length > next_sequence {
+            return None;
+        }
+        let entry = |_| Some(Entry { from: row.u64()?, count: row.u64()?, hash: PayloadHash(row.u64()?) });
+        let window = (0..length).map(entry).collect::<Option<_>>()?;
+        Some(Self { epoch, next_sequence, window })
+    }
+}

@@ -1,0 +1,188 @@
+//! The state of a session: a fold over its records.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use longwire_proto::meta::Change;
+use longwire_proto::position::Lineage;
+use longwire_proto::record::{Sealed, kind};
+
+use crate::producer::{Producer, ProducerKey};
+use crate::row::{RowReader, RowWriter};
+use crate::summary::Summary;
+
+/// Which fold made a snapshot. A change of the fold raises it and ships the migration from the one before.
+pub const FOLD_VERSION: u64 = 1;
+
+/// Producers kept resident beyond those written since the last snapshot; colder ones are rows in the store. One
+/// producer's window takes at most 24 KiB.
+pub const PRODUCERS_RESIDENT_MAX: usize = 64;
+
+/// State of one session. Everything in it follows from the log's lineage and its records alone; which producers are
+/// resident is a cache and changes no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    lineage: Lineage,
+    start: u64,
+    end: u64,
+    last_time_ms: u64,
+    summary: Summary,
+    producers: BTreeMap<ProducerKey, Producer>,
+    /// Whether the store may have rows of producers that are not resident.
+    cold_producers: bool,
+}
+
+impl State {
+    /// The state of a log before its first record.
+    #[must_use]
+    pub fn new(lineage: Lineage) -> Self {
+        Self {
+            lineage,
+            start: 0,
+            end: 0,
+            last_time_ms: 0,
+            summary: Summary::default(),
+            producers: BTreeMap::new(),
+            cold_producers: false,
+        }
+    }
+
+    /// The key of the row that every snapshot has.
+    #[must_use]
+    pub fn head_key() -> Bytes {
+        Bytes::from_static(b"head")
+    }
+
+    /// The state of a snapshot, from its head row; producers are loaded when they are needed. `None` when the row is not
+    /// one of this fold.
+    #[must_use]
+    pub fn from_head(lineage: Lineage, start: u64, head: &[u8]) -> Option<Self> {
+        let mut row = RowReader(head);
+        if row.u64()? != FOLD_VERSION {
+            return None;
+        }
+        let (end, last_time_ms, cold) = (row.u64()?, row.u64()?, row.u64()?);
+        let summary = Summary::decode(row.bytes()?)?;
+        let mut state = Self::new(lineage);
+        (state.start, state.end, state.last_time_ms) = (start, end, last_time_ms);
+        (state.summary, state.cold_producers) = (summary, cold != 0);
+        Some(state)
+    }
+
+    /// Rows that make a snapshot of this state, given that producers last written below `since` have theirs.
+    #[must_use]
+    pub fn rows(&self, since: u64) -> Vec<(Bytes, Option<Bytes>)> {
+        let cold = self.cold_producers || !self.producers.is_empty();
+        let mut head = RowWriter::default();
+        head.u64(FOLD_VERSION).u64(self.end).u64(self.last_time_ms).u64(u64::from(cold));
+        head.bytes(&self.summary.encode());
+        let written = self.producers.iter().filter(|(_, producer)| producer.last_offset() >= since);
+        let producers = written.map(|(key, producer)| (key.row_key(), Some(producer.encode())));
+        std::iter::once((Self::head_key(), Some(head.finish()))).chain(producers).collect()
+    }
+
+    /// Forgets producers whose rows are durable in a snapshot through `through`, down to
+    /// [`PRODUCERS_RESIDENT_MAX`], the longest silent first.
+    pub fn evict(&mut self, through: u64) {
+        self.cold_producers |= !self.producers.is_empty();
+        let excess = self.producers.len().saturating_sub(PRODUCERS_RESIDENT_MAX);
+        if excess == 0 {
+            return;
+        }
+        let mut coldest: Vec<(u64, ProducerKey)> = self
+            .producers
+            .iter()
+            .map(|(key, producer)| (producer.last_offset(), key.clone()))
+            .filter(|(last_offset, _)| *last_offset < through)
+            .collect();
+        coldest.sort_unstable();
+        for (_, key) in coldest.into_iter().take(excess) {
+            self.producers.remove(&key);
+        }
+    }
+
+    /// Whether a producer must be loaded with [`State::load`] before a publish of it is decided or folded.
+    #[must_use]
+    pub fn is_cold(&self, key: &ProducerKey) -> bool {
+        self.cold_producers && !self.producers.contains_key(key)
+    }
+
+    /// Takes over what the store has of a producer. A row that cannot be read counts as none, since a publish must not
+    /// be taken for new on the strength of a damaged row; the store refuses damaged rows before this.
+    pub fn load(&mut self, key: ProducerKey, row: Option<&[u8]>) {
+        if let Some(producer) = row.and_then(Producer::decode) {
+            self.producers.entry(key).or_insert(producer);
+        }
+    }
+
+    /// The producer that a record was written by.
+    #[must_use]
+    pub fn producer_of(record: &[u8]) -> Option<ProducerKey> {
+        let sealed = Sealed::parse(record).ok()?;
+        let producer = sealed.producer?;
+        Some(ProducerKey { principal: sealed.principal.to_owned(), id: producer.id.to_owned() })
+    }
+
+    /// Takes the next record over. Total, and depends on the record alone.
+    pub fn fold(&mut self, record: &[u8]) {
+        let offset = self.end;
+        self.end += 1;
+        let Ok(sealed) = Sealed::parse(record) else { return };
+        self.last_time_ms = self.last_time_ms.max(sealed.time_ms);
+        if offset == 0 {
+            self.summary.created_ms = sealed.time_ms;
+        }
+        if sealed.kind == kind::SESSION
+            && let Some(change) = Change::from_body(sealed.body)
+        {
+            self.summary.apply(change);
+        }
+        if let Some(publish) = &sealed.producer {
+            let key = ProducerKey { principal: sealed.principal.to_owned(), id: publish.id.to_owned() };
+            let producer = self.producers.entry(key).or_insert_with(|| Producer::new(publish.epoch));
+            producer.fold(publish, offset, record);
+        }
+    }
+
+    /// The log's epochs.
+    #[must_use]
+    pub fn lineage(&self) -> &Lineage {
+        &self.lineage
+    }
+
+    /// First retained offset.
+    #[must_use]
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// The next offset to be assigned.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Time of the last record.
+    #[must_use]
+    pub fn last_time_ms(&self) -> u64 {
+        self.last_time_ms
+    }
+
+    /// Metadata, creation and close.
+    #[must_use]
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// What is resident of a producer.
+    #[must_use]
+    pub fn producer(&self, key: &ProducerKey) -> Option<&Producer> {
+        self.producers.get(key)
+    }
+
+    /// How many producers are resident.
+    #[must_use]
+    pub fn producers_resident(&self) -> usize {
+        self.producers.len()
+    }
+}

@@ -1,0 +1,42 @@
+//! What a session is apart from its records: the row of the session list, and the head of a snapshot.
+
+use bytes::Bytes;
+use longwire_proto::meta::{Change, Meta};
+
+use crate::row::{RowReader, RowWriter};
+
+/// Metadata, creation and close of a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Time of the first record, in Unix milliseconds.
+    pub created_ms: u64,
+    /// Whether the session takes no more publishes. Never becomes false again.
+    pub closed: bool,
+    /// Title, labels and parent.
+    pub meta: Meta,
+}
+
+impl Summary {
+    /// Takes a change over. Closing is monotonic.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Meta(meta) => self.meta = meta,
+            Change::Close { .. } => self.closed = true,
+        }
+    }
+
+    /// The summary as a row.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut row = RowWriter::default();
+        row.u64(self.created_ms).u64(u64::from(self.closed)).bytes(&self.meta.encode());
+        row.finish()
+    }
+
+    /// The summary of a row; `None` when the row is not one.
+    #[must_use]
+    pub fn decode(row: &[u8]) -> Option<Self> {
+        let mut row = RowReader(row);
+        Some(Self { created_ms: row.u64()?, closed: row.u64()? != 0, meta: Meta::decode(row.bytes()?)? })
+    }
+}

@@ -1,0 +1,111 @@
+//! `longwire serve`: the broker.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use longwire_broker::config::{Config, Overrides};
+use longwire_broker::http::CONNECT_PATH;
+use longwire_broker::server::Server;
+use longwire_broker::store::Store;
+use longwire_broker::store::local::{LocalConfig, LocalStore};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Runs the broker until SIGTERM or SIGINT.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  longwire serve\n  longwire serve --listen 127.0.0.1:9000 --data /var/lib/longwire\n\n\
+    Every key of the configuration file is also an environment variable, such as LONGWIRE_SERVE_HEARTBEAT_MS."
+)]
+pub(crate) struct ServeArgs {
+    /// Address of the one port for WebSocket and HTTP [default: 127.0.0.1:8700]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// Folder of the durable sessions, created when it does not exist [default: longwire-data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Configuration in TOML; flags and environment win over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What keeps the broker from serving.
+pub(crate) async fn run(args: ServeArgs, json: bool) -> anyhow::Result<ExitCode> {
+    start_log();
+    let overrides = Overrides { listen: args.listen, data: args.data };
+    let config = Config::load(args.config.as_deref(), overrides)?;
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
+    let metrics = start_metrics()?;
+    let local = LocalConfig::new(config.data.clone());
+    let store = tokio::task::spawn_blocking(move || LocalStore::open(local)).await??;
+    let store: Arc<dyn Store> = Arc::new(store);
+    let server = match Server::bind(config, Arc::clone(&store), Some(metrics)).await {
+        Ok(server) => server,
+        Err(error) => {
+            store.shutdown().await?;
+            return Err(error.into());
+        }
+    };
+    announce(server.address(), json);
+    server
+        .run(async move {
+            signals.next().await;
+            // Whoever asks twice does not want to wait: what is acknowledged is durable at any moment.
+            tokio::spawn(async move {
+                signals.next().await;
+                std::process::exit(1);
+            });
+        })
+        .await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn announce(address: SocketAddr, json: bool) {
+    let url = format!("ws://{address}");
+    if json {
+        println!(
+            "{}",
+            serde_json::json!({ "event": "ready", "url": url, "http": format!("http://{address}") })
+        );
+        return;
+    }
+    println!("longwire {} is ready", env!("CARGO_PKG_VERSION"));
+    println!("  WebSocket  {url}{CONNECT_PATH}");
+    println!("  Health     http://{address}/healthz, /readyz and /metrics");
+    println!("  Try        longwire --url {url} run demo -- date");
+}
+
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("LONGWIRE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // A log that was started before stays in use.
+    drop(tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init());
+}
+
+fn start_metrics() -> anyhow::Result<PrometheusHandle> {
+    PrometheusBuilder::new().install_recorder().context("cannot start the metrics")
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

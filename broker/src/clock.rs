@@ -1,0 +1,25 @@
+//! Wall time that never jumps: the wall clock once, monotonic time after that.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Tells record times.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    started: Instant,
+    started_ms: u64,
+}
+
+impl Clock {
+    /// A clock that starts at the wall clock's time.
+    #[must_use]
+    pub fn start() -> Self {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { started: Instant::now(), started_ms: u64::try_from(wall.as_millis()).unwrap_or(0) }
+    }
+
+    /// Unix milliseconds.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.started_ms + u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX >> 1)
+    }
+}

@@ -1,0 +1,525 @@
+//! A connection: one link to one client, the same for every transport.
+//!
+//! One task owns it. It reads a frame only while it has room for the answer, and waits for a slow client with nothing but
+//! cursors: what the client has not taken stays in the store.
+
+mod reply;
+mod request;
+mod subscriptions;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use longwire_core::command::Command;
+use longwire_proto::codec::{Encoding, decode_client, encode_server};
+use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::limits::{
+    BATCH_BYTES_MAX, BATCH_RECORDS_MAX, FRAME_BYTES_MAX, LIST_PAGE_DEFAULT, LIST_PAGE_MAX, PRODUCER_WINDOW,
+    RECORD_BYTES_MAX, REQUESTS_MAX, SESSION_ID_BYTES_MAX, SUBSCRIPTIONS_MAX, TITLE_BYTES_MAX,
+};
+use longwire_proto::meta::check_length;
+use longwire_proto::raw::client_frame::Frame as ClientFrame;
+use longwire_proto::record::Sender;
+use longwire_proto::session_id::SessionId;
+use longwire_proto::short_id::check_short_id;
+use longwire_proto::wire;
+use longwire_proto::wire::server_frame::Frame as ServerFrame;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use crate::clock::Clock;
+use crate::connection::reply::{Asked, answer, refused, session_list};
+use crate::connection::subscriptions::{SubscriptionEvent, Subscriptions};
+use crate::driver::to_error;
+use crate::hub::{Answer, Hub, Operation, ReplyTo, Request};
+use crate::subscription::Event as Delivered;
+use crate::transport::{FrameSink, FrameSource, Gone, LinkEnd};
+
+/// Bytes that are fed before they are flushed, while there is more to feed: one system call carries many frames.
+const FLUSH_BYTES: usize = 256 << 10;
+/// How long a client is waited for to take the goodbye.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Subscriptions in one subscribe frame, so that its answers are bounded.
+const SUBSCRIBE_MAX: usize = SUBSCRIPTIONS_MAX;
+
+/// Who connects while there is no authentication.
+const ANONYMOUS: &str = "anonymous";
+
+/// Times of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionTimes {
+    /// A client says hello within this time.
+    pub handshake_timeout: Duration,
+    /// The broker sends a heartbeat after this time of silence.
+    pub heartbeat: Duration,
+    /// A client that sends nothing, or takes nothing, for this long is gone.
+    pub idle_timeout: Duration,
+}
+
+/// Tells connections that the broker shuts down, and when their clients should come back.
+pub type DrainReceiver = watch::Receiver<Option<Duration>>;
+
+/// What all connections share.
+pub struct ConnectionContext {
+    /// The directory of sessions.
+    pub hub: Arc<Hub>,
+    /// Record times.
+    pub clock: Clock,
+    /// Times of a connection.
+    pub times: ConnectionTimes,
+    /// The drain.
+    pub drain: DrainReceiver,
+    /// How many connections there have been: numbers them.
+    pub connections: AtomicU64,
+}
+
+/// Why a connection ends, when the client can be told.
+struct Goodbye {
+    error: Error,
+    reconnect_after: Duration,
+}
+
+impl From<Error> for Goodbye {
+    fn from(error: Error) -> Self {
+        Self { error, reconnect_after: Duration::ZERO }
+    }
+}
+
+enum End {
+    Goodbye(Goodbye),
+    Gone,
+}
+
+impl From<Gone> for End {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+enum Event {
+    Drain,
+    Frame(Result<Bytes, LinkEnd>),
+    Answer(Answer),
+    Passed(Result<(), (Error, ReplyTo)>),
+    Listed(ServerFrame),
+    Subscription(SubscriptionEvent),
+    Heartbeat,
+    Idle,
+}
+
+struct Connection<R, W> {
+    context: Arc<ConnectionContext>,
+    encoding: Encoding,
+    source: R,
+    sink: W,
+    drain: DrainReceiver,
+    sender: Sender,
+    answers: mpsc::Sender<Answer>,
+    answered: mpsc::Receiver<Answer>,
+    asked: HashMap<u64, Asked>,
+    next_request: u64,
+    /// A request that waits for room in its session's queue; nothing is read meanwhile, so order is kept.
+    passing: Option<BoxFuture<'static, Result<(), (Error, ReplyTo)>>>,
+    lists: FuturesUnordered<BoxFuture<'static, ServerFrame>>,
+    subscriptions: Subscriptions,
+    fed_bytes: usize,
+    received_at: Instant,
+    sent_at: Instant,
+    heartbeat_at: Instant,
+}
+
+/// Serves a link until it ends.
+pub async fn serve<R: FrameSource, W: FrameSink>(
+    context: Arc<ConnectionContext>,
+    encoding: Encoding,
+    mut source: R,
+    mut sink: W,
+) {
+    let number = context.connections.fetch_add(1, Ordering::Relaxed);
+    metrics::gauge!("longwire_connections").increment(1.0);
+    let end = match hello(&context, encoding, &mut source).await {
+        Ok(sender) => {
+            tracing::debug!(connection = number, device = sender.device, "connected");
+            let mut connection = Connection::new(context, encoding, source, sink, sender);
+            let end = connection.run(number).await;
+            sink = connection.sink;
+            end
+        }
+        Err(end) => end,
+    };
+    if let End::Goodbye(goodbye) = end {
+        tracing::debug!(connection = number, error = %goodbye.error, "goodbye");
+        // The client may be gone by now; then nobody is left to be told.
+        drop(timeout(GOODBYE_TIMEOUT, say_goodbye(&mut sink, encoding, goodbye)).await);
+    }
+    metrics::gauge!("longwire_connections").decrement(1.0);
+}
+
+async fn say_goodbye<W: FrameSink>(sink: &mut W, encoding: Encoding, goodbye: Goodbye) -> Result<(), Gone> {
+    let reconnect_after_ms = u64::try_from(goodbye.reconnect_after.as_millis()).unwrap_or(0);
+    let frame = wire::Goodbye { error: Some(goodbye.error.to_wire()), reconnect_after_ms };
+    sink.feed(encode_server(encoding, ServerFrame::Goodbye(frame))).await?;
+    sink.close(&goodbye.error).await
+}
+
+async fn hello<R: FrameSource>(
+    context: &ConnectionContext,
+    encoding: Encoding,
+    source: &mut R,
+) -> Result<Sender, End> {
+    let due = Instant::now() + context.times.handshake_timeout;
+    let late = || {
+        let message = format!("no hello came within {} ms", context.times.handshake_timeout.as_millis());
+        End::Goodbye(Error::new(ErrorCode::HandshakeTimeout, message).into())
+    };
+    let bytes = timeout_at(due, source.next()).await.map_err(|_| late())?.map_err(link_end)?;
+    let frame = decode_client(encoding, bytes).map_err(|error| End::Goodbye(error.into()))?;
+    let ClientFrame::Hello(hello) = frame else {
+        let error = Error::new(ErrorCode::HelloExpected, "the first frame of a connection must be `hello`");
+        return Err(End::Goodbye(error.into()));
+    };
+    check_hello(&hello).map_err(|error| End::Goodbye(error.into()))?;
+    Ok(Sender { principal: ANONYMOUS.to_owned(), device: hello.device })
+}
+
+fn check_hello(hello: &wire::Hello) -> Result<(), Error> {
+    check_length("client", &hello.client, TITLE_BYTES_MAX)?;
+    match hello.device.as_str() {
+        "" => Ok(()),
+        device => check_short_id(ErrorCode::InvalidArgument, "device", device.as_bytes()),
+    }
+}
+
+fn link_end(end: LinkEnd) -> End {
+    match end {
+        LinkEnd::Gone => End::Gone,
+        LinkEnd::Refused(error) => End::Goodbye(error.into()),
+    }
+}
+
+impl<R: FrameSource, W: FrameSink> Connection<R, W> {
+    fn new(context: Arc<ConnectionContext>, encoding: Encoding, source: R, sink: W, sender: Sender) -> Self {
+        let (answers, answered) = mpsc::channel(REQUESTS_MAX);
+        let now = Instant::now();
+        Self {
+            encoding,
+            source,
+            sink,
+            drain: context.drain.clone(),
+            sender,
+            answers,
+            answered,
+            asked: HashMap::new(),
+            next_request: 0,
+            passing: None,
+            lists: FuturesUnordered::new(),
+            subscriptions: Subscriptions::new(Arc::clone(&context.hub), encoding),
+            fed_bytes: 0,
+            received_at: now,
+            sent_at: now,
+            heartbeat_at: now + context.times.heartbeat,
+            context,
+        }
+    }
+
+    async fn run(&mut self, number: u64) -> End {
+        match self.exchange(number).await {
+            Ok(goodbye) => End::Goodbye(goodbye),
+            Err(end) => end,
+        }
+    }
+
+    async fn exchange(&mut self, number: u64) -> Result<Goodbye, End> {
+        self.feed(welcome(&self.context, &self.sender, number)).await?;
+        loop {
+            self.flush().await?;
+            let mut event = self.event().await;
+            loop {
+                if let Some(goodbye) = self.handle(event).await? {
+                    return Ok(goodbye);
+                }
+                if self.fed_bytes >= FLUSH_BYTES {
+                    break;
+                }
+                match self.event().now_or_never() {
+                    Some(next) => event = next,
+                    None => break,
+                }
+            }
+        }
+    }
+
+    async fn event(&mut self) -> Event {
+        let open = self.asked.len() + self.lists.len() + self.subscriptions.opening();
+        let reads = self.passing.is_none() && open < REQUESTS_MAX;
+        let idle_at = self.received_at + self.context.times.idle_timeout;
+        tokio::select! {
+            _ = self.drain.wait_for(Option::is_some) => Event::Drain,
+            frame = self.source.next(), if reads => Event::Frame(frame),
+            Some(answer) = self.answered.recv() => Event::Answer(answer),
+            passed = pass(&mut self.passing), if self.passing.is_some() => Event::Passed(passed),
+            Some(listed) = self.lists.next(), if !self.lists.is_empty() => Event::Listed(listed),
+            event = self.subscriptions.next() => Event::Subscription(event),
+            () = sleep_until(self.heartbeat_at) => Event::Heartbeat,
+            () = sleep_until(idle_at), if reads => Event::Idle,
+        }
+    }
+
+    async fn handle(&mut self, event: Event) -> Result<Option<Goodbye>, End> {
+        match event {
+            Event::Drain => return self.drained().await.map(Some),
+            Event::Frame(frame) => {
+                self.received_at = Instant::now();
+                let frame = frame.map_err(link_end)?;
+                let frame =
+                    decode_client(self.encoding, frame).map_err(|error| End::Goodbye(error.into()))?;
+                return self.frame(frame).await;
+            }
+            Event::Answer(answer) => self.answer(answer).await?,
+            Event::Passed(outcome) => {
+                self.passing = None;
+                if let Err((error, reply_to)) = outcome {
+                    reply_to.answer(Err(error));
+                }
+            }
+            Event::Listed(frame) => self.feed(frame).await?,
+            Event::Subscription(event) => self.subscription(event).await?,
+            Event::Heartbeat => self.heartbeat().await?,
+            Event::Idle => {
+                let message = format!("no frame came for {} ms", self.context.times.idle_timeout.as_millis());
+                return Ok(Some(Error::new(ErrorCode::IdleTimeout, message).into()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Everything that was asked before the drain is answered, then the client is sent elsewhere.
+    async fn drained(&mut self) -> Result<Goodbye, End> {
+        if let Some(passing) = self.passing.take()
+            && let Err((error, reply_to)) = passing.await
+        {
+            reply_to.answer(Err(error));
+        }
+        while !self.asked.is_empty() {
+            let Some(answer) = self.answered.recv().await else { break };
+            self.answer(answer).await?;
+        }
+        let reconnect_after = self.drain.borrow().unwrap_or_default();
+        let error = Error::new(ErrorCode::Draining, "the broker is shutting down; connect again and resume");
+        Ok(Goodbye { error, reconnect_after })
+    }
+
+    async fn frame(&mut self, frame: ClientFrame) -> Result<Option<Goodbye>, End> {
+        match frame {
+            ClientFrame::Hello(_) => {
+                let error = Error::new(ErrorCode::HelloRepeated, "`hello` is sent once, as the first frame");
+                return Ok(Some(error.into()));
+            }
+            ClientFrame::Ping(ping) => {
+                let pong = wire::Pong { token: ping.token, time_ms: self.context.clock.now_ms() };
+                self.feed(ServerFrame::Pong(pong)).await?;
+            }
+            ClientFrame::Publish(publish) => {
+                let (number, session) = (publish.request, request::session_id(&publish.session));
+                let command = request::publish(self.sender.clone(), publish);
+                self.ask(number, session, command.map(Operation::Command)).await?;
+            }
+            ClientFrame::DescribeSession(describe) => {
+                let session = request::session_id(&describe.session);
+                self.ask(describe.request, session, Ok(Operation::Command(Command::Describe))).await?;
+            }
+            ClientFrame::CreateSession(create) => {
+                let (number, session) = (create.request, request::session_id(&create.session));
+                let command = request::create(self.sender.clone(), create);
+                self.ask(number, session, command.map(Operation::Command)).await?;
+            }
+            ClientFrame::CloseSession(close) => {
+                let (number, session) = (close.request, request::session_id(&close.session));
+                let command = request::close(self.sender.clone(), close);
+                self.ask(number, session, command.map(Operation::Command)).await?;
+            }
+            ClientFrame::DeleteSession(delete) => {
+                let session = request::session_id(&delete.session);
+                self.ask(delete.request, session, Ok(Operation::Delete)).await?;
+            }
+            ClientFrame::ListSessions(list) => self.list(list).await?,
+            ClientFrame::Subscribe(subscribe) => self.subscribe(subscribe).await?,
+            ClientFrame::Unsubscribe(unsubscribe) => {
+                let wire::Unsubscribe { request, subscription } = unsubscribe;
+                let frame = if self.subscriptions.remove(subscription) {
+                    ServerFrame::Done(wire::Done { request })
+                } else {
+                    let message = format!("there is no subscription {subscription}");
+                    let error = Error::new(ErrorCode::SubscriptionNotFound, message).field("subscription");
+                    refused(request, subscription, &error)
+                };
+                self.feed(frame).await?;
+            }
+            ClientFrame::Credit(credit) => self.subscriptions.credit(credit),
+        }
+        Ok(None)
+    }
+
+    async fn ask(
+        &mut self,
+        number: u64,
+        session: Result<SessionId, Error>,
+        operation: Result<Operation, Error>,
+    ) -> Result<(), End> {
+        let (session, operation) = match (session, operation) {
+            (Ok(session), Ok(operation)) => (session, operation),
+            (Err(error), _) | (_, Err(error)) => return self.feed(refused(number, 0, &error)).await,
+        };
+        let request = self.next_request;
+        self.next_request += 1;
+        self.asked.insert(request, Asked { request: number, session: session.clone() });
+        let reply_to = ReplyTo { request, answers: self.answers.clone() };
+        if let Some(back) = self.context.hub.try_send(&session, Request { operation, reply_to }) {
+            let hub = Arc::clone(&self.context.hub);
+            self.passing = Some(Box::pin(hub.send(session, back)));
+        }
+        Ok(())
+    }
+
+    async fn answer(&mut self, answered: Answer) -> Result<(), End> {
+        match self.asked.remove(&answered.request) {
+            Some(asked) => self.feed(answer(&asked, answered.result)).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn list(&mut self, list: wire::ListSessions) -> Result<(), End> {
+        let wire::ListSessions { request, prefix, after, limit } = list;
+        let after = match after.as_str() {
+            "" => Ok(None),
+            after => request::session_id(after).map(Some).map_err(|error| error.field("after")),
+        };
+        let prefix_fits = check_length("prefix", &prefix, SESSION_ID_BYTES_MAX);
+        let after = match (after, prefix_fits) {
+            (Ok(after), Ok(())) => after,
+            (Err(error), _) | (_, Err(error)) => return self.feed(refused(request, 0, &error)).await,
+        };
+        let limit = match usize::try_from(limit) {
+            Ok(0) => LIST_PAGE_DEFAULT,
+            Ok(limit) => limit.min(LIST_PAGE_MAX),
+            Err(_) => LIST_PAGE_MAX,
+        };
+        let listed = self.context.hub.store().list(prefix, after, limit + 1);
+        self.lists.push(Box::pin(async move {
+            match listed.await {
+                Ok(listed) => session_list(request, listed, limit),
+                Err(error) => refused(request, 0, &to_error(&error)),
+            }
+        }));
+        Ok(())
+    }
+
+    async fn subscribe(&mut self, subscribe: wire::Subscribe) -> Result<(), End> {
+        let wire::Subscribe { request, subscriptions } = subscribe;
+        if subscriptions.is_empty() || subscriptions.len() > SUBSCRIBE_MAX {
+            let message = format!("a subscribe names 1 to {SUBSCRIBE_MAX} subscriptions");
+            let error =
+                Error::new(ErrorCode::InvalidArgument, message).field("subscriptions").limit(SUBSCRIBE_MAX);
+            return self.feed(refused(request, 0, &error)).await;
+        }
+        for subscription in subscriptions {
+            let number = subscription.subscription;
+            let opened = request::session_id(&subscription.session).and_then(|session| {
+                let after_requests = self.asked.values().any(|asked| asked.session == session);
+                self.subscriptions.open(request, session, subscription, after_requests)
+            });
+            if let Err(error) = opened {
+                self.feed(refused(request, number, &error)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn subscription(&mut self, event: SubscriptionEvent) -> Result<(), End> {
+        let frame = match event {
+            SubscriptionEvent::Subscribed(subscribed) => ServerFrame::Subscribed(*subscribed),
+            SubscriptionEvent::Refused { request, subscription, error } => {
+                refused(request, subscription, &error)
+            }
+            SubscriptionEvent::Delivery { event: Delivered::Delivery { frame, next: _ }, .. } => {
+                metrics::counter!("longwire_deliveries_total").increment(1);
+                return self.feed_bytes(frame).await;
+            }
+            SubscriptionEvent::Delivery { subscription, event: Delivered::Ended { epoch, next, error } } => {
+                let error = Some(error.to_wire());
+                ServerFrame::SubscriptionEnded(wire::SubscriptionEnded { subscription, epoch, next, error })
+            }
+        };
+        self.feed(frame).await
+    }
+
+    async fn heartbeat(&mut self) -> Result<(), End> {
+        let ends = self.subscriptions.changed_ends();
+        let quiet = self.sent_at.elapsed() >= self.context.times.heartbeat;
+        self.heartbeat_at = Instant::now() + self.context.times.heartbeat;
+        if ends.is_empty() && !quiet {
+            return Ok(());
+        }
+        self.feed(ServerFrame::Heartbeat(wire::Heartbeat { time_ms: self.context.clock.now_ms(), ends }))
+            .await
+    }
+
+    async fn feed(&mut self, frame: ServerFrame) -> Result<(), End> {
+        self.feed_bytes(encode_server(self.encoding, frame)).await
+    }
+
+    async fn feed_bytes(&mut self, frame: Bytes) -> Result<(), End> {
+        self.fed_bytes += frame.len();
+        match timeout(self.context.times.idle_timeout, self.sink.feed(frame)).await {
+            Ok(fed) => Ok(fed?),
+            Err(_) => Err(End::Gone),
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), End> {
+        if self.fed_bytes == 0 {
+            return Ok(());
+        }
+        self.fed_bytes = 0;
+        self.sent_at = Instant::now();
+        match timeout(self.context.times.idle_timeout, self.sink.flush()).await {
+            Ok(flushed) => Ok(flushed?),
+            Err(_) => Err(End::Gone),
+        }
+    }
+}
+
+async fn pass(
+    passing: &mut Option<BoxFuture<'static, Result<(), (Error, ReplyTo)>>>,
+) -> Result<(), (Error, ReplyTo)> {
+    match passing {
+        Some(passing) => passing.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn welcome(context: &ConnectionContext, sender: &Sender, number: u64) -> ServerFrame {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    ServerFrame::Welcome(wire::Welcome {
+        broker: concat!("longwire/", env!("CARGO_PKG_VERSION")).to_owned(),
+        connection: format!("c{number}"),
+        principal: sender.principal.clone(),
+        limits: Some(wire::Limits {
+            frame_bytes_max: FRAME_BYTES_MAX as u64,
+            record_bytes_max: RECORD_BYTES_MAX as u64,
+            batch_bytes_max: BATCH_BYTES_MAX as u64,
+            batch_records_max: BATCH_RECORDS_MAX as u64,
+            subscriptions_max: SUBSCRIPTIONS_MAX as u64,
+            requests_max: REQUESTS_MAX as u64,
+            producer_window: PRODUCER_WINDOW as u64,
+        }),
+        heartbeat_ms: millis(context.times.heartbeat),
+        idle_timeout_ms: millis(context.times.idle_timeout),
+        features: Vec::new(),
+    })
+}

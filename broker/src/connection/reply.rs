@@ -1,0 +1,76 @@
+//! Answers, as frames.
+
+use longwire_core::command::{Description, Reply};
+use longwire_core::summary::Summary;
+use longwire_proto::error::Error;
+use longwire_proto::session_id::SessionId;
+use longwire_proto::wire;
+use longwire_proto::wire::server_frame::Frame;
+
+use crate::store::Listed;
+
+/// What a connection keeps of an open request.
+pub(super) struct Asked {
+    /// The client's number.
+    pub(super) request: u64,
+    /// The session that was asked.
+    pub(super) session: SessionId,
+}
+
+/// The refusal of a request.
+pub(super) fn refused(request: u64, subscription: u32, error: &Error) -> Frame {
+    Frame::Refused(wire::Refused { request, subscription, error: Some(error.to_wire()) })
+}
+
+/// The answer to a request that a session answered.
+pub(super) fn answer(asked: &Asked, result: Result<Option<Reply>, Error>) -> Frame {
+    let request = asked.request;
+    match result {
+        Ok(Some(Reply::Published { epoch, from, next, duplicate })) => {
+            Frame::Published(wire::Published { request, epoch, from, next, duplicate })
+        }
+        Ok(Some(Reply::Described(description))) => Frame::SessionDescription(wire::SessionDescription {
+            request,
+            session: Some(described(&asked.session, description)),
+        }),
+        Ok(Some(Reply::Flushed) | None) => Frame::Done(wire::Done { request }),
+        Err(error) => refused(request, 0, &error),
+    }
+}
+
+fn described(session: &SessionId, description: Description) -> wire::Session {
+    let Description { epoch, start, end, last_time_ms, summary } = description;
+    wire::Session {
+        session: session.to_string(),
+        epoch,
+        start,
+        end,
+        meta: Some(summary.meta.to_wire()),
+        created_ms: summary.created_ms,
+        last_time_ms,
+        closed: summary.closed,
+    }
+}
+
+/// A page of the list of sessions. `limit` is what was asked for: one more was looked up to see whether there are more.
+pub(super) fn session_list(request: u64, mut listed: Vec<Listed>, limit: usize) -> Frame {
+    let more = listed.len() > limit;
+    listed.truncate(limit);
+    let next_after = listed.last().filter(|_| more).map(|last| last.session.to_string()).unwrap_or_default();
+    let sessions = listed.iter().map(from_listed).collect();
+    Frame::SessionList(wire::SessionList { request, sessions, next_after })
+}
+
+fn from_listed(listed: &Listed) -> wire::Session {
+    let summary = Summary::decode(&listed.projection).unwrap_or_default();
+    wire::Session {
+        session: listed.session.to_string(),
+        epoch: listed.epoch,
+        start: listed.start,
+        end: listed.end,
+        meta: Some(summary.meta.to_wire()),
+        created_ms: summary.created_ms,
+        last_time_ms: 0,
+        closed: summary.closed,
+    }
+}

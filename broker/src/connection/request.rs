@@ -1,0 +1,81 @@
+//! Frames of a client, checked and turned into what a session is asked.
+
+use bytes::Bytes;
+use longwire_core::command::Command;
+use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, TITLE_BYTES_MAX};
+use longwire_proto::meta::{Meta, check_length};
+use longwire_proto::position::COUNTER_MAX;
+use longwire_proto::record::{self, ProducerRef, Sender};
+use longwire_proto::session_id::SessionId;
+use longwire_proto::short_id::check_short_id;
+use longwire_proto::{raw, wire};
+
+/// Reads the session id of a request.
+///
+/// # Errors
+/// [`ErrorCode::InvalidSessionId`].
+pub(super) fn session_id(text: &str) -> Result<SessionId, Error> {
+    SessionId::parse(text)
+        .map_err(|error| Error::new(ErrorCode::InvalidSessionId, error.to_string()).field("session"))
+}
+
+/// Checks a publish.
+///
+/// # Errors
+/// [`ErrorCode::BatchEmpty`], [`ErrorCode::BatchTooLarge`], [`ErrorCode::InvalidArgument`], and those of
+/// [`record::check`].
+pub(super) fn publish(sender: Sender, publish: raw::Publish) -> Result<Command, Error> {
+    let raw::Publish { request: _, session: _, records, producer, if_end } = publish;
+    if records.is_empty() {
+        return Err(Error::new(ErrorCode::BatchEmpty, "a publish has at least one record").field("records"));
+    }
+    let bytes = records.iter().map(Bytes::len).sum();
+    check_batch("records", records.len(), BATCH_RECORDS_MAX)?;
+    check_batch("bytes of records", bytes, BATCH_BYTES_MAX)?;
+    for (index, one) in records.iter().enumerate() {
+        record::check(one).map_err(|mut error| {
+            error.message = format!("record {index}: {}", error.message);
+            error
+        })?;
+    }
+    let producer = producer.map(producer_ref).transpose()?;
+    Ok(Command::Publish { sender, producer, if_end, records })
+}
+
+fn check_batch(what: &str, found: usize, limit: usize) -> Result<(), Error> {
+    if found <= limit {
+        return Ok(());
+    }
+    let message = format!("the publish has {found} {what}; at most {limit} are allowed: split it");
+    Err(Error::new(ErrorCode::BatchTooLarge, message).field("records").limit(limit))
+}
+
+fn producer_ref(producer: wire::Producer) -> Result<ProducerRef, Error> {
+    let wire::Producer { id, epoch, sequence } = producer;
+    check_short_id(ErrorCode::InvalidArgument, "producer", id.as_bytes())?;
+    // One below the limit, so that the next sequence is a counter too.
+    if epoch >= COUNTER_MAX || sequence >= COUNTER_MAX {
+        let message = format!("`producer`: epoch and sequence must be below {COUNTER_MAX}");
+        return Err(Error::new(ErrorCode::InvalidArgument, message).field("producer"));
+    }
+    Ok(ProducerRef { id, epoch, sequence })
+}
+
+/// Checks the creation of a session.
+///
+/// # Errors
+/// Those of [`Meta::from_wire`].
+pub(super) fn create(sender: Sender, create: wire::CreateSession) -> Result<Command, Error> {
+    let meta = Meta::from_wire(create.meta.unwrap_or_default())?;
+    Ok(Command::Create { sender, meta, update: create.update })
+}
+
+/// Checks the close of a session.
+///
+/// # Errors
+/// [`ErrorCode::InvalidArgument`].
+pub(super) fn close(sender: Sender, close: wire::CloseSession) -> Result<Command, Error> {
+    check_length("reason", &close.reason, TITLE_BYTES_MAX)?;
+    Ok(Command::Close { sender, reason: close.reason })
+}

@@ -1,0 +1,169 @@
+//! The HTTP side of the one port: health, metrics, and the upgrade to WebSocket (RFC 6455, section 4.2).
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::routing::{any, get};
+use http::header::{
+    CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use http::{HeaderName, StatusCode};
+use hyper_util::rt::TokioIo;
+use longwire_proto::codec::Encoding;
+use longwire_proto::error::{Error, ErrorCode};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_util::task::TaskTracker;
+
+use crate::connection::{ConnectionContext, serve};
+use crate::store::Health;
+use crate::transport::websocket::accept;
+
+/// The path that is upgraded to WebSocket.
+pub const CONNECT_PATH: &str = "/v1/connect";
+/// The one version of WebSocket (RFC 6455, section 4.1).
+const WEBSOCKET_VERSION: &str = "13";
+
+/// What the HTTP side needs.
+pub struct HttpContext {
+    /// What connections share.
+    pub connections: Arc<ConnectionContext>,
+    /// Renders `/metrics`; absent where no recorder is installed.
+    pub metrics: Option<PrometheusHandle>,
+    /// Tracks upgraded connections, which outlive their HTTP request.
+    pub upgraded: TaskTracker,
+}
+
+/// A place among the open sockets; it goes on into the upgraded connection.
+#[derive(Clone)]
+pub struct SocketPermit(pub Arc<OwnedSemaphorePermit>);
+
+/// The routes of the port.
+pub fn router(context: Arc<HttpContext>) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route(CONNECT_PATH, any(connect))
+        .with_state(context)
+}
+
+async fn ready(State(context): State<Arc<HttpContext>>) -> (StatusCode, String) {
+    let draining = context.connections.drain.borrow().is_some();
+    match context.connections.hub.store().health() {
+        _ if draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned()),
+        Health::Ready => (StatusCode::OK, "ready\n".to_owned()),
+        Health::Degraded(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("degraded: {why}\n")),
+    }
+}
+
+async fn metrics(State(context): State<Arc<HttpContext>>) -> Response {
+    metrics::gauge!("longwire_sessions_live").set(context.connections.hub.live() as f64);
+    let text = context.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default();
+    let mut response = Response::new(Body::from(text));
+    let text_format = HeaderValue::from_static("text/plain; version=0.0.4");
+    response.headers_mut().insert(CONTENT_TYPE, text_format);
+    response
+}
+
+async fn connect(State(context): State<Arc<HttpContext>>, mut request: Request) -> Response {
+    let (encoding, accept_key) = match check(request.headers()) {
+        Ok(checked) => checked,
+        Err(error) => return problem(&error),
+    };
+    if context.connections.drain.borrow().is_some() {
+        return problem(&Error::new(ErrorCode::Draining, "the broker is shutting down; connect again"));
+    }
+    let permit = request.extensions().get::<SocketPermit>().cloned();
+    let upgrade = hyper::upgrade::on(&mut request);
+    let connections = Arc::clone(&context.connections);
+    context.upgraded.spawn(async move {
+        match upgrade.await {
+            Ok(stream) => {
+                let (source, sink) = accept(TokioIo::new(stream), encoding).await;
+                serve(connections, encoding, source, sink).await;
+            }
+            Err(error) => tracing::debug!(%error, "the peer left during the upgrade"),
+        }
+        drop(permit);
+    });
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(encoding.subprotocol()));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept_key);
+    response
+}
+
+fn check(headers: &HeaderMap) -> Result<(Encoding, HeaderValue), Error> {
+    let bad = |message: &str| Error::new(ErrorCode::UnsupportedProtocol, message);
+    if !has_token(headers, &CONNECTION, "upgrade") || !has_token(headers, &UPGRADE, "websocket") {
+        return Err(bad("this path speaks WebSocket: send `Connection: Upgrade` and `Upgrade: websocket`"));
+    }
+    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != WEBSOCKET_VERSION) {
+        return Err(bad("only version 13 of WebSocket is spoken: send `Sec-WebSocket-Version: 13`"));
+    }
+    let key = headers.get(SEC_WEBSOCKET_KEY).ok_or_else(|| bad("`Sec-WebSocket-Key` is missing"))?;
+    check_origin(headers)?;
+    let offered = tokens(headers, &SEC_WEBSOCKET_PROTOCOL);
+    let encoding = offered
+        .iter()
+        .find_map(|offer| Encoding::ALL.into_iter().find(|encoding| encoding.subprotocol() == offer))
+        .ok_or_else(|| {
+            let known = Encoding::ALL.map(Encoding::subprotocol).join(" or ");
+            let offered = if offered.is_empty() { "none".to_owned() } else { offered.join(", ") };
+            bad(&format!("the client must offer subprotocol {known}; it offered {offered}"))
+        })?;
+    let accept_key = HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
+        .map_err(|_| bad("`Sec-WebSocket-Key` is not one"))?;
+    Ok((encoding, accept_key))
+}
+
+/// Browsers tell where a page came from; a page of another origin must not reach a broker that trusts its network.
+fn check_origin(headers: &HeaderMap) -> Result<(), Error> {
+    let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
+    let origin_host = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    if origin_host.is_some() && origin_host == host {
+        return Ok(());
+    }
+    let message = "pages of another origin may not connect; serve the page from the broker's own address";
+    Err(Error::new(ErrorCode::OriginForbidden, message))
+}
+
+fn tokens(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .map(|token| token.trim().to_owned())
+        .filter(|t| !t.is_empty())
+        .collect()
+}
+
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    tokens(headers, name).iter().any(|found| found.eq_ignore_ascii_case(token))
+}
+
+/// An error as `application/problem+json` (RFC 9457).
+fn problem(error: &Error) -> Response {
+    let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let body = serde_json::json!({
+        "type": "about:blank",
+        "title": status.canonical_reason().unwrap_or_default(),
+        "status": status.as_u16(),
+        "detail": error.message,
+        "code": error.code.as_str(),
+        "retryable": error.code.retryable(),
+    });
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response
+}

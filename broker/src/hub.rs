@@ -1,0 +1,229 @@
+//! The directory of live sessions. A session is live while somebody uses it; then a driver task owns it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use longwire_core::command::{Command, Reply};
+use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::session_id::SessionId;
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::driver::Driver;
+use crate::store::Store;
+use crate::tail::{Tail, TailBudget, TailReader};
+
+/// Requests that wait for one session. A connection that finds it full stops reading until there is room.
+pub const SESSION_REQUESTS_MAX: usize = 256;
+/// Live sessions: each costs a task, a queue and its open state, about 16 KiB when idle.
+pub const SESSIONS_LIVE_MAX: usize = 100_000;
+
+/// What a session is asked.
+#[derive(Debug)]
+pub enum Operation {
+    /// A command for its machine.
+    Command(Command),
+    /// Delete it.
+    Delete,
+}
+
+/// The answer to an [`Operation`], addressed by the number that its asker gave it.
+#[derive(Debug)]
+pub struct Answer {
+    /// The asker's number.
+    pub request: u64,
+    /// `None` when a delete was carried out.
+    pub result: Result<Option<Reply>, Error>,
+}
+
+/// Where an answer goes. The asker never has more requests open than the channel has room for, so an answer is never
+/// waited with.
+#[derive(Clone, Debug)]
+pub struct ReplyTo {
+    /// The asker's number.
+    pub request: u64,
+    /// The asker's answers.
+    pub answers: mpsc::Sender<Answer>,
+}
+
+impl ReplyTo {
+    /// Answers. An asker that has gone is not told.
+    pub fn answer(self, result: Result<Option<Reply>, Error>) {
+        let answer = Answer { request: self.request, result };
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.answers.try_send(answer) {
+            tracing::error!(
+                request = self.request,
+                "an asker has more requests open than it has room for answers"
+            );
+        }
+    }
+}
+
+/// A request to a session.
+#[derive(Debug)]
+pub struct Request {
+    /// What is asked.
+    pub operation: Operation,
+    /// Where the answer goes.
+    pub reply_to: ReplyTo,
+}
+
+/// A live session.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    /// Its driver's queue.
+    pub requests: mpsc::Sender<Request>,
+    /// What it shares with readers.
+    pub tail: Arc<Tail>,
+    /// Closes when the driver has left the directory.
+    gone: watch::Receiver<()>,
+}
+
+/// The directory.
+pub struct Hub {
+    store: Arc<dyn Store>,
+    clock: Clock,
+    idle: Duration,
+    live: DashMap<SessionId, Handle>,
+    tails: Arc<TailBudget>,
+    draining: AtomicBool,
+    drivers: TaskTracker,
+}
+
+impl Hub {
+    /// An empty directory over a store. A session without readers and requests for `idle` leaves memory.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, clock: Clock, idle: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            clock,
+            idle,
+            live: DashMap::new(),
+            tails: Arc::default(),
+            draining: AtomicBool::new(false),
+            drivers: TaskTracker::new(),
+        })
+    }
+
+    /// The store beneath.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// How many sessions are live.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.live.len()
+    }
+
+    /// The live session of this name; it begins to be loaded when it was not live.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Overloaded`] when too many are live, [`ErrorCode::Draining`].
+    pub fn handle(self: &Arc<Self>, session: &SessionId) -> Result<Handle, Error> {
+        if let Some(handle) = self.live.get(session) {
+            return Ok(handle.clone());
+        }
+        if self.live.len() >= SESSIONS_LIVE_MAX {
+            let message = format!("{SESSIONS_LIVE_MAX} sessions are in use; try again later");
+            return Err(Error::new(ErrorCode::Overloaded, message)
+                .limit(SESSIONS_LIVE_MAX)
+                .retry_after_ms(1000));
+        }
+        match self.live.entry(session.clone()) {
+            Entry::Occupied(entry) => Ok(entry.get().clone()),
+            // Checked under the entry's lock: `drain` clears the directory after it has raised the flag.
+            Entry::Vacant(_) if self.draining.load(Ordering::Acquire) => {
+                Err(Error::new(ErrorCode::Draining, "the broker is shutting down; connect again"))
+            }
+            Entry::Vacant(entry) => {
+                let (requests, inbox) = mpsc::channel(SESSION_REQUESTS_MAX);
+                let tail = Arc::new(Tail::new(Arc::clone(&self.tails)));
+                let (here, gone) = watch::channel(());
+                let handle = Handle { requests, tail: Arc::clone(&tail), gone };
+                entry.insert(handle.clone());
+                let driver =
+                    Driver::new(session.clone(), Arc::clone(&self.store), self.clock, tail, inbox, self.idle);
+                let (hub, session) = (Arc::clone(self), session.clone());
+                self.drivers.spawn(async move {
+                    driver.run().await;
+                    // First out of the directory, then gone: who waits for the one finds the other done.
+                    hub.live.remove(&session);
+                    drop(here);
+                });
+                Ok(handle)
+            }
+        }
+    }
+
+    /// Passes a request on. Waits while the session's queue is full.
+    ///
+    /// # Errors
+    /// As [`Hub::handle`]; the request is given back to be answered.
+    pub async fn send(
+        self: Arc<Self>,
+        session: SessionId,
+        mut request: Request,
+    ) -> Result<(), (Error, ReplyTo)> {
+        loop {
+            let handle = match self.handle(&session) {
+                Ok(handle) => handle,
+                Err(error) => return Err((error, request.reply_to)),
+            };
+            match handle.requests.send(request).await {
+                Ok(()) => return Ok(()),
+                Err(mpsc::error::SendError(back)) => request = back,
+            }
+            wait_gone(handle).await;
+        }
+    }
+
+    /// Passes a request on when that needs no waiting; gives it back, for [`Hub::send`], when it does.
+    pub fn try_send(self: &Arc<Self>, session: &SessionId, request: Request) -> Option<Request> {
+        let Ok(handle) = self.handle(session) else { return Some(request) };
+        handle.requests.try_send(request).err().map(mpsc::error::TrySendError::into_inner)
+    }
+
+    /// Waits until everything that a session was asked before is decided and durable, or has failed.
+    pub async fn flush(self: &Arc<Self>, session: &SessionId) {
+        let (answers, mut answered) = mpsc::channel(1);
+        let operation = Operation::Command(Command::Flush);
+        let request = Request { operation, reply_to: ReplyTo { request: 0, answers } };
+        if Arc::clone(self).send(session.clone(), request).await.is_ok() {
+            // Whatever the answer is, what was asked before has its own.
+            drop(answered.recv().await);
+        }
+    }
+
+    /// Begins to read a session.
+    ///
+    /// # Errors
+    /// As [`Hub::handle`].
+    pub async fn attach(self: &Arc<Self>, session: &SessionId) -> Result<TailReader, Error> {
+        loop {
+            let handle = self.handle(session)?;
+            if let Some(reader) = handle.tail.attach() {
+                return Ok(reader);
+            }
+            wait_gone(handle).await;
+        }
+    }
+
+    /// Lets no session become live any more, and waits until every live one has done what it was asked and has ended.
+    pub async fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.live.clear();
+        self.drivers.close();
+        self.drivers.wait().await;
+    }
+}
+
+async fn wait_gone(mut handle: Handle) {
+    // Nothing is ever sent: this resolves when the driver's end of it is dropped.
+    while handle.gone.changed().await.is_ok() {}
+}

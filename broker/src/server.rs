@@ -1,0 +1,191 @@
+//! The server: the port, the life of the broker from its start to the end of its drain.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_service::Service;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::connection::{ConnectionContext, ConnectionTimes};
+use crate::http::{HttpContext, SocketPermit, router};
+use crate::hub::Hub;
+use crate::store::Store;
+
+/// How long a peer may take over the headers of a request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Streams of one HTTP/2 connection: health checks and metrics need few.
+const HTTP2_STREAMS_MAX: u32 = 64;
+/// Bytes of the headers of one HTTP/2 request.
+const HTTP2_HEADER_BYTES_MAX: u32 = 16 << 10;
+/// Bytes that HTTP/1 reads ahead, headers included.
+const HTTP1_BUFFER_BYTES_MAX: usize = 16 << 10;
+/// How long accepting rests after it failed, such as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the server does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}{}", hint(source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another program uses this port: stop it, or choose another port with --listen"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need a privilege: choose another port with --listen"
+        }
+        _ => "",
+    }
+}
+
+/// A broker that listens.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    config: Config,
+    hub: Arc<Hub>,
+    http: Arc<HttpContext>,
+    drain: watch::Sender<Option<Duration>>,
+}
+
+impl Server {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// [`ServeError::Listen`].
+    pub async fn bind(
+        config: Config,
+        store: Arc<dyn Store>,
+        metrics: Option<PrometheusHandle>,
+    ) -> Result<Self, ServeError> {
+        let refuse = |source| ServeError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(refuse)?;
+        let address = listener.local_addr().map_err(refuse)?;
+        let clock = Clock::start();
+        let hub = Hub::new(store, clock, Config::time(config.session_idle_ms));
+        let (drain, draining) = watch::channel(None);
+        let times = ConnectionTimes {
+            handshake_timeout: Config::time(config.handshake_timeout_ms),
+            heartbeat: Config::time(config.heartbeat_ms),
+            idle_timeout: Config::time(config.idle_timeout_ms),
+        };
+        let connections = Arc::new(ConnectionContext {
+            hub: Arc::clone(&hub),
+            clock,
+            times,
+            drain: draining,
+            connections: AtomicU64::new(0),
+        });
+        let http = Arc::new(HttpContext { connections, metrics, upgraded: TaskTracker::new() });
+        Ok(Self { listener, address, config, hub, http, drain })
+    }
+
+    /// The address that is listened on.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown` resolves, then drains: stops accepting, answers what was asked, tells every client when to
+    /// come back, settles the store, all within the configured time.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let stop = CancellationToken::new();
+        let requests = TaskTracker::new();
+        tokio::select! {
+            () = self.accept(&stop, &requests) => {}
+            () = shutdown => {}
+        }
+        tracing::info!("draining");
+        let due = Instant::now() + Config::time(self.config.drain_timeout_ms);
+        drop(self.listener);
+        self.drain.send_replace(Some(Config::time(self.config.reconnect_after_ms)));
+        self.http.upgraded.close();
+        let mut whole = timeout_at(due, self.http.upgraded.wait()).await.is_ok();
+        stop.cancel();
+        let store = Arc::clone(self.hub.store());
+        whole &= timeout_at(due, self.hub.drain()).await.is_ok();
+        match timeout_at(due, store.shutdown()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the store settles the rest at the next start"),
+            Err(_) => whole = false,
+        }
+        if !whole {
+            tracing::warn!(
+                "the drain took too long; clients go on after the next start, and nothing acknowledged is lost"
+            );
+        }
+    }
+
+    async fn accept(&self, stop: &CancellationToken, requests: &TaskTracker) {
+        let sockets = Arc::new(Semaphore::new(self.config.connections_max));
+        let router = router(Arc::clone(&self.http));
+        loop {
+            let Ok(permit) = Arc::clone(&sockets).acquire_owned().await else { return };
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let permit = SocketPermit(Arc::new(permit));
+                    requests.spawn(serve_http(stream, router.clone(), permit, stop.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accepting failed");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+async fn serve_http(stream: TcpStream, router: Router, permit: SocketPermit, stop: CancellationToken) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "the socket keeps its delay");
+    }
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(permit.clone());
+        router.clone().call(request)
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HTTP1_BUFFER_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .max_header_list_size(HTTP2_HEADER_BYTES_MAX);
+    tokio::select! {
+        served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service) => {
+            if let Err(error) = served {
+                tracing::debug!(%error, "an HTTP connection ended");
+            }
+        }
+        () = stop.cancelled() => {}
+    }
+}

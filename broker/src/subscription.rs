@@ -1,0 +1,277 @@
+//! A subscription: one reader's way through a session, from catch-up to live.
+//!
+//! It reads the shared tail where that has its next offset and the store where it has not. Where it stands is `next` and
+//! nothing else, so whatever happens in between, it delivers every record from its start exactly once, in order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use longwire_proto::codec::{DeliveryBody, Encoding};
+use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::limits::DELIVERY_BYTES_MAX;
+use longwire_proto::outcome::Outcome;
+use longwire_proto::position::{Position, Resume};
+use longwire_proto::wire;
+use tokio::sync::watch;
+
+use crate::driver::to_error;
+use crate::store::{ReadLimit, Store};
+use crate::tail::{Progress, TailRead, TailReader, TailState};
+
+/// Records and bytes of one delivery from the store.
+const CATCH_UP_LIMIT: ReadLimit = ReadLimit { records: 4096, bytes: DELIVERY_BYTES_MAX };
+
+/// Where a reader asked to begin, resolved against where the session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// What became of the wish.
+    pub outcome: Outcome,
+    /// Where deliveries begin.
+    pub from: u64,
+    /// With [`Outcome::Gap`]: the first of the missing offsets.
+    pub gap_from: u64,
+}
+
+/// Resolves where to begin.
+///
+/// # Errors
+/// [`ErrorCode::InvalidPosition`].
+pub fn resolve(from: Option<&wire::from::From>, progress: &Progress) -> Result<Start, Error> {
+    use wire::from::From;
+    let (start, end) = (progress.start, progress.end);
+    let at = |outcome, from| Start { outcome, from, gap_from: 0 };
+    let resumed = |offset| match offset {
+        offset if offset > end => at(Outcome::FuturePosition, end),
+        offset if offset < start => Start { outcome: Outcome::Gap, from: start, gap_from: offset },
+        offset => at(Outcome::Resumed, offset),
+    };
+    let start = match from {
+        Some(From::Start(true)) => at(Outcome::FromStart, start),
+        None | Some(From::End(_) | From::Start(false)) => at(Outcome::Resumed, end),
+        Some(From::Offset(offset)) => resumed(*offset),
+        Some(From::Last(records)) => at(Outcome::Resumed, end.saturating_sub(*records).max(start)),
+        Some(From::Position(text)) => {
+            let position: Position = text
+                .parse()
+                .map_err(|error| Error::new(ErrorCode::InvalidPosition, format!("{error}")).field("from"))?;
+            match progress.lineage.resume(position) {
+                Resume::At(offset) => resumed(offset),
+                Resume::EpochChanged(offset) => at(Outcome::EpochChanged, offset.clamp(start, end)),
+            }
+        }
+    };
+    let read_out = progress.closed && start.from >= end && start.outcome.is_subscribed();
+    Ok(if read_out { at(Outcome::Closed, end) } else { start })
+}
+
+/// Flow control that the receiver grants.
+struct Window {
+    bytes_max: u64,
+    consumed_through: watch::Receiver<u64>,
+    /// Deliveries that are not consumed: the offset after each, and its bytes.
+    sent: VecDeque<(u64, u64)>,
+    sent_bytes: u64,
+}
+
+impl Window {
+    async fn wait_for_room(&mut self) {
+        loop {
+            let consumed = *self.consumed_through.borrow_and_update();
+            while let Some((_, bytes)) = self.sent.front().copied().filter(|(next, _)| *next <= consumed) {
+                self.sent.pop_front();
+                self.sent_bytes -= bytes;
+            }
+            if self.sent_bytes < self.bytes_max || self.sent.is_empty() {
+                return;
+            }
+            if self.consumed_through.changed().await.is_err() {
+                // The connection that grants credit has gone; so will this subscription.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn sent(&mut self, next: u64, bytes: usize) {
+        self.sent.push_back((next, bytes as u64));
+        self.sent_bytes += bytes as u64;
+    }
+}
+
+/// What a subscription has for its connection.
+#[derive(Debug)]
+pub enum Event {
+    /// A whole delivery frame.
+    Delivery {
+        /// The frame.
+        frame: Bytes,
+        /// The offset after the last record in it.
+        next: u64,
+    },
+    /// Nothing more comes.
+    Ended {
+        /// The epoch of the offset.
+        epoch: u64,
+        /// Everything below was delivered.
+        next: u64,
+        /// Why.
+        error: Error,
+    },
+}
+
+/// One reader's way through a session.
+pub struct Subscription {
+    number: u32,
+    encoding: Encoding,
+    store: Arc<dyn Store>,
+    reader: TailReader,
+    progress: Progress,
+    next: u64,
+    window: Option<Window>,
+    ended: bool,
+}
+
+impl Subscription {
+    /// A subscription that begins at `next`.
+    #[must_use]
+    pub fn new(
+        number: u32,
+        encoding: Encoding,
+        store: Arc<dyn Store>,
+        reader: TailReader,
+        progress: Progress,
+        next: u64,
+    ) -> Self {
+        Self { number, encoding, store, reader, progress, next, window: None, ended: false }
+    }
+
+    /// Keeps at most `bytes_max` bytes of records that were sent and not consumed; one delivery may pass it.
+    #[must_use]
+    pub fn with_window(mut self, bytes_max: u64, consumed_through: watch::Receiver<u64>) -> Self {
+        self.window = Some(Window { bytes_max, consumed_through, sent: VecDeque::new(), sent_bytes: 0 });
+        self
+    }
+
+    /// The next delivery, or the end; `None` after the end. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Event> {
+        while !self.ended {
+            if let Some(window) = &mut self.window {
+                window.wait_for_room().await;
+            }
+            match self.reader.read(self.next) {
+                TailRead::Batch(batch) => {
+                    let (next, bytes) = (batch.next(), batch.bytes());
+                    return Some(self.deliver(batch.body(self.encoding, self.next), next, bytes));
+                }
+                TailRead::Behind(end) => return Some(self.catch_up(end).await),
+                TailRead::AtEnd(state) => {
+                    if let Some(ended) = self.end_reached(state) {
+                        return Some(ended);
+                    }
+                    self.reader.changed().await;
+                }
+            }
+        }
+        None
+    }
+
+    fn end_reached(&mut self, state: TailState) -> Option<Event> {
+        match state {
+            TailState::Ended(error) => Some(self.end(error)),
+            TailState::Live(progress) if progress.log != self.progress.log => Some(
+                self.end(Error::new(ErrorCode::SessionDeleted, "the session was deleted and created again")),
+            ),
+            TailState::Live(progress) if progress.closed && progress.end == self.next => Some(self.end(
+                Error::new(ErrorCode::SessionClosed, "the session is closed; this was its last record"),
+            )),
+            TailState::Live(progress) if progress.end < self.next => {
+                let message = format!("the session ends at {}, before {}", progress.end, self.next);
+                Some(self.end(Error::new(ErrorCode::DataCorrupt, message)))
+            }
+            TailState::Live(_) | TailState::Loading => None,
+        }
+    }
+
+    async fn catch_up(&mut self, end: u64) -> Event {
+        let records = usize::try_from(end - self.next).unwrap_or(usize::MAX);
+        let limit = ReadLimit { records: records.min(CATCH_UP_LIMIT.records), ..CATCH_UP_LIMIT };
+        let chunk = match self.store.read(self.progress.log, self.next, limit).await {
+            Ok(chunk) => chunk,
+            Err(error) => return self.end(to_error(&error)),
+        };
+        if chunk.from != self.next || chunk.records.is_empty() {
+            let message = format!("records from offset {} on are missing in the store", self.next);
+            return self.end(Error::new(ErrorCode::DataCorrupt, message));
+        }
+        let body = DeliveryBody::new(self.encoding, self.progress.epoch(), chunk.from, &chunk.records);
+        let bytes = chunk.records.iter().map(Bytes::len).sum();
+        self.deliver(body, chunk.next(), bytes)
+    }
+
+    fn deliver(&mut self, body: Result<DeliveryBody, Error>, next: u64, bytes: usize) -> Event {
+        match body {
+            Ok(body) => {
+                self.next = next;
+                if let Some(window) = &mut self.window {
+                    window.sent(next, bytes);
+                }
+                Event::Delivery { frame: body.frame(self.number), next }
+            }
+            Err(error) => {
+                let message = format!("a record at or after offset {} is not one: {error}", self.next);
+                self.end(Error::new(ErrorCode::DataCorrupt, message))
+            }
+        }
+    }
+
+    fn end(&mut self, error: Error) -> Event {
+        self.ended = true;
+        Event::Ended { epoch: self.progress.epoch(), next: self.next, error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use longwire_proto::position::Lineage;
+
+    use super::*;
+    use crate::store::LogId;
+    use wire::from::From;
+
+    fn progress(closed: bool) -> Progress {
+        Progress { log: LogId(1), lineage: Arc::new(Lineage::beginning(2)), start: 10, end: 20, closed }
+    }
+
+    fn start(from: From) -> (Outcome, u64, u64) {
+        let start = resolve(Some(&from), &progress(false)).unwrap();
+        (start.outcome, start.from, start.gap_from)
+    }
+
+    #[test]
+    fn every_wish_has_a_typed_outcome() {
+        let position = |epoch, offset| From::Position(Position { epoch, offset }.to_string());
+        assert_eq!(start(From::Start(true)), (Outcome::FromStart, 10, 0));
+        assert_eq!(start(From::End(true)), (Outcome::Resumed, 20, 0));
+        assert_eq!(start(From::Last(3)), (Outcome::Resumed, 17, 0));
+        assert_eq!(start(From::Last(99)), (Outcome::Resumed, 10, 0));
+        assert_eq!(start(From::Offset(15)), (Outcome::Resumed, 15, 0));
+        assert_eq!(start(From::Offset(20)), (Outcome::Resumed, 20, 0));
+        assert_eq!(start(From::Offset(21)), (Outcome::FuturePosition, 20, 0));
+        assert_eq!(start(From::Offset(4)), (Outcome::Gap, 10, 4));
+        assert_eq!(start(position(2, 12)), (Outcome::Resumed, 12, 0));
+        assert_eq!(start(position(2, 4)), (Outcome::Gap, 10, 4));
+        assert_eq!(start(position(2, 99)), (Outcome::FuturePosition, 20, 0));
+        assert_eq!(start(position(1, 12)), (Outcome::EpochChanged, 10, 0));
+        assert_eq!(start(position(9, 0)), (Outcome::EpochChanged, 10, 0));
+        assert_eq!(resolve(None, &progress(false)).unwrap().from, 20);
+        let bad = resolve(Some(&From::Position("12".into())), &progress(false)).unwrap_err();
+        assert_eq!(bad.code, ErrorCode::InvalidPosition);
+    }
+
+    #[test]
+    fn a_closed_session_read_to_its_end_is_told() {
+        assert_eq!(resolve(None, &progress(true)).unwrap().outcome, Outcome::Closed);
+        let before = resolve(Some(&From::Offset(19)), &progress(true)).unwrap();
+        assert_eq!((before.outcome, before.from), (Outcome::Resumed, 19));
+    }
+}

@@ -1,0 +1,396 @@
+//! The tail of a live session: what its driver shares with everyone who reads it.
+//!
+//! The driver is the only writer. It keeps the last durable records in memory, as the deliveries that all subscribers
+//! share, beside where the session stands; both change under one lock, and a `watch` says that they changed. A reader that
+//! finds its offset below the tail reads the store; one that finds it at the end waits; so the hand-over from catch-up to
+//! live has no gap to fall into.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use longwire_proto::codec::{DeliveryBody, Encoding};
+use longwire_proto::error::Error;
+use longwire_proto::limits::DELIVERY_BYTES_MAX;
+use longwire_proto::position::Lineage;
+use tokio::sync::watch;
+
+use crate::store::LogId;
+
+/// Bytes of records that the tail of one session keeps. A reader that lags further reads the store.
+pub const TAIL_BYTES_MAX: usize = 1 << 20;
+/// Bytes of records that all tails keep; above it a session keeps only its last delivery.
+pub const TAILS_BYTES_MAX: usize = 256 << 20;
+
+/// Where a session stands, as far as it is durable.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// Its log.
+    pub log: LogId,
+    /// The log's epochs.
+    pub lineage: Arc<Lineage>,
+    /// First retained offset.
+    pub start: u64,
+    /// Next offset to be assigned.
+    pub end: u64,
+    /// Whether the session takes no more publishes: nothing comes after `end`.
+    pub closed: bool,
+}
+
+impl Progress {
+    /// The epoch of new records.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.lineage.epoch()
+    }
+
+    /// Whether the session exists: it has at least one record.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.end > 0
+    }
+}
+
+/// The state of a tail.
+#[derive(Clone, Debug, Default)]
+pub enum TailState {
+    /// The session is being loaded.
+    #[default]
+    Loading,
+    /// Records are delivered up to this progress.
+    Live(Progress),
+    /// Nothing more comes from this tail.
+    Ended(Error),
+}
+
+/// Consecutive records, encoded once for everyone.
+#[derive(Debug)]
+pub struct TailBatch {
+    epoch: u64,
+    from: u64,
+    records: Vec<Bytes>,
+    bytes: usize,
+    bodies: [OnceLock<Result<DeliveryBody, Error>>; Encoding::ALL.len()],
+}
+
+impl TailBatch {
+    fn new(epoch: u64, from: u64, records: Vec<Bytes>) -> Self {
+        let bytes = records.iter().map(Bytes::len).sum();
+        Self { epoch, from, records, bytes, bodies: Default::default() }
+    }
+
+    /// The offset after the last record.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.from + self.records.len() as u64
+    }
+
+    /// Bytes of the records.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The delivery of the records from `from` on: the shared one when that is all of them.
+    ///
+    /// # Errors
+    /// As [`DeliveryBody::new`].
+    pub fn body(&self, encoding: Encoding, from: u64) -> Result<DeliveryBody, Error> {
+        if from <= self.from {
+            let slot = &self.bodies[encoding as usize];
+            return slot
+                .get_or_init(|| DeliveryBody::new(encoding, self.epoch, self.from, &self.records))
+                .clone();
+        }
+        let skip = usize::try_from(from - self.from).unwrap_or(usize::MAX).min(self.records.len());
+        DeliveryBody::new(encoding, self.epoch, from, &self.records[skip..])
+    }
+}
+
+/// What a tail has for a reader.
+#[derive(Debug)]
+pub enum TailRead {
+    /// The batch that has the reader's offset.
+    Batch(Arc<TailBatch>),
+    /// The reader is at the end of a tail in this state.
+    AtEnd(TailState),
+    /// The reader is below what the tail keeps: it reads the store, up to this end. The store may have more already; the
+    /// session's driver has not taken note of that.
+    Behind(u64),
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    state: TailState,
+    batches: VecDeque<Arc<TailBatch>>,
+    bytes: usize,
+    end: u64,
+    readers: usize,
+    retired: bool,
+}
+
+/// Bytes that all tails keep.
+#[derive(Debug, Default)]
+pub struct TailBudget(AtomicUsize);
+
+/// The tail of one live session.
+#[derive(Debug)]
+pub struct Tail {
+    kept: Mutex<Kept>,
+    /// Sent to after every change of what is kept: a reader marks it seen before it looks, so no change escapes it.
+    changed: watch::Sender<()>,
+    budget: Arc<TailBudget>,
+}
+
+impl Tail {
+    /// The tail of a session that is being loaded.
+    #[must_use]
+    pub fn new(budget: Arc<TailBudget>) -> Self {
+        Self { kept: Mutex::default(), changed: watch::Sender::new(()), budget }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        // Nothing panics while it is held; were that to change, what is kept is still whole between statements.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says where the session stands after it was loaded. What was kept is dropped: readers go by the store.
+    pub fn loaded(&self, progress: Progress) {
+        let mut kept = self.kept();
+        self.drop_batches(&mut kept, 0);
+        kept.end = progress.end;
+        kept.state = TailState::Live(progress);
+        drop(kept);
+        self.changed.send_replace(());
+    }
+
+    /// Adds records that became durable.
+    pub fn extend(&self, from: u64, records: Vec<Bytes>, closed: bool) {
+        let mut kept = self.kept();
+        let end = from + records.len() as u64;
+        let TailState::Live(progress) = &mut kept.state else { return };
+        progress.end = end;
+        progress.closed |= closed;
+        let epoch = progress.epoch();
+        kept.end = end;
+        if kept.readers > 0 {
+            for batch in deliveries(epoch, from, records) {
+                kept.bytes += batch.bytes;
+                self.budget.0.fetch_add(batch.bytes, Ordering::Relaxed);
+                kept.batches.push_back(Arc::new(batch));
+            }
+            let over = self.budget.0.load(Ordering::Relaxed) > TAILS_BYTES_MAX;
+            self.drop_batches(&mut kept, if over { DELIVERY_BYTES_MAX } else { TAIL_BYTES_MAX });
+        } else {
+            self.drop_batches(&mut kept, 0);
+        }
+        drop(kept);
+        self.changed.send_replace(());
+    }
+
+    /// Ends the tail for every reader, after what they have not read yet.
+    pub fn end(&self, error: Error) {
+        self.kept().state = TailState::Ended(error);
+        self.changed.send_replace(());
+    }
+
+    /// Where the session stands; `None` when it is not loaded or has ended.
+    #[must_use]
+    pub fn progress(&self) -> Option<Progress> {
+        match &self.kept().state {
+            TailState::Live(progress) => Some(progress.clone()),
+            TailState::Loading | TailState::Ended(_) => None,
+        }
+    }
+
+    /// Marks the tail as left by its driver, unless somebody reads it. Nobody can begin to read it after that.
+    pub fn retire(&self) -> bool {
+        let mut kept = self.kept();
+        kept.retired |= kept.readers == 0;
+        kept.retired
+    }
+
+    /// Ends the tail for new readers even while it has some.
+    pub fn retire_now(&self) {
+        self.kept().retired = true;
+    }
+
+    /// How many read it.
+    #[must_use]
+    pub fn readers(&self) -> usize {
+        self.kept().readers
+    }
+
+    /// Begins to read; `None` when the driver has left.
+    #[must_use]
+    pub fn attach(self: &Arc<Self>) -> Option<TailReader> {
+        let mut kept = self.kept();
+        if kept.retired {
+            return None;
+        }
+        kept.readers += 1;
+        Some(TailReader { tail: Arc::clone(self), changed: self.changed.subscribe() })
+    }
+
+    fn drop_batches(&self, kept: &mut Kept, limit: usize) {
+        while kept.bytes > limit && (limit == 0 || kept.batches.len() > 1) {
+            let Some(batch) = kept.batches.pop_front() else { break };
+            kept.bytes -= batch.bytes;
+            self.budget.0.fetch_sub(batch.bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        let mut kept = std::mem::take(&mut *self.kept());
+        self.drop_batches(&mut kept, 0);
+    }
+}
+
+fn deliveries(epoch: u64, mut from: u64, records: Vec<Bytes>) -> Vec<TailBatch> {
+    let (mut batches, mut gathered, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for record in records {
+        if bytes + record.len() > DELIVERY_BYTES_MAX && !gathered.is_empty() {
+            let batch = TailBatch::new(epoch, from, std::mem::take(&mut gathered));
+            from = batch.next();
+            batches.push(batch);
+            bytes = 0;
+        }
+        bytes += record.len();
+        gathered.push(record);
+    }
+    if !gathered.is_empty() {
+        batches.push(TailBatch::new(epoch, from, gathered));
+    }
+    batches
+}
+
+/// One reader of a tail. The session stays resident while it lives.
+#[derive(Debug)]
+pub struct TailReader {
+    tail: Arc<Tail>,
+    changed: watch::Receiver<()>,
+}
+
+impl TailReader {
+    /// What the tail has at `next`. Whatever changes after this is told by [`TailReader::changed`].
+    #[must_use]
+    pub fn read(&mut self, next: u64) -> TailRead {
+        self.changed.mark_unchanged();
+        let kept = self.tail.kept();
+        if next >= kept.end {
+            return TailRead::AtEnd(kept.state.clone());
+        }
+        let index = kept.batches.partition_point(|batch| batch.next() <= next);
+        match kept.batches.get(index) {
+            Some(batch) if batch.from <= next => TailRead::Batch(Arc::clone(batch)),
+            _ => TailRead::Behind(kept.end),
+        }
+    }
+
+    /// Waits for a change since the last look.
+    pub async fn changed(&mut self) {
+        if self.changed.changed().await.is_err() {
+            // The sender lives in `self.tail`, so this is not reached; waiting for ever is what "no change" means.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until the session is loaded.
+    ///
+    /// # Errors
+    /// Why it could not be.
+    pub async fn loaded(&mut self) -> Result<Progress, Error> {
+        loop {
+            self.changed.mark_unchanged();
+            let state = self.tail.kept().state.clone();
+            match state {
+                TailState::Loading => self.changed().await,
+                TailState::Live(progress) => return Ok(progress),
+                TailState::Ended(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The tail that is read.
+    #[must_use]
+    pub fn tail(&self) -> &Arc<Tail> {
+        &self.tail
+    }
+}
+
+impl Drop for TailReader {
+    fn drop(&mut self) {
+        self.tail.kept().readers -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn live(end: u64) -> Arc<Tail> {
+        let tail = Arc::new(Tail::new(Arc::default()));
+        let lineage = Arc::new(Lineage::beginning(0));
+        tail.loaded(Progress { log: LogId(1), lineage, start: 0, end, closed: false });
+        tail
+    }
+
+    fn records(count: usize, bytes: usize) -> Vec<Bytes> {
+        vec![Bytes::from(vec![0; bytes]); count]
+    }
+
+    #[test]
+    fn a_reader_finds_its_batch_its_end_or_the_store() {
+        let tail = live(5);
+        let mut reader = tail.attach().unwrap();
+        assert!(matches!(reader.read(4), TailRead::Behind(_)));
+        assert!(matches!(reader.read(5), TailRead::AtEnd(TailState::Live(_))));
+        tail.extend(5, records(3, 10), false);
+        tail.extend(8, records(1, 10), false);
+        let TailRead::Batch(batch) = reader.read(6) else { panic!("offset 6 is kept") };
+        assert_eq!((batch.from, batch.next()), (5, 8));
+        assert!(matches!(reader.read(8), TailRead::Batch(batch) if batch.from == 8));
+        assert!(matches!(reader.read(9), TailRead::AtEnd(TailState::Live(_))));
+        assert!(matches!(reader.read(4), TailRead::Behind(_)));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_given_back() {
+        let budget = Arc::new(TailBudget::default());
+        let tail = Arc::new(Tail::new(Arc::clone(&budget)));
+        let lineage = Arc::new(Lineage::beginning(0));
+        tail.loaded(Progress { log: LogId(1), lineage, start: 0, end: 0, closed: false });
+        let mut reader = tail.attach().unwrap();
+        for round in 0..100 {
+            tail.extend(round * 10, records(10, 10_000), false);
+            assert!(budget.0.load(Ordering::Relaxed) <= TAIL_BYTES_MAX);
+        }
+        assert!(matches!(reader.read(0), TailRead::Behind(_)));
+        assert!(matches!(reader.read(999), TailRead::Batch(_)));
+        drop(reader);
+        tail.extend(1000, records(1, 10), false);
+        assert_eq!(budget.0.load(Ordering::Relaxed), 0, "nobody reads: nothing is kept");
+    }
+
+    #[test]
+    fn large_batches_are_delivered_in_parts() {
+        let tail = live(0);
+        let mut reader = tail.attach().unwrap();
+        tail.extend(0, records(10, DELIVERY_BYTES_MAX / 4), false);
+        let TailRead::Batch(batch) = reader.read(9) else { panic!("the last part is kept") };
+        assert_eq!((batch.from, batch.next()), (8, 10));
+    }
+
+    #[test]
+    fn a_tail_retires_only_when_nobody_reads_it() {
+        let tail = live(0);
+        let reader = tail.attach().unwrap();
+        assert!(!tail.retire());
+        drop(reader);
+        assert!(tail.retire());
+        assert!(tail.attach().is_none());
+    }
+}

@@ -1,0 +1,130 @@
+//! Frames over WebSocket (RFC 6455): one frame a message.
+
+use bytes::Bytes;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use longwire_proto::codec::Encoding;
+use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::limits::FRAME_BYTES_MAX;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::CapacityError;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
+
+use crate::transport::{FrameSink, FrameSource, Gone, LinkEnd};
+
+/// Read buffer of a connection: most frames of clients are small, and there are many idle connections.
+const READ_BUFFER_BYTES: usize = 4 << 10;
+/// Bytes that are gathered before they are written without being asked to flush.
+const WRITE_BUFFER_BYTES: usize = 64 << 10;
+/// Bytes of a close reason (RFC 6455, section 5.5: a control frame carries 125, two of them the code).
+const CLOSE_REASON_BYTES_MAX: usize = 123;
+
+fn config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        // Room for what is gathered and the largest frames: a link waits when it is passed and never fails for it.
+        .max_write_buffer_size(WRITE_BUFFER_BYTES + 4 * FRAME_BYTES_MAX)
+        .max_message_size(Some(FRAME_BYTES_MAX))
+        .max_frame_size(Some(FRAME_BYTES_MAX))
+}
+
+/// Takes over an upgraded stream and answers its two halves.
+pub async fn accept<S>(stream: S, encoding: Encoding) -> (WebSocketSource<S>, WebSocketSink<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config())).await;
+    let (sink, stream) = socket.split();
+    (WebSocketSource { stream, encoding }, WebSocketSink { sink, encoding })
+}
+
+/// The receiving half.
+#[derive(Debug)]
+pub struct WebSocketSource<S> {
+    stream: SplitStream<WebSocketStream<S>>,
+    encoding: Encoding,
+}
+
+impl<S> FrameSource for WebSocketSource<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    async fn next(&mut self) -> Result<Bytes, LinkEnd> {
+        loop {
+            return match (self.stream.next().await, self.encoding) {
+                (Some(Ok(Message::Binary(bytes))), Encoding::Proto) => Ok(bytes),
+                (Some(Ok(Message::Text(text))), Encoding::Json) => Ok(Bytes::from(text)),
+                (Some(Ok(Message::Binary(_))), Encoding::Json) => {
+                    Err(wrong_type("text", "binary", self.encoding))
+                }
+                (Some(Ok(Message::Text(_))), Encoding::Proto) => {
+                    Err(wrong_type("binary", "text", self.encoding))
+                }
+                (Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))), _) => continue,
+                (Some(Ok(Message::Close(_))) | None, _) => Err(LinkEnd::Gone),
+                (Some(Err(error)), _) => Err(link_end(&error)),
+            };
+        }
+    }
+}
+
+fn wrong_type(due: &str, came: &str, encoding: Encoding) -> LinkEnd {
+    let message =
+        format!("a {came} message came where {due} is due with subprotocol {}", encoding.subprotocol());
+    LinkEnd::Refused(Error::new(ErrorCode::WrongMessageType, message))
+}
+
+fn link_end(error: &tungstenite::Error) -> LinkEnd {
+    match error {
+        tungstenite::Error::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
+            let message = format!("the message has {size} bytes; at most {max_size} are allowed");
+            LinkEnd::Refused(Error::new(ErrorCode::FrameTooLarge, message).limit(*max_size))
+        }
+        tungstenite::Error::Utf8(_) => {
+            LinkEnd::Refused(Error::new(ErrorCode::InvalidFrame, "a text message must be UTF-8"))
+        }
+        tungstenite::Error::Protocol(error) => {
+            LinkEnd::Refused(Error::new(ErrorCode::InvalidFrame, format!("not a WebSocket frame: {error}")))
+        }
+        _ => LinkEnd::Gone,
+    }
+}
+
+/// The sending half.
+#[derive(Debug)]
+pub struct WebSocketSink<S> {
+    sink: SplitSink<WebSocketStream<S>, Message>,
+    encoding: Encoding,
+}
+
+impl<S> FrameSink for WebSocketSink<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    async fn feed(&mut self, frame: Bytes) -> Result<(), Gone> {
+        let message = match self.encoding {
+            Encoding::Proto => Message::Binary(frame),
+            Encoding::Json => Message::Text(Utf8Bytes::try_from(frame).map_err(|_| Gone)?),
+        };
+        self.sink.feed(message).await.map_err(|_| Gone)
+    }
+
+    async fn flush(&mut self) -> Result<(), Gone> {
+        self.sink.flush().await.map_err(|_| Gone)
+    }
+
+    async fn close(&mut self, error: &Error) -> Result<(), Gone> {
+        let mut reason = format!("{}: {}", error.code, error.message);
+        let mut length = CLOSE_REASON_BYTES_MAX.min(reason.len());
+        while !reason.is_char_boundary(length) {
+            length -= 1;
+        }
+        reason.truncate(length);
+        let close = CloseFrame { code: CloseCode::from(error.code.close_code()), reason: reason.into() };
+        self.sink.send(Message::Close(Some(close))).await.map_err(|_| Gone)
+    }
+}

@@ -1,0 +1,105 @@
+//! The real broker as a child process.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+/// The binary under test.
+pub(crate) const LONGWIRE: &str = env!("CARGO_BIN_EXE_longwire");
+
+/// A broker process and its data folder. Killed when dropped.
+pub(crate) struct Broker {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Broker {
+    /// Starts a broker on a free port and waits until it is ready.
+    pub(crate) fn start(data: &Path) -> Self {
+        Self::start_with(data, &[])
+    }
+
+    /// Starts a broker with settings such as `("HEARTBEAT_MS", "50")`.
+    pub(crate) fn start_with(data: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(LONGWIRE);
+        command.args(["--json", "serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
+        for (key, value) in settings {
+            command.env(format!("LONGWIRE_SERVE_{key}"), value);
+        }
+        command.env("LONGWIRE_LOG", "warn");
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ready: serde_json::Value = serde_json::from_str(&line)
+            .unwrap_or_else(|error| panic!("the broker printed {line:?} instead of being ready: {error}"));
+        let address = ready["url"].as_str().unwrap().trim_start_matches("ws://").parse().unwrap();
+        Self { child, address }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("ws://{}", self.address)
+    }
+
+    pub(crate) fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+
+    /// Kill -9.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks to stop, and answers whether it left with success.
+    pub(crate) fn terminate(mut self) -> bool {
+        rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap().success()
+    }
+
+    /// Asks to stop, without waiting.
+    pub(crate) fn ask_to_stop(&self) {
+        rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Waits until the process has ended by itself.
+    pub(crate) fn wait(mut self) -> bool {
+        self.child.wait().unwrap().success()
+    }
+
+    /// A plain HTTP/1.1 GET: status and body.
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        use std::io::Write;
+        let mut stream = std::net::TcpStream::connect(self.address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.address).unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        let status = response.split(' ').nth(1).unwrap().parse().unwrap();
+        let (_, body) = response.split_once("\r\n\r\n").unwrap();
+        (status, body.to_owned())
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // It may have ended already; then there is nothing to kill.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Runs the binary to its end.
+pub(crate) fn longwire(arguments: &[&str]) -> Output {
+    Command::new(LONGWIRE).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+/// A folder under the build's own one: on the real disk, whatever the system's temporary folder is.
+pub(crate) fn folder() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let data = folder.path().join("data");
+    (folder, data)
+}

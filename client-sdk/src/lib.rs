@@ -1,1 +1,82 @@
-//! The Longwire SDK.
+//! The Longwire SDK: publish to durable sessions, read them, and resume both over any break.
+//!
+//! ```no_run
+//! use longwire::{Client, From};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let client = Client::from_env()?;
+//!     let session = client.session("acme/build/42")?;
+//!     session.publish("compiling").await?;
+//!     let mut records = session.subscribe(From::Start).await?;
+//!     while let Some(record) = records.next().await {
+//!         println!("{}", record?.text().unwrap_or("(data)"));
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # What is promised
+//! - A publish that returned is durable; it was made exactly once and in order. `Session` says more.
+//! - A subscription yields each record once and in order, or a typed error that says why it cannot.
+//! - Across a restart of your program the same needs two things from you: an outbox file
+//!   (`ClientBuilder::outbox_file`) for what you publish, and saving `Subscription::position` with the effects of what
+//!   you read. "Exactly once" ends where your code begins.
+//! - Memory is bounded: the outbox and every subscription's window have limits that the builder sets.
+//! - Nothing is spawned silently: `Client::connect` and `Client::from_env` run one task, `ClientBuilder::build` none.
+//!
+//! Inside: a machine without IO (`machine`) makes every decision, and a driver moves frames, files and time.
+
+mod address;
+mod backoff;
+mod builder;
+mod client;
+mod connection_state;
+mod driver;
+mod error;
+mod from;
+mod link;
+mod machine;
+mod outbox_entry;
+mod outbox_file;
+mod outbox_space;
+mod outbox_status;
+mod publication;
+mod published;
+mod record;
+mod session;
+mod session_info;
+mod session_list;
+mod spool;
+mod subscribe;
+mod subscription;
+
+pub use address::{DEFAULT_URL, URL_VARIABLE};
+pub use backoff::{BACKOFF_BASE, BACKOFF_CAP, Backoff};
+pub use builder::ClientBuilder;
+pub use client::Client;
+pub use connection_state::ConnectionState;
+pub use driver::Driver;
+pub use error::{
+    Closed, ConnectError, OutboxError, PublishError, Refusal, RequestError, SessionIdError, SubscriptionError,
+};
+pub use from::From;
+pub use longwire_proto::codec::Encoding;
+pub use longwire_proto::error::ErrorCode;
+pub use longwire_proto::outcome::Outcome;
+pub use longwire_proto::position::Position;
+pub use longwire_proto::session_id::SessionId;
+pub use longwire_proto::wire::{Limits, Producer};
+pub use machine::subscriptions::Began;
+pub use outbox_space::{
+    OUTBOX_BYTES_MAX, OUTBOX_ENTRIES_MAX, OUTBOX_FILE_BYTES_MAX, OUTBOX_FILE_ENTRIES_MAX,
+};
+pub use outbox_status::OutboxStatus;
+pub use publication::Publication;
+pub use published::Published;
+pub use record::{Body, Record, Sender};
+pub use session::{Acknowledgement, Session};
+pub use session_info::{SessionInfo, SessionMeta};
+pub use session_list::SessionList;
+pub use subscribe::Subscribe;
+pub use subscription::{Subscription, WINDOW_BYTES_DEFAULT};

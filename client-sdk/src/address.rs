@@ -1,0 +1,72 @@
+//! Where the broker is.
+
+use tokio_tungstenite::tungstenite::http::Uri;
+
+use crate::error::ConnectError;
+
+/// The broker that is meant when nothing else is said.
+pub const DEFAULT_URL: &str = "ws://127.0.0.1:8700";
+/// The environment variable that names the broker.
+pub const URL_VARIABLE: &str = "LONGWIRE_URL";
+/// The path of the WebSocket on a broker.
+const CONNECT_PATH: &str = "/v1/connect";
+/// The broker's default port.
+const DEFAULT_PORT: u16 = 8700;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// The URL of the WebSocket.
+    pub(crate) url: String,
+}
+
+impl Address {
+    /// Parses `ws://HOST[:PORT][/PATH]`; a path is taken as a prefix of the broker's.
+    pub(crate) fn parse(text: &str) -> Result<Self, ConnectError> {
+        let invalid =
+            |reason: &str| ConnectError::InvalidUrl { url: text.to_owned(), reason: reason.to_owned() };
+        let uri: Uri = text.parse().map_err(|error| invalid(&format!("{error}")))?;
+        match uri.scheme_str() {
+            Some("ws") => {}
+            Some("wss") => return Err(ConnectError::TlsUnsupported { url: text.to_owned() }),
+            _ => return Err(invalid("it must begin with ws://")),
+        }
+        if uri.query().is_some() || text.contains('@') {
+            return Err(invalid("it must have neither a query nor a user"));
+        }
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| invalid("it names no host"))?;
+        let port = uri.port_u16().unwrap_or(DEFAULT_PORT);
+        let prefix = uri.path().trim_end_matches('/').trim_end_matches(CONNECT_PATH);
+        let url = format!("ws://{host}:{port}{prefix}{CONNECT_PATH}");
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok(Self { host, port, url })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_host_port_and_path() {
+        for (text, host, port, url) in [
+            (DEFAULT_URL, "127.0.0.1", 8700, "ws://127.0.0.1:8700/v1/connect"),
+            ("ws://box/", "box", 8700, "ws://box:8700/v1/connect"),
+            ("ws://[::1]:9", "::1", 9, "ws://[::1]:9/v1/connect"),
+            ("ws://h:1/proxy/", "h", 1, "ws://h:1/proxy/v1/connect"),
+            ("ws://h:1/v1/connect", "h", 1, "ws://h:1/v1/connect"),
+        ] {
+            let wanted = Address { host: host.into(), port, url: url.into() };
+            assert_eq!(Address::parse(text).unwrap(), wanted);
+        }
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        assert!(matches!(Address::parse("wss://h"), Err(ConnectError::TlsUnsupported { .. })));
+        for text in ["", "h:1", "http://h", "ws://", "ws://u:p@h", "ws://h?x=1"] {
+            assert!(matches!(Address::parse(text), Err(ConnectError::InvalidUrl { .. })), "{text}");
+        }
+    }
+}

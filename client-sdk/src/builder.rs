@@ -1,0 +1,216 @@
+//! How a client is made.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use longwire_proto::codec::Encoding;
+use longwire_proto::short_id::is_short_id;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use crate::address::{Address, DEFAULT_URL};
+use crate::backoff::Backoff;
+use crate::client::{CALLS_MAX, COMMANDS_MAX, Client, Handle};
+use crate::connection_state::ConnectionState;
+use crate::driver::{Driver, Parts};
+use crate::error::ConnectError;
+use crate::link::Link;
+use crate::machine::outbox::Recovered;
+use crate::machine::{Config, Machine};
+use crate::outbox_file::OutboxFile;
+use crate::outbox_space::{
+    OUTBOX_BYTES_MAX, OUTBOX_ENTRIES_MAX, OUTBOX_FILE_BYTES_MAX, OUTBOX_FILE_ENTRIES_MAX, OutboxSpace,
+};
+use crate::outbox_status::OutboxStatus;
+use crate::spool::Spool;
+use crate::subscription::WINDOW_BYTES_DEFAULT;
+
+/// Options of a [`Client`].
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let (client, driver) = longwire::Client::builder()
+///     .url("ws://127.0.0.1:8700")
+///     .device("laptop")
+///     .outbox_file("/var/lib/agent/outbox")
+///     .build()?;
+/// let driver = tokio::spawn(driver);
+/// client.session("acme/build/42")?.publish("started").await?;
+/// client.shutdown().await?;
+/// driver.await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder makes nothing until `build` is called"]
+pub struct ClientBuilder {
+    url: String,
+    device: String,
+    client: String,
+    encoding: Encoding,
+    window_bytes: u64,
+    backoff: Backoff,
+    outbox_file: Option<PathBuf>,
+    outbox_sync: bool,
+    outbox_entries_max: Option<u64>,
+    outbox_bytes_max: Option<u64>,
+}
+
+impl Default for ClientBuilder {
+    fn default() -> Self {
+        Self {
+            url: DEFAULT_URL.to_owned(),
+            device: String::new(),
+            client: concat!("longwire-rust/", env!("CARGO_PKG_VERSION")).to_owned(),
+            encoding: Encoding::Proto,
+            window_bytes: WINDOW_BYTES_DEFAULT,
+            backoff: Backoff::default(),
+            outbox_file: None,
+            outbox_sync: false,
+            outbox_entries_max: None,
+            outbox_bytes_max: None,
+        }
+    }
+}
+
+impl ClientBuilder {
+    /// Where the broker is: `ws://HOST[:PORT]`.
+    pub fn url(mut self, url: impl Into<String>) -> Self {
+        self.url = url.into();
+        self
+    }
+
+    /// Names this endpoint among those of its principal, such as `phone`: at most 64 of `A-Z a-z 0-9 _ -`.
+    pub fn device(mut self, device: impl Into<String>) -> Self {
+        self.device = device.into();
+        self
+    }
+
+    /// Name and version of the application, for the broker's log.
+    pub fn client_name(mut self, client: impl Into<String>) -> Self {
+        self.client = client.into();
+        self
+    }
+
+    /// How frames are written. JSON is for debugging.
+    pub fn encoding(mut self, encoding: Encoding) -> Self {
+        self.encoding = encoding;
+        self
+    }
+
+    /// Bytes of unread records that each subscription may hold (default [`WINDOW_BYTES_DEFAULT`]). A client with n
+    /// subscriptions that nobody reads holds at most about 1.5 × n × this.
+    pub fn window_bytes(mut self, window_bytes: u64) -> Self {
+        self.window_bytes = window_bytes.max(1);
+        self
+    }
+
+    /// Bounds of the waiting time between tries.
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// Keeps unacknowledged publishes in this file (created with mode 0600, and locked through `<file>.lock`), so that
+    /// they survive this process: the next client that opens it sends them, under the same producers and sequences, in
+    /// order and without doubles. An accepted publish is written to the operating system, so it survives a kill of the
+    /// process; for a crash of the machine see [`Self::outbox_sync`].
+    pub fn outbox_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.outbox_file = Some(path.into());
+        self
+    }
+
+    /// Calls `fdatasync` before a publish counts as accepted, so that it survives a crash of the machine. Publishes that
+    /// arrive together share one; it holds the driver for as long as the disk takes.
+    pub fn outbox_sync(mut self, sync: bool) -> Self {
+        self.outbox_sync = sync;
+        self
+    }
+
+    /// Publishes that the outbox holds before a publish waits (default [`OUTBOX_ENTRIES_MAX`], with a file
+    /// [`OUTBOX_FILE_ENTRIES_MAX`]).
+    pub fn outbox_entries_max(mut self, entries: u64) -> Self {
+        self.outbox_entries_max = Some(entries.max(1));
+        self
+    }
+
+    /// Bytes that the outbox holds before a publish waits (default [`OUTBOX_BYTES_MAX`], with a file
+    /// [`OUTBOX_FILE_BYTES_MAX`]).
+    pub fn outbox_bytes_max(mut self, bytes: u64) -> Self {
+        self.outbox_bytes_max = Some(bytes.max(1));
+        self
+    }
+
+    /// Makes the client and its driver, a future that does all the work. Nothing is spawned and nothing is sent: poll the
+    /// driver, such as with `tokio::spawn`. Opening an outbox file reads it whole.
+    ///
+    /// # Errors
+    /// [`ConnectError`]: a URL or device outside its grammar, or an outbox file that cannot be used.
+    pub fn build(self) -> Result<(Client, Driver), ConnectError> {
+        let address = Address::parse(&self.url)?;
+        if !self.device.is_empty() && !is_short_id(self.device.as_bytes()) {
+            return Err(ConnectError::InvalidDevice(self.device));
+        }
+        let (spool, recovered, cut_bytes) = match &self.outbox_file {
+            None => (Spool::memory(), Recovered::default(), 0),
+            Some(path) => {
+                let file = OutboxFile::open(path, self.outbox_sync)?;
+                let (recovered, cut_bytes) = (file.recovered(), file.cut_bytes());
+                (Spool::File(Box::new(file)), recovered, cut_bytes)
+            }
+        };
+        let in_file = |file, memory| if self.outbox_file.is_some() { file } else { memory };
+        let entries_max = in_file(OUTBOX_FILE_ENTRIES_MAX, OUTBOX_ENTRIES_MAX);
+        let bytes_max = in_file(OUTBOX_FILE_BYTES_MAX, OUTBOX_BYTES_MAX);
+        let there: Vec<(u64, u64)> =
+            recovered.entries.iter().map(|entry| (entry.entry, entry.bytes)).collect();
+        let (entries, bytes) = (there.len() as u64, there.iter().map(|(_, bytes)| bytes).sum());
+        let space = Arc::new(OutboxSpace::new(
+            self.outbox_entries_max.unwrap_or(entries_max),
+            self.outbox_bytes_max.unwrap_or(bytes_max),
+            entries,
+            bytes,
+        ));
+        let status = OutboxStatus { entries, bytes, recovered: entries, cut_bytes, ..Default::default() };
+        let machine = Machine::new(Config {
+            device: self.device,
+            client: self.client,
+            backoff: self.backoff,
+            producer_base: format!("{:016x}{:016x}", random()?, random()?),
+            seed: random()?,
+            recovered,
+        });
+        let (commands, commands_in) = mpsc::channel(COMMANDS_MAX);
+        let (feedback, feedback_in) = mpsc::unbounded_channel();
+        let (state_out, state) = watch::channel(ConnectionState::Connecting);
+        let (status_out, status) = watch::channel(status);
+        let driver = Driver::new(Parts {
+            machine,
+            link: Link::new(address, self.encoding),
+            encoding: self.encoding,
+            spool,
+            space: Arc::clone(&space),
+            commands: commands_in,
+            feedback: feedback_in,
+            state: state_out,
+            status: status_out,
+            recovered: there,
+        });
+        let client = Client::new(Handle {
+            commands,
+            feedback,
+            state,
+            status,
+            space,
+            calls: Semaphore::new(CALLS_MAX),
+            next_subscription: AtomicU32::new(1),
+            encoding: self.encoding,
+            window_bytes: self.window_bytes,
+        });
+        Ok((client, driver))
+    }
+}
+
+fn random() -> Result<u64, ConnectError> {
+    getrandom::u64().map_err(|error| ConnectError::Random(error.to_string()))
+}

@@ -1,0 +1,233 @@
+//! What can go wrong, and what to do about it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use longwire_proto::error::{Error as WireError, ErrorCode};
+use longwire_proto::position::Position;
+use longwire_proto::session_id::InvalidSessionId;
+use longwire_proto::wire;
+
+/// The broker's refusal, as it came.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message} ({code_text})")]
+pub struct Refusal {
+    /// What went wrong; `None` for a code that this SDK does not know.
+    pub code: Option<ErrorCode>,
+    /// The code as it came.
+    pub code_text: String,
+    /// What was wrong, what is allowed and what to do.
+    pub message: String,
+    /// The field that was wrong; empty when none was.
+    pub field: String,
+    /// The limit that was passed; 0 when none was.
+    pub limit: u64,
+    /// The value that would have been taken.
+    pub expected: u64,
+    /// Whether the same request can succeed later.
+    pub retryable: bool,
+    /// When, in milliseconds; 0 when the broker did not say.
+    pub retry_after_ms: u64,
+}
+
+impl From<Option<wire::Error>> for Refusal {
+    fn from(error: Option<wire::Error>) -> Self {
+        let error = error.unwrap_or_default();
+        Self {
+            code: ErrorCode::parse(&error.code),
+            code_text: error.code,
+            message: error.message,
+            field: error.field,
+            limit: error.limit,
+            expected: error.expected,
+            retryable: error.retryable,
+            retry_after_ms: error.retry_after_ms,
+        }
+    }
+}
+
+/// Why a client could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The URL is not one of a broker.
+    #[error("`{url}` is not a broker's address: {reason}; use one such as ws://127.0.0.1:8700")]
+    InvalidUrl {
+        /// The URL as given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The URL asks for TLS.
+    #[error(
+        "`{url}` asks for TLS, which this version does not speak; use ws:// on a trusted network or through a local TLS proxy"
+    )]
+    TlsUnsupported {
+        /// The URL as given.
+        url: String,
+    },
+    /// The device name is outside its grammar.
+    #[error("the device `{0}` must have 1 to 64 of the characters A-Z a-z 0-9 _ -")]
+    InvalidDevice(String),
+    /// The outbox file could not be opened.
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    /// There is no runtime to run the driver on.
+    #[error("Client::connect needs a Tokio runtime; call it within one, or use Client::builder().build()")]
+    NoRuntime,
+    /// The operating system gave no random bytes, which producers need for their ids.
+    #[error("the operating system gives no random bytes: {0}")]
+    Random(String),
+}
+
+/// Why the outbox file cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OutboxError {
+    /// Another process (or client) uses the file.
+    #[error("the outbox {} is in use by another client; give each client a file of its own", path.display())]
+    Locked {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is something else.
+    #[error("{} is not an outbox of this version; move it away or choose another file", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The operating system refused.
+    #[error("the outbox {} cannot be {action}: {source}; check the disk and the permissions", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// What the operating system said.
+        source: Arc<std::io::Error>,
+    },
+    /// An entry's checksum does not match: the disk or another program damaged it.
+    #[error("an entry of the outbox {} is damaged; the publish in it is lost, publish it again", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Why the client is closed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Closed {
+    /// `shutdown` or `close` was called, or the driver was dropped.
+    #[error("the client was shut down; make a new one")]
+    ShutDown,
+    /// The broker refuses this client, and would again.
+    #[error("the broker refuses this client: {0}")]
+    Refused(String),
+}
+
+/// Why a publish was not carried out.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The publication breaks a limit or rule of the wire; nothing was sent.
+    #[error(transparent)]
+    Invalid(#[from] WireError),
+    /// `publish_if_end` found another end. Read what is new, decide again and publish with that end.
+    #[error("the session ends at {end}, not where the publish wanted it; read on and decide again")]
+    EndMismatch {
+        /// The actual end.
+        end: u64,
+    },
+    /// The session takes no more publishes. This publish and those queued behind it were not made.
+    #[error("the session is closed: it takes no more publishes; use another session")]
+    SessionClosed,
+    /// Another client publishes as this producer, such as from a copied outbox file.
+    #[error("another client took over this producer (its epoch is {epoch}); do not copy outbox files")]
+    Fenced {
+        /// The epoch that is taken now.
+        epoch: u64,
+    },
+    /// The publish is durable, but so long ago that its offsets are forgotten.
+    #[error("the publish was made before and is durable, but its offsets are no longer remembered")]
+    AlreadyPublished,
+    /// The broker refused for another reason. Later publishes of the session go on.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// The outbox could not take or give back the publish.
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    /// The client is closed. With an outbox file, an accepted publish is made by the next client that opens it.
+    #[error(transparent)]
+    Closed(#[from] Closed),
+}
+
+/// Why a request on a session was not carried out.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RequestError {
+    /// There is no such session.
+    #[error("there is no session `{0}`; publish to it or create it first")]
+    NotFound(String),
+    /// The session exists already.
+    #[error("the session `{0}` exists already; update it, or choose another id")]
+    Exists(String),
+    /// The connection broke before the answer to a create came; the session exists now, by this call or by another.
+    #[error("the session `{0}` exists, but whether this call created it is unknown; describe it to see")]
+    ExistsUncertain(String),
+    /// The broker refused for another reason.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// The client is closed.
+    #[error(transparent)]
+    Closed(#[from] Closed),
+    /// The broker answered with something else than was asked for.
+    #[error("the broker's answer does not fit the request; update the SDK or the broker")]
+    UnexpectedAnswer,
+}
+
+/// What a subscription tells besides records.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubscriptionError {
+    /// Records were trimmed before they were read. The stream goes on with `next`.
+    #[error("the records from {from} up to {next} were trimmed; reading goes on at {next}")]
+    Gap {
+        /// The first missing offset.
+        from: u64,
+        /// The first offset that is there.
+        next: u64,
+    },
+    /// The session has another history than the one read so far. The stream goes on at `resume`.
+    #[error("the session has another history now; reading goes on at {resume}")]
+    EpochChanged {
+        /// Where the stream goes on.
+        resume: Position,
+    },
+    /// The position is beyond the end. The stream ends.
+    #[error("the position is beyond the session's end ({end}); it is of another session or of lost history")]
+    FuturePosition {
+        /// The session's end.
+        end: Position,
+    },
+    /// There is no such session (and `wait_for_session` was not asked for). The stream ends.
+    #[error("there is no session `{0}`; publish to it first or subscribe with wait_for_session")]
+    NotFound(String),
+    /// The session was deleted. The stream ends.
+    #[error("the session was deleted")]
+    Deleted,
+    /// The client has as many subscriptions as the broker lets it have. The stream ends.
+    #[error("the client has {0} subscriptions, the most that are allowed; drop one or use another client")]
+    TooMany(u64),
+    /// The broker ended or refused the subscription for another reason. The stream ends.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// The client is closed. The stream ends.
+    #[error(transparent)]
+    Closed(#[from] Closed),
+}
+
+impl SubscriptionError {
+    /// Whether records can follow it.
+    #[must_use]
+    pub fn goes_on(&self) -> bool {
+        matches!(self, Self::Gap { .. } | Self::EpochChanged { .. })
+    }
+}
+
+/// A text that names no session.
+pub type SessionIdError = InvalidSessionId;

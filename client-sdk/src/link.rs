@@ -1,0 +1,242 @@
+//! The WebSocket: connects, writes what is queued and reads frames, all within one poll, so that neither direction ever
+//! waits for the other.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Sink, SinkExt, Stream};
+use longwire_proto::codec::{self, Encoding};
+use longwire_proto::error::ErrorCode;
+use longwire_proto::limits::FRAME_BYTES_MAX;
+use longwire_proto::wire::server_frame::Frame;
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
+
+use crate::address::Address;
+
+/// A broker that does not answer within this time is not there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A polite close is tried for this long.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes queued for the socket above which no further publish is taken out of the outbox.
+const QUEUED_BYTES_MAX: usize = 1 << 20;
+/// Bytes read at a time: most frames are small.
+const READ_BUFFER_BYTES: usize = 8 << 10;
+/// Bytes that the WebSocket gathers before it writes.
+const WRITE_BUFFER_BYTES: usize = 64 << 10;
+/// Bytes of a message of the broker: a record at its limit can need several times its size as JSON.
+const MESSAGE_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
+
+type Socket = WebSocketStream<TcpStream>;
+type Connecting = Pin<Box<dyn Future<Output = Result<Socket, ConnectFailure>> + Send>>;
+
+/// Why no connection was made.
+#[derive(Debug)]
+pub(crate) struct ConnectFailure {
+    pub(crate) error: String,
+    /// Whether trying again is of no use.
+    pub(crate) fatal: bool,
+}
+
+/// What happened on the link.
+#[derive(Debug)]
+pub(crate) enum LinkEvent {
+    Connected,
+    ConnectFailed(ConnectFailure),
+    Frame(Box<Frame>, u64),
+    Disconnected(String),
+}
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Idle,
+    Connecting(Connecting),
+    Open(Box<Socket>),
+}
+
+pub(crate) struct Link {
+    address: Address,
+    encoding: Encoding,
+    state: State,
+    queue: VecDeque<Message>,
+    queued_bytes: usize,
+    unflushed: bool,
+}
+
+impl Link {
+    pub(crate) fn new(address: Address, encoding: Encoding) -> Self {
+        Self {
+            address,
+            encoding,
+            state: State::Idle,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            unflushed: false,
+        }
+    }
+
+    pub(crate) fn connect(&mut self) {
+        self.disconnect();
+        self.state = State::Connecting(Box::pin(connect(self.address.clone(), self.encoding)));
+    }
+
+    pub(crate) fn disconnect(&mut self) {
+        self.state = State::Idle;
+        self.queue.clear();
+        self.queued_bytes = 0;
+        self.unflushed = false;
+    }
+
+    /// Whether publishes may be queued.
+    pub(crate) fn has_room(&self) -> bool {
+        self.queued_bytes < QUEUED_BYTES_MAX
+    }
+
+    /// Queues an encoded frame.
+    pub(crate) fn send(&mut self, frame: Bytes) {
+        let message = match self.encoding {
+            Encoding::Proto => Message::Binary(frame),
+            Encoding::Json => Message::text(String::from_utf8_lossy(&frame).into_owned()),
+        };
+        self.queued_bytes += message.len();
+        self.queue.push_back(message);
+    }
+
+    /// Waits for what happens next, writing meanwhile. Safe to drop between polls.
+    pub(crate) async fn next(&mut self) -> LinkEvent {
+        std::future::poll_fn(|context| self.poll(context)).await
+    }
+
+    /// Says goodbye to the WebSocket, with what is queued in front of it.
+    pub(crate) async fn close(&mut self) {
+        if let State::Open(socket) = &mut self.state {
+            let farewell = async {
+                for message in self.queue.drain(..) {
+                    socket.feed(message).await?;
+                }
+                socket.close(None).await
+            };
+            // Whoever does not take a farewell within this time will notice the closed socket.
+            drop(tokio::time::timeout(CLOSE_TIMEOUT, farewell).await);
+        }
+        self.disconnect();
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<LinkEvent> {
+        let event = match &mut self.state {
+            State::Idle => return Poll::Pending,
+            State::Connecting(connecting) => match ready!(connecting.as_mut().poll(context)) {
+                Ok(socket) => {
+                    self.state = State::Open(Box::new(socket));
+                    return Poll::Ready(LinkEvent::Connected);
+                }
+                Err(failure) => LinkEvent::ConnectFailed(failure),
+            },
+            State::Open(_) => match self.poll_write(context) {
+                Poll::Ready(Err(error)) => LinkEvent::Disconnected(error.to_string()),
+                _ => match ready!(self.poll_read(context)) {
+                    Ok((frame, bytes)) => return Poll::Ready(LinkEvent::Frame(Box::new(frame), bytes)),
+                    Err(error) => LinkEvent::Disconnected(error),
+                },
+            },
+        };
+        self.disconnect();
+        Poll::Ready(event)
+    }
+
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), WebSocketError>> {
+        let State::Open(socket) = &mut self.state else { return Poll::Ready(Ok(())) };
+        let mut socket = Pin::new(socket.as_mut());
+        while !self.queue.is_empty() {
+            ready!(socket.as_mut().poll_ready(context))?;
+            let Some(message) = self.queue.pop_front() else { break };
+            self.queued_bytes -= message.len();
+            self.unflushed = true;
+            socket.as_mut().start_send(message)?;
+        }
+        if self.unflushed {
+            ready!(socket.poll_flush(context))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(Frame, u64), String>> {
+        let State::Open(socket) = &mut self.state else { return Poll::Pending };
+        loop {
+            let message = match ready!(Pin::new(socket.as_mut()).poll_next(context)) {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => return Poll::Ready(Err(error.to_string())),
+                None => return Poll::Ready(Err("the broker ended the connection".to_owned())),
+            };
+            let bytes = match (message, self.encoding) {
+                (Message::Binary(bytes), Encoding::Proto) => bytes,
+                (Message::Text(text), Encoding::Json) => Bytes::from(text),
+                (Message::Close(Some(frame)), _) => {
+                    return Poll::Ready(Err(format!("the broker closed the connection: {frame}")));
+                }
+                (Message::Close(None), _) => {
+                    return Poll::Ready(Err("the broker closed the connection".to_owned()));
+                }
+                (Message::Binary(_) | Message::Text(_), _) => {
+                    return Poll::Ready(Err("the broker sent the wrong type of message".to_owned()));
+                }
+                _ => continue,
+            };
+            let length = bytes.len() as u64;
+            match codec::decode_server(self.encoding, bytes) {
+                Ok(frame) => return Poll::Ready(Ok((frame, length))),
+                // A newer broker may say more than this SDK understands.
+                Err(error) if error.code == ErrorCode::UnknownFrame => {}
+                Err(error) => return Poll::Ready(Err(error.to_string())),
+            }
+        }
+    }
+}
+
+async fn connect(address: Address, encoding: Encoding) -> Result<Socket, ConnectFailure> {
+    let timeout = tokio::time::timeout(CONNECT_TIMEOUT, handshake(&address, encoding));
+    timeout.await.unwrap_or_else(|_| {
+        let error = format!("{} did not answer within {} s", address.url, CONNECT_TIMEOUT.as_secs());
+        Err(ConnectFailure { error, fatal: false })
+    })
+}
+
+async fn handshake(address: &Address, encoding: Encoding) -> Result<Socket, ConnectFailure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        let error = format!("no connection to {}: {error}", address.url);
+        ConnectFailure { error, fatal: false }
+    };
+    let mut request = address.url.as_str().into_client_request().map_err(|error| failed(&error))?;
+    let subprotocol = HeaderValue::from_static(encoding.subprotocol());
+    request.headers_mut().insert("sec-websocket-protocol", subprotocol);
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_write_buffer_size(MESSAGE_BYTES_MAX)
+        .max_message_size(Some(MESSAGE_BYTES_MAX))
+        .max_frame_size(Some(MESSAGE_BYTES_MAX));
+    let stream = TcpStream::connect((address.host.as_str(), address.port));
+    let stream = stream.await.map_err(|error| failed(&error))?;
+    // Frames are gathered here; the kernel shall not wait for more.
+    stream.set_nodelay(true).map_err(|error| failed(&error))?;
+    match tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await {
+        Ok((socket, _)) => Ok(socket),
+        Err(WebSocketError::Http(response)) => {
+            let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+            let status = response.status();
+            // The broker speaks none of our subprotocols; everything else a proxy may say for a while.
+            let fatal = status.as_u16() == 400 && body.contains(ErrorCode::UnsupportedProtocol.as_str());
+            Err(ConnectFailure { fatal, ..failed(&format!("HTTP {status} {body}")) })
+        }
+        Err(error) => Err(failed(&error)),
+    }
+}

@@ -1,0 +1,544 @@
+//! The protocol without IO: inputs and the time go in, frames, results and the next deadline come out.
+//!
+//! ```text
+//! handle(input, now)          an input arrives
+//! poll_output() -> Output     what to do, in order
+//! poll_publish(now) -> Due    the next publish to send; asked for when the link has room
+//! poll_timeout() -> Duration  when `handle(Input::Time)` is due
+//! ```
+//! Times are durations since the machine was made. Bodies of publishes are not here but in the spool: the machine names
+//! entries. Equal inputs give equal outputs; the only randomness is the seed of the jitter.
+
+pub(crate) mod calls;
+#[cfg(test)]
+mod model;
+pub(crate) mod outbox;
+pub(crate) mod subscriptions;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use longwire_proto::error::ErrorCode;
+use longwire_proto::limits::SUBSCRIPTIONS_MAX;
+use longwire_proto::session_id::SessionId;
+use longwire_proto::wire;
+use longwire_proto::wire::client_frame::Frame as ClientFrame;
+use longwire_proto::wire::server_frame::Frame as ServerFrame;
+
+use crate::backoff::{Backoff, Jitter};
+use crate::connection_state::ConnectionState;
+use crate::error::{Closed, PublishError, Refusal, RequestError, SubscriptionError};
+use crate::machine::calls::{Answer, Call, Calls, Ticket};
+use crate::machine::outbox::{Decision, Due, Entry, Outbox, Recovered, Slot};
+use crate::machine::subscriptions::{Event, Subscriptions, Violation, Wish};
+use crate::published::Published;
+
+/// A broker that accepted the connection must welcome the client within this time.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that lasted this long was a good one: waiting begins anew with the shortest.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+/// Silence after which the connection is dead, in tenths of the heartbeat interval: one heartbeat may be late.
+const SILENCE_HEARTBEAT_TENTHS: u64 = 25;
+/// The client pings this many times within the broker's idle timeout.
+const PINGS_PER_IDLE_TIMEOUT: u64 = 3;
+/// The shortest interval between pings, whatever the broker says.
+const PING_INTERVAL_MIN: Duration = Duration::from_millis(10);
+
+/// What the machine is told once.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) device: String,
+    pub(crate) client: String,
+    pub(crate) backoff: Backoff,
+    /// Unique for each process and client: new producers are named after it.
+    pub(crate) producer_base: String,
+    pub(crate) seed: u64,
+    pub(crate) recovered: Recovered,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Connected,
+    /// No connection could be made. `fatal` when none ever will.
+    ConnectFailed {
+        error: String,
+        fatal: bool,
+    },
+    Disconnected {
+        error: String,
+    },
+    /// A frame and its size.
+    Frame(Box<ServerFrame>, u64),
+    Time,
+    /// A publish was written to the spool under the slot from [`Machine::reserve`].
+    Accepted {
+        entry: Entry,
+        session: SessionId,
+        bytes: u64,
+    },
+    /// The spool could not give back a publish that [`Machine::poll_publish`] named.
+    Lost {
+        due: Due,
+        error: PublishError,
+    },
+    Call {
+        ticket: Ticket,
+        call: Call,
+    },
+    Subscribe {
+        number: u32,
+        wish: Wish,
+    },
+    Unsubscribe {
+        number: u32,
+    },
+    Consumed {
+        number: u32,
+        through: longwire_proto::position::Position,
+        bytes: u64,
+    },
+    Close(Closed),
+}
+
+/// What to do.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// Make a connection.
+    Connect,
+    /// Drop the connection; no input about it is wanted.
+    Disconnect,
+    Send(ClientFrame),
+    /// Settle a publish: answer its caller and drop it from the spool.
+    Settled {
+        entry: Entry,
+        result: Result<Published, PublishError>,
+    },
+    /// Write down that what the spool has of the session is numbered anew.
+    Renumbered {
+        session: SessionId,
+        epoch: u64,
+    },
+    Answer {
+        ticket: Ticket,
+        result: Result<Answer, RequestError>,
+    },
+    Event {
+        number: u32,
+        event: Event,
+    },
+    State(ConnectionState),
+}
+
+#[derive(Debug)]
+enum Link {
+    /// Until the next try.
+    Waiting(Duration),
+    Connecting,
+    /// `hello` was sent; everything else may follow at once.
+    Open(Open),
+    Closed,
+}
+
+#[derive(Debug)]
+struct Open {
+    since: Duration,
+    welcomed: bool,
+    received: Duration,
+    sent: Duration,
+    silence_max: Duration,
+    ping_interval: Duration,
+}
+
+#[derive(Debug)]
+enum Awaited {
+    Publish(SessionId, Entry),
+    Call(Ticket),
+    Subscribe(Vec<u32>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Machine {
+    config: Config,
+    link: Link,
+    attempt: u32,
+    next_request: u64,
+    awaited: BTreeMap<u64, Awaited>,
+    outbox: Outbox,
+    calls: Calls,
+    subscriptions: Subscriptions,
+    subscriptions_max: u64,
+    jitter: Jitter,
+    outputs: VecDeque<Output>,
+}
+
+impl Machine {
+    pub(crate) fn new(mut config: Config) -> Self {
+        let recovered = std::mem::take(&mut config.recovered);
+        let backoff = config.backoff;
+        Self {
+            link: Link::Connecting,
+            attempt: 0,
+            next_request: 1,
+            awaited: BTreeMap::new(),
+            outbox: Outbox::new(config.producer_base.clone(), backoff, recovered),
+            calls: Calls::new(backoff),
+            subscriptions: Subscriptions::new(backoff),
+            subscriptions_max: SUBSCRIPTIONS_MAX as u64,
+            jitter: Jitter::new(config.seed),
+            outputs: VecDeque::from([Output::Connect]),
+            config,
+        }
+    }
+
+    /// Publishes that have no answer yet.
+    pub(crate) fn unacknowledged(&self) -> usize {
+        self.outbox.len()
+    }
+
+    /// Whether the machine is closed for good.
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self.link, Link::Closed)
+    }
+
+    /// The slot for the next publish to the session. Write the publish to the spool, then give [`Input::Accepted`].
+    pub(crate) fn reserve(&mut self, session: &SessionId) -> Slot {
+        self.outbox.reserve(session)
+    }
+
+    pub(crate) fn handle(&mut self, now: Duration, input: Input) {
+        match input {
+            Input::Connected => self.connected(now),
+            Input::ConnectFailed { error, fatal: true } => self.close(&Closed::Refused(error)),
+            Input::ConnectFailed { error, fatal: false } | Input::Disconnected { error } => {
+                self.disconnected(now, error)
+            }
+            Input::Frame(frame, bytes) => self.frame(now, *frame, bytes),
+            Input::Time => {}
+            Input::Accepted { entry, session, bytes } => self.outbox.accept(&session, entry, bytes),
+            Input::Lost { due, error } => {
+                self.awaited
+                    .retain(|_, awaited| !matches!(awaited, Awaited::Publish(_, e) if *e == due.entry));
+                self.outbox.lost(now, &due.session, due.entry, error);
+            }
+            Input::Call { ticket, call } => match &self.link {
+                Link::Closed => {
+                    self.outputs.push_back(Output::Answer { ticket, result: Err(Closed::ShutDown.into()) });
+                }
+                _ => self.calls.add(ticket, call),
+            },
+            Input::Subscribe { number, wish } => self.subscribe(number, wish),
+            Input::Unsubscribe { number } => self.unsubscribe(now, number),
+            Input::Consumed { number, through, bytes } => {
+                self.subscriptions.consumed(now, number, through, bytes)
+            }
+            Input::Close(reason) => self.close(&reason),
+        }
+        self.timeouts(now);
+        self.pump(now);
+    }
+
+    pub(crate) fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The next publish to send, with its request number. Call it when [`Self::poll_output`] has nothing.
+    pub(crate) fn poll_publish(&mut self, now: Duration) -> Option<(u64, Due)> {
+        let Link::Open(open) = &mut self.link else { return None };
+        let due = self.outbox.poll_send()?;
+        open.sent = now;
+        let request = self.request(Awaited::Publish(due.session.clone(), due.entry));
+        Some((request, due))
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Duration> {
+        match &self.link {
+            Link::Waiting(until) => Some(*until),
+            Link::Connecting | Link::Closed => None,
+            Link::Open(open) => {
+                let silence = open.received + open.silence_max;
+                let ping = open.sent + open.ping_interval;
+                let others = [
+                    self.outbox.poll_timeout(),
+                    self.calls.poll_timeout(),
+                    self.subscriptions.poll_timeout(),
+                ];
+                others.into_iter().flatten().chain([silence, ping]).min()
+            }
+        }
+    }
+
+    fn request(&mut self, awaited: Awaited) -> u64 {
+        let request = self.next_request;
+        self.next_request += 1;
+        self.awaited.insert(request, awaited);
+        request
+    }
+
+    fn send(&mut self, now: Duration, frame: ClientFrame) {
+        if let Link::Open(open) = &mut self.link {
+            open.sent = now;
+            self.outputs.push_back(Output::Send(frame));
+        }
+    }
+
+    fn state(&mut self, state: ConnectionState) {
+        self.outputs.push_back(Output::State(state));
+    }
+
+    fn connected(&mut self, now: Duration) {
+        if !matches!(self.link, Link::Connecting) {
+            return;
+        }
+        self.link = Link::Open(Open {
+            since: now,
+            welcomed: false,
+            received: now,
+            sent: now,
+            silence_max: WELCOME_TIMEOUT,
+            ping_interval: WELCOME_TIMEOUT,
+        });
+        let hello = wire::Hello {
+            device: self.config.device.clone(),
+            client: self.config.client.clone(),
+            features: Vec::new(),
+        };
+        self.send(now, ClientFrame::Hello(hello));
+    }
+
+    fn disconnected(&mut self, now: Duration, error: String) {
+        if let Link::Open(open) = &self.link
+            && open.welcomed
+            && now.saturating_sub(open.since) >= STABLE_AFTER
+        {
+            self.attempt = 0;
+        }
+        if !matches!(self.link, Link::Open(_) | Link::Connecting) {
+            return;
+        }
+        let retry_in = self.config.backoff.delay(self.attempt, &mut self.jitter);
+        self.attempt = self.attempt.saturating_add(1);
+        self.forget_connection(now);
+        self.link = Link::Waiting(now + retry_in);
+        self.state(ConnectionState::Reconnecting { attempt: self.attempt, error, retry_in });
+    }
+
+    fn forget_connection(&mut self, now: Duration) {
+        self.awaited.clear();
+        self.outbox.disconnected(now);
+        self.calls.disconnected();
+        self.subscriptions.disconnected();
+        // What was to be said on it would be said to the next one.
+        self.outputs.retain(|output| !matches!(output, Output::Send(_)));
+    }
+
+    fn violation(&mut self, now: Duration, violation: Violation) {
+        self.outputs.push_back(Output::Disconnect);
+        self.disconnected(now, format!("the broker broke the protocol: {}", violation.0));
+    }
+
+    fn close(&mut self, reason: &Closed) {
+        if matches!(self.link, Link::Closed) {
+            return;
+        }
+        let calls: Vec<Ticket> = self.calls.tickets();
+        for ticket in calls {
+            self.calls.answered(ticket);
+            self.outputs.push_back(Output::Answer { ticket, result: Err(reason.clone().into()) });
+        }
+        self.subscriptions.close(&SubscriptionError::Closed(reason.clone()));
+        self.link = Link::Closed;
+        self.outputs.retain(|output| !matches!(output, Output::Send(_) | Output::Connect));
+        self.outputs.push_back(Output::Disconnect);
+        self.state(ConnectionState::Closed(reason.clone()));
+    }
+
+    fn subscribe(&mut self, number: u32, wish: Wish) {
+        let error = if matches!(self.link, Link::Closed) {
+            SubscriptionError::Closed(Closed::ShutDown)
+        } else if self.subscriptions.len() as u64 >= self.subscriptions_max {
+            SubscriptionError::TooMany(self.subscriptions_max)
+        } else {
+            return self.subscriptions.add(number, wish);
+        };
+        self.outputs.push_back(Output::Event { number, event: Event::Failed(error) });
+        self.outputs.push_back(Output::Event { number, event: Event::Ended });
+    }
+
+    fn unsubscribe(&mut self, now: Duration, number: u32) {
+        if self.subscriptions.remove(number) {
+            // Its answer is of no interest.
+            let request = self.next_request;
+            self.next_request += 1;
+            self.send(now, ClientFrame::Unsubscribe(wire::Unsubscribe { request, subscription: number }));
+        }
+    }
+
+    fn frame(&mut self, now: Duration, frame: ServerFrame, bytes: u64) {
+        let Link::Open(open) = &mut self.link else { return };
+        open.received = now;
+        let checked = match frame {
+            ServerFrame::Welcome(welcome) => {
+                self.welcome(welcome);
+                Ok(())
+            }
+            ServerFrame::Pong(_) => Ok(()),
+            ServerFrame::Published(published) => {
+                if let Some(Awaited::Publish(session, entry)) = self.awaited.remove(&published.request) {
+                    self.outbox.published(now, &session, entry, &published);
+                }
+                Ok(())
+            }
+            ServerFrame::Subscribed(subscribed) => {
+                self.subscription_answered(subscribed.request, subscribed.subscription);
+                self.subscriptions.subscribed(&subscribed)
+            }
+            ServerFrame::Delivery(delivery) => self.subscriptions.delivery(delivery, bytes),
+            ServerFrame::SubscriptionEnded(ended) => self.subscriptions.ended(ended),
+            ServerFrame::SessionDescription(answer) => {
+                let session = Box::new(answer.session.unwrap_or_default());
+                self.answer(answer.request, Answer::Session(session));
+                Ok(())
+            }
+            ServerFrame::SessionList(list) => {
+                self.answer(list.request, Answer::List(list));
+                Ok(())
+            }
+            ServerFrame::Done(done) => {
+                self.answer(done.request, Answer::Done);
+                Ok(())
+            }
+            ServerFrame::Refused(refused) => {
+                self.refused(now, refused);
+                Ok(())
+            }
+            ServerFrame::Heartbeat(heartbeat) => self.subscriptions.heartbeat(&heartbeat.ends),
+            ServerFrame::Goodbye(goodbye) => {
+                self.goodbye(now, goodbye);
+                Ok(())
+            }
+        };
+        if let Err(violation) = checked {
+            self.violation(now, violation);
+        }
+    }
+
+    fn welcome(&mut self, welcome: wire::Welcome) {
+        let Link::Open(open) = &mut self.link else { return };
+        open.welcomed = true;
+        let heartbeat_ms = welcome.heartbeat_ms.max(1);
+        open.silence_max = Duration::from_millis(heartbeat_ms.saturating_mul(SILENCE_HEARTBEAT_TENTHS) / 10);
+        let ping_ms = heartbeat_ms.min(welcome.idle_timeout_ms / PINGS_PER_IDLE_TIMEOUT);
+        open.ping_interval = Duration::from_millis(ping_ms).max(PING_INTERVAL_MIN);
+        let limits = welcome.limits.unwrap_or_default();
+        if limits.subscriptions_max > 0 {
+            self.subscriptions_max = limits.subscriptions_max;
+        }
+        self.state(ConnectionState::Connected { principal: welcome.principal, limits });
+    }
+
+    fn subscription_answered(&mut self, request: u64, number: u32) {
+        if let Some(Awaited::Subscribe(numbers)) = self.awaited.get_mut(&request) {
+            numbers.retain(|waiting| *waiting != number);
+            if numbers.is_empty() {
+                self.awaited.remove(&request);
+            }
+        }
+    }
+
+    fn answer(&mut self, request: u64, answer: Answer) {
+        if let Some(Awaited::Call(ticket)) = self.awaited.remove(&request) {
+            self.calls.answered(ticket);
+            self.outputs.push_back(Output::Answer { ticket, result: Ok(answer) });
+        }
+    }
+
+    fn refused(&mut self, now: Duration, refused: wire::Refused) {
+        let refusal = Refusal::from(refused.error);
+        if refused.subscription != 0 {
+            self.subscription_answered(refused.request, refused.subscription);
+            self.subscriptions.refused(now, refused.subscription, refusal, &mut self.jitter);
+            return;
+        }
+        match self.awaited.remove(&refused.request) {
+            Some(Awaited::Publish(session, entry)) => {
+                self.outbox.refused(now, &session, entry, refusal, &mut self.jitter);
+            }
+            Some(Awaited::Call(ticket)) => {
+                if let Some(result) = self.calls.refused(now, ticket, refusal, &mut self.jitter) {
+                    self.outputs.push_back(Output::Answer { ticket, result });
+                }
+            }
+            Some(Awaited::Subscribe(numbers)) => {
+                for number in numbers {
+                    self.subscriptions.refused(now, number, refusal.clone(), &mut self.jitter);
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn goodbye(&mut self, now: Duration, goodbye: wire::Goodbye) {
+        let refusal = Refusal::from(goodbye.error);
+        let defect = matches!(refusal.code, Some(ErrorCode::Internal | ErrorCode::DataCorrupt));
+        if !refusal.retryable && !defect {
+            return self.close(&Closed::Refused(refusal.to_string()));
+        }
+        self.outputs.push_back(Output::Disconnect);
+        if refusal.code != Some(ErrorCode::Draining) {
+            return self.disconnected(now, refusal.to_string());
+        }
+        // The broker chose the time so that not all its clients come at once; a restart is not a failure.
+        let reconnect_in = Duration::from_millis(goodbye.reconnect_after_ms);
+        self.forget_connection(now);
+        self.link = Link::Waiting(now + reconnect_in);
+        self.state(ConnectionState::Draining { reconnect_in });
+    }
+
+    fn timeouts(&mut self, now: Duration) {
+        match &self.link {
+            Link::Waiting(until) if *until <= now => {
+                self.link = Link::Connecting;
+                self.outputs.push_back(Output::Connect);
+            }
+            Link::Open(open) if open.received + open.silence_max <= now => {
+                self.outputs.push_back(Output::Disconnect);
+                self.disconnected(now, "nothing came from the broker for too long".to_owned());
+            }
+            Link::Open(open) if open.sent + open.ping_interval <= now => {
+                self.send(now, ClientFrame::Ping(wire::Ping { token: 0 }));
+            }
+            _ => {}
+        }
+        self.outbox.timeout(now);
+        self.subscriptions.timeout(now);
+    }
+
+    /// Turns what is due into outputs.
+    fn pump(&mut self, now: Duration) {
+        while let Some(decision) = self.outbox.poll_decision() {
+            self.outputs.push_back(match decision {
+                Decision::Settled { entry, result } => Output::Settled { entry, result },
+                Decision::Renumbered { session, epoch } => Output::Renumbered { session, epoch },
+            });
+        }
+        if matches!(self.link, Link::Open(_)) {
+            let subscriptions = self.subscriptions.poll_subscribe(now);
+            if !subscriptions.is_empty() {
+                let numbers = subscriptions.iter().map(|subscription| subscription.subscription).collect();
+                let request = self.request(Awaited::Subscribe(numbers));
+                self.send(now, ClientFrame::Subscribe(wire::Subscribe { request, subscriptions }));
+            }
+            while let Some((ticket, frame)) = self.calls.poll_send(now, self.next_request) {
+                self.request(Awaited::Call(ticket));
+                self.send(now, frame);
+            }
+            while let Some(credit) = self.subscriptions.poll_credit() {
+                self.send(now, ClientFrame::Credit(credit));
+            }
+        }
+        while let Some((number, event)) = self.subscriptions.poll_event() {
+            self.outputs.push_back(Output::Event { number, event });
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What a subscription yields.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use longwire_proto::position::Position;
+use longwire_proto::wire;
+
+/// One record of a session, as the broker stored it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// The epoch of the log that the record belongs to.
+    pub epoch: u64,
+    /// Its offset: dense from 0 within the session.
+    pub offset: u64,
+    /// When the broker admitted it, in Unix milliseconds; never falls within a session.
+    pub time_ms: u64,
+    /// Who sent it, as the broker knows it. It cannot be forged.
+    pub sender: Sender,
+    /// Which publish of which producer it came with.
+    pub producer: Option<wire::Producer>,
+    /// The writer's id for it; empty when there is none.
+    pub id: String,
+    /// What it means to the broker: 0 is a message, 10 a change of the session itself.
+    pub kind: u32,
+    /// What it means to the application.
+    pub record_type: String,
+    /// The principals that it is addressed to.
+    pub to: Vec<String>,
+    /// How it wants to be treated by its receiver.
+    pub mode: String,
+    /// The run that it belongs to.
+    pub run: String,
+    /// The id of the record that it answers.
+    pub reply_to: String,
+    /// The id of the record that it replaces.
+    pub replaces: String,
+    /// The writer's headers.
+    pub headers: BTreeMap<String, String>,
+    /// The media type of the body; empty when the writer did not say.
+    pub content_type: String,
+    /// The body.
+    pub body: Body,
+}
+
+/// Who sent a record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sender {
+    /// The principal.
+    pub principal: String,
+    /// Which of its endpoints; empty when it did not say.
+    pub device: String,
+    /// The bridge that acted for it; empty when there was none.
+    pub via: String,
+}
+
+/// The body of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// UTF-8 text.
+    Text(String),
+    /// Other bytes.
+    Data(Bytes),
+}
+
+impl Record {
+    /// The position of this record: subscribing from it yields this record first.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        Position { epoch: self.epoch, offset: self.offset }
+    }
+
+    /// The body if it is text.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        match &self.body {
+            Body::Text(text) => Some(text),
+            Body::Data(_) => None,
+        }
+    }
+
+    /// The body's bytes, text or not.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match &self.body {
+            Body::Text(text) => text.as_bytes(),
+            Body::Data(data) => data,
+        }
+    }
+
+    pub(crate) fn new(epoch: u64, offset: u64, record: wire::Record) -> Self {
+        let sender = record.sender.unwrap_or_default();
+        Self {
+            epoch,
+            offset,
+            time_ms: record.time_ms,
+            sender: Sender { principal: sender.principal, device: sender.device, via: sender.via },
+            producer: record.producer,
+            id: record.id,
+            kind: record.kind,
+            record_type: record.r#type,
+            to: record.to,
+            mode: record.mode,
+            run: record.run,
+            reply_to: record.reply_to,
+            replaces: record.replaces,
+            headers: record.headers,
+            content_type: record.content_type,
+            body: match record.body {
+                Some(wire::record::Body::Text(text)) => Body::Text(text),
+                Some(wire::record::Body::Data(data)) => Body::Data(data),
+                None => Body::Text(String::new()),
+            },
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The handle of a session.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use longwire_proto::session_id::SessionId;
+use longwire_proto::wire;
+use tokio::sync::oneshot;
+
+use crate::client::{Client, Handle};
+use crate::driver::Command;
+use crate::error::{PublishError, RequestError};
+use crate::from::From;
+use crate::machine::calls::{Answer, Call};
+use crate::publication::{EncodedBatch, Publication};
+use crate::published::Published;
+use crate::session_info::{SessionInfo, SessionMeta};
+use crate::subscribe::Subscribe;
+
+/// A session of a broker. Cloning is cheap.
+///
+/// # Publishing
+/// A publish waits for its acknowledgement: it is durable then. It is made exactly once, however often the connection
+/// breaks, and publishes of one client to a session keep the order in which they were accepted. While the broker is
+/// away they wait in the outbox, and when that is full, publishing waits.
+///
+/// A publish that the broker refuses for good fails with a typed [`PublishError`]; those behind it go on (under the next
+/// epoch of the producer), except after [`PublishError::SessionClosed`], which all of them get. When a session was
+/// deleted, what was not acknowledged is published to a new one under its name.
+#[derive(Clone, Debug)]
+pub struct Session {
+    client: Client,
+    id: SessionId,
+}
+
+impl Session {
+    pub(crate) fn new(client: Client, id: SessionId) -> Self {
+        Self { client, id }
+    }
+
+    /// The session's id.
+    #[must_use]
+    pub fn id(&self) -> &SessionId {
+        &self.id
+    }
+
+    /// Publishes one record and waits until it is durable. The session is created when it does not exist.
+    ///
+    /// # Errors
+    /// [`PublishError`]
+    pub async fn publish(&self, publication: impl Into<Publication>) -> Result<Published, PublishError> {
+        self.enqueue(publication).await?.await
+    }
+
+    /// Publishes records as one atomic batch: all of them are durable, next to each other, or none.
+    ///
+    /// # Errors
+    /// [`PublishError`]; a batch has 1 to 1,024 records and at most 4 MiB.
+    pub async fn publish_all<P: Into<Publication>>(
+        &self,
+        publications: impl IntoIterator<Item = P>,
+    ) -> Result<Published, PublishError> {
+        self.enqueue_all(publications).await?.await
+    }
+
+    /// Publishes one record only if the session ends at the offset `end`: nobody else published in between.
+    ///
+    /// # Errors
+    /// [`PublishError::EndMismatch`] names the actual end.
+    pub async fn publish_if_end(
+        &self,
+        end: u64,
+        publication: impl Into<Publication>,
+    ) -> Result<Published, PublishError> {
+        self.accept([publication.into()], Some(end)).await?.await
+    }
+
+    /// Hands one record to the outbox and returns as soon as it is accepted there: many publishes can be under way. The
+    /// [`Acknowledgement`] says when it is durable; dropping that changes nothing.
+    ///
+    /// # Errors
+    /// [`PublishError::Invalid`], [`PublishError::Outbox`] or [`PublishError::Closed`]
+    pub async fn enqueue(
+        &self,
+        publication: impl Into<Publication>,
+    ) -> Result<Acknowledgement, PublishError> {
+        self.accept([publication.into()], None).await
+    }
+
+    /// [`Self::enqueue`] for an atomic batch.
+    ///
+    /// # Errors
+    /// As [`Self::enqueue`].
+    pub async fn enqueue_all<P: Into<Publication>>(
+        &self,
+        publications: impl IntoIterator<Item = P>,
+    ) -> Result<Acknowledgement, PublishError> {
+        self.accept(publications.into_iter().map(Into::into), None).await
+    }
+
+    async fn accept(
+        &self,
+        publications: impl IntoIterator<Item = Publication>,
+        if_end: Option<u64>,
+    ) -> Result<Acknowledgement, PublishError> {
+        let handle = self.client.handle();
+        let batch = EncodedBatch::new(handle.encoding, &self.id, publications, if_end)?;
+        let size = batch.0.len() as u64;
+        let space = handle.space.acquire(size).await.map_err(|_| handle.closed())?;
+        let slot = handle.commands.reserve().await.map_err(|_| handle.closed())?;
+        let (accepted, acceptance) = oneshot::channel();
+        let (settled, settlement) = oneshot::channel();
+        let bytes = space.hand_over();
+        slot.send(Command::Publish { session: self.id.clone(), batch, bytes, accepted, settled });
+        acceptance.await.map_err(|_| handle.closed())??;
+        Ok(Acknowledgement { settlement, handle: Arc::clone(handle) })
+    }
+
+    /// Reads the session from some place on: `session.subscribe(From::Start).await?`. The result of this call has
+    /// options; awaiting it waits for the broker's answer.
+    pub fn subscribe(&self, from: impl Into<From>) -> Subscribe {
+        Subscribe::new(self.client.clone(), self.id.clone(), from.into())
+    }
+
+    /// What the broker knows of the session.
+    ///
+    /// # Errors
+    /// [`RequestError::NotFound`] when it does not exist.
+    pub async fn describe(&self) -> Result<SessionInfo, RequestError> {
+        let call = wire::DescribeSession { request: 0, session: self.id.to_string() };
+        self.described(Call::Describe(call)).await
+    }
+
+    /// Creates the session.
+    ///
+    /// # Errors
+    /// [`RequestError::Exists`] when it does already; [`RequestError::ExistsUncertain`] when the connection broke
+    /// meanwhile and it exists now.
+    pub async fn create(&self, meta: SessionMeta) -> Result<SessionInfo, RequestError> {
+        self.put(meta, false).await
+    }
+
+    /// Creates the session, or replaces its metadata when it exists.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn create_or_update(&self, meta: SessionMeta) -> Result<SessionInfo, RequestError> {
+        self.put(meta, true).await
+    }
+
+    async fn put(&self, meta: SessionMeta, update: bool) -> Result<SessionInfo, RequestError> {
+        let meta = Some(meta.into_wire());
+        let call = wire::CreateSession { request: 0, session: self.id.to_string(), meta, update };
+        self.described(Call::Create(call)).await
+    }
+
+    /// Closes the session: it takes no more publishes, and readers come to its end. Closing it again does nothing.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn close(&self, reason: &str) -> Result<SessionInfo, RequestError> {
+        let (session, reason) = (self.id.to_string(), reason.to_owned());
+        self.described(Call::Close(wire::CloseSession { request: 0, session, reason })).await
+    }
+
+    /// Deletes the session and all its records, for good.
+    ///
+    /// # Errors
+    /// [`RequestError::NotFound`] when it does not exist.
+    pub async fn delete(&self) -> Result<(), RequestError> {
+        let call = wire::DeleteSession { request: 0, session: self.id.to_string() };
+        match self.client.handle().call(Call::Delete(call)).await? {
+            Answer::Done => Ok(()),
+            _ => Err(RequestError::UnexpectedAnswer),
+        }
+    }
+
+    async fn described(&self, call: Call) -> Result<SessionInfo, RequestError> {
+        match self.client.handle().call(call).await? {
+            Answer::Session(session) => Ok(SessionInfo::new(*session)),
+            _ => Err(RequestError::UnexpectedAnswer),
+        }
+    }
+}
+
+/// The future answer to a publish that the outbox accepted.
+#[derive(Debug)]
+#[must_use = "await it to know that the publish is durable; drop it explicitly if that does not matter"]
+pub struct Acknowledgement {
+    settlement: oneshot::Receiver<Result<Published, PublishError>>,
+    /// Keeps the client alive: its last handle must not go while an answer is waited for.
+    handle: Arc<Handle>,
+}
+
+impl Future for Acknowledgement {
+    type Output = Result<Published, PublishError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let settled = std::task::ready!(Pin::new(&mut self.settlement).poll(context));
+        Poll::Ready(settled.unwrap_or_else(|_| Err(self.handle.closed().into())))
+    }
+}

@@ -1,0 +1,65 @@
+//! What the broker knows of a session.
+
+use std::collections::BTreeMap;
+
+use longwire_proto::wire;
+
+/// What an application says about a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionMeta {
+    /// A title for humans; at most 512 bytes.
+    pub title: String,
+    /// Labels; at most 64.
+    pub labels: BTreeMap<String, String>,
+    /// The session that this one belongs to; empty when to none.
+    pub parent: String,
+}
+
+impl SessionMeta {
+    /// Metadata with a title alone.
+    #[must_use]
+    pub fn titled(title: impl Into<String>) -> Self {
+        Self { title: title.into(), ..Default::default() }
+    }
+
+    pub(crate) fn into_wire(self) -> wire::SessionMeta {
+        wire::SessionMeta { title: self.title, labels: self.labels, parent: self.parent }
+    }
+}
+
+/// A session as the broker describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// The session's id.
+    pub session: String,
+    /// The epoch of its log.
+    pub epoch: u64,
+    /// The first retained offset.
+    pub start: u64,
+    /// The next offset to be assigned.
+    pub end: u64,
+    /// What its makers say about it.
+    pub meta: SessionMeta,
+    /// When it was created, in Unix milliseconds.
+    pub created_ms: u64,
+    /// The time of its last record, in Unix milliseconds.
+    pub last_time_ms: u64,
+    /// Whether it takes no more publishes.
+    pub closed: bool,
+}
+
+impl SessionInfo {
+    pub(crate) fn new(session: wire::Session) -> Self {
+        let meta = session.meta.unwrap_or_default();
+        Self {
+            session: session.session,
+            epoch: session.epoch,
+            start: session.start,
+            end: session.end,
+            meta: SessionMeta { title: meta.title, labels: meta.labels, parent: meta.parent },
+            created_ms: session.created_ms,
+            last_time_ms: session.last_time_ms,
+            closed: session.closed,
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Asking for a subscription.
+
+use std::future::IntoFuture;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+
+use longwire_proto::session_id::SessionId;
+use tokio::sync::mpsc;
+
+use crate::client::Client;
+use crate::driver::Command;
+use crate::error::SubscriptionError;
+use crate::from::From;
+use crate::machine::subscriptions::{Event, Wish};
+use crate::subscription::Subscription;
+
+/// A subscription to be made: set options, then await it.
+#[derive(Clone, Debug)]
+#[must_use = "nothing is subscribed until it is awaited"]
+pub struct Subscribe {
+    client: Client,
+    wish: Wish,
+}
+
+impl Subscribe {
+    pub(crate) fn new(client: Client, session: SessionId, from: From) -> Self {
+        let window_bytes = client.handle().window_bytes;
+        Self { client, wish: Wish { session, from, wait: false, window_bytes } }
+    }
+
+    /// Waits for a session that does not exist yet, instead of failing: all its records come from its creation on.
+    pub fn wait_for_session(mut self) -> Self {
+        self.wish.wait = true;
+        self
+    }
+
+    /// Bytes of unread records that the subscription may hold; above that the broker waits.
+    pub fn window_bytes(mut self, window_bytes: u64) -> Self {
+        self.wish.window_bytes = window_bytes.max(1);
+        self
+    }
+
+    async fn subscribe(self) -> Result<Subscription, SubscriptionError> {
+        let handle = self.client.handle();
+        let number = handle.next_subscription.fetch_add(1, Ordering::Relaxed);
+        let (events, events_in) = mpsc::unbounded_channel();
+        let from = self.wish.from;
+        // From here on a drop of this future unsubscribes.
+        let mut subscription = Subscription::new(self.client.clone(), number, from, events_in);
+        handle.command(Command::Subscribe { number, wish: self.wish, events }).await?;
+        match subscription.first_event().await {
+            Some(Event::Began(began)) => {
+                subscription.begin(began);
+                Ok(subscription)
+            }
+            Some(Event::Failed(error)) => Err(error),
+            _ => Err(handle.closed().into()),
+        }
+    }
+}
+
+impl IntoFuture for Subscribe {
+    type Output = Result<Subscription, SubscriptionError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.subscribe())
+    }
+}

@@ -62,7 +62,7 @@ async fn snapshots_survive_once_they_are_acknowledged() {
     let first = store.put_snapshot(log, term, snapshot("1"));
     store.settle().await.unwrap();
     first.await.unwrap();
-    let _ = store.put_snapshot(log, term, snapshot("2"));
+    drop(store.put_snapshot(log, term, snapshot("2")));
     drop(store);
     let store = disk.store(manual());
     assert_eq!(store.open(&"a".parse().unwrap()).await.unwrap().snapshot_through, Some(1));

@@ -235,7 +235,7 @@ pub(crate) async fn refuses_after_shutdown(store: impl Store) {
     store.shutdown().await.unwrap();
 }
 
-/// Runs every test over the store that the given async closure makes.
+/// Runs every test over the store that the given async closure makes, beside what must outlive it.
 macro_rules! suite {
     ($make:expr) => {
         crate::store::conformance::suite!(
@@ -254,7 +254,8 @@ macro_rules! suite {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $test() {
             let make = $make;
-            crate::store::conformance::$test(make().await).await;
+            let (store, _outlives_it) = make().await;
+            crate::store::conformance::$test(store).await;
         }
     )*};
 }

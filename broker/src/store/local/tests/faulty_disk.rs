@@ -168,15 +168,16 @@ struct FaultyFile {
 }
 
 impl FaultyFile {
-    /// Whether the file may grow by so many bytes.
-    fn check_room(&self, growth: usize) -> io::Result<()> {
+    /// The lock of the disk, held for a whole operation so that a copy is of one moment; refuses to grow a full disk.
+    fn growing_to(&self, bytes: usize) -> io::Result<MutexGuard<'_, Inner>> {
         let mut inner = self.disk.inner();
+        let growth = bytes.saturating_sub(self.content().cached.len());
         match inner.faults.room {
             Some(room) if growth > 0 && inner.used() + growth > room => {
                 inner.failures += 1;
                 Err(io::ErrorKind::StorageFull.into())
             }
-            _ => Ok(()),
+            _ => Ok(inner),
         }
     }
 
@@ -201,8 +202,7 @@ impl DiskFile for FaultyFile {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let (from, to) = (offset as usize, offset as usize + bytes.len());
-        let length = self.content().cached.len();
-        self.check_room(to.saturating_sub(length))?;
+        let _inner = self.growing_to(to)?;
         let mut content = self.content();
         if content.cached.len() < to {
             content.cached.resize(to, 0);
@@ -213,27 +213,24 @@ impl DiskFile for FaultyFile {
     }
 
     fn set_bytes(&self, bytes: u64) -> io::Result<()> {
-        let length = self.content().cached.len();
-        self.check_room((bytes as usize).saturating_sub(length))?;
+        let _inner = self.growing_to(bytes as usize)?;
         self.content().cached.resize(bytes as usize, 0);
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        let mut inner = self.disk.inner();
+        if let Some((prefix, left, failing)) = &mut inner.faults.fail_sync
+            && self.name.starts_with(*prefix)
         {
-            let mut inner = self.disk.inner();
-            if let Some((prefix, left, failing)) = &mut inner.faults.fail_sync
-                && self.name.starts_with(*prefix)
-            {
-                if *left > 0 {
-                    *left -= 1;
-                } else if *failing > 0 {
-                    *failing -= 1;
-                    inner.failures += 1;
-                    // As Linux does it: what could not be written is forgotten and will not be tried again.
-                    self.content().unsynced.clear();
-                    return Err(io::Error::other("injected"));
-                }
+            if *left > 0 {
+                *left -= 1;
+            } else if *failing > 0 {
+                *failing -= 1;
+                inner.failures += 1;
+                // As Linux does it: what could not be written is forgotten and will not be tried again.
+                self.content().unsynced.clear();
+                return Err(io::Error::other("injected"));
             }
         }
         let mut content = self.content();

@@ -16,7 +16,7 @@ fn client(url: &str, outbox: &Path) -> (Client, tokio::task::JoinHandle<()>) {
     let backoff = Backoff { base: Duration::from_millis(1), cap: Duration::from_millis(20) };
     let builder = Client::builder().url(url).backoff(backoff).outbox_file(outbox);
     let (client, driver) = builder.build().unwrap();
-    (client, tokio::spawn(async move { drop(driver.await) }))
+    (client, tokio::spawn(driver))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,11 @@
 //! - A failed append other than `Fenced`, `VersionConflict`, `Deleted` and `BatchTooLarge` means *unknown*: the batch
 //!   may be durable.
 
+#[cfg(test)]
+mod conformance;
+pub mod local;
+pub mod memory;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;

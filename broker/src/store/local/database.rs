@@ -1,0 +1,223 @@
+//! The database handle. redb refuses everything after an I/O error until the database is opened again, so the handle can
+//! be replaced beneath its users.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use redb::{Durability, ReadTransaction, ReadableDatabase as _, WriteTransaction};
+use tracing::warn;
+
+use crate::store::local::disk::{DatabaseFile, Disk};
+use crate::store::local::folder::{DATABASE_FILE, FORMAT_VERSION};
+use crate::store::local::table::Damage;
+use crate::store::local::table::chunks::CHUNKS;
+use crate::store::local::table::doomed::DOOMED;
+use crate::store::local::table::logs::LOGS;
+use crate::store::local::table::meta::{self, META, Meta};
+use crate::store::local::table::names::NAMES;
+use crate::store::local::table::rows::ROWS;
+
+/// Why the database did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseFailure {
+    /// redb or the disk failed. The outcome of a commit is unknown.
+    #[error("{0}")]
+    Redb(#[from] redb::Error),
+    /// A stored value is damaged.
+    #[error("{0}")]
+    Damage(Damage),
+    /// redb panicked, as it may on damaged pages.
+    #[error("redb could not follow its pages")]
+    Panic,
+}
+
+impl From<Damage> for DatabaseFailure {
+    fn from(damage: Damage) -> Self {
+        Self::Damage(damage)
+    }
+}
+
+macro_rules! from_redb {
+    ($($error:ident),*) => {$(
+        impl From<redb::$error> for DatabaseFailure {
+            fn from(error: redb::$error) -> Self {
+                Self::Redb(error.into())
+            }
+        }
+    )*};
+}
+from_redb!(StorageError, TableError, TransactionError, CommitError, DatabaseError, SetDurabilityError);
+
+impl DatabaseFailure {
+    /// Whether the disk is full.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Redb(redb::Error::Io(error)) if error.kind() == std::io::ErrorKind::StorageFull)
+    }
+
+    // Damage is there again after opening again; anything else may be the handle's state.
+    fn poisons(&self) -> bool {
+        !matches!(self, Self::Damage(_) | Self::Redb(redb::Error::Corrupted(_)) | Self::Panic)
+    }
+}
+
+struct Handle {
+    // Counts openings, so that of many who saw one failure only the first opens it again.
+    generation: u64,
+    open: Option<redb::Database>,
+}
+
+/// The database of the store.
+pub struct Database {
+    disk: Arc<dyn Disk>,
+    cache_bytes: usize,
+    handle: RwLock<Handle>,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database").field("disk", &self.disk).finish_non_exhaustive()
+    }
+}
+
+impl Database {
+    /// Opens the database, creating it and its tables when it is empty.
+    ///
+    /// # Errors
+    /// Those of redb.
+    pub fn open(disk: Arc<dyn Disk>, cache_bytes: usize) -> Result<Self, DatabaseFailure> {
+        let open = guard(|| open(&disk, cache_bytes))?;
+        let handle = RwLock::new(Handle { generation: 0, open: Some(open) });
+        let database = Self { disk, cache_bytes, handle };
+        if database.is_empty()? {
+            database.write(|transaction| {
+                transaction.open_table(NAMES)?;
+                transaction.open_table(LOGS)?;
+                transaction.open_table(CHUNKS)?;
+                transaction.open_table(ROWS)?;
+                transaction.open_table(DOOMED)?;
+                let meta = Meta { format: FORMAT_VERSION, ..Meta::default() };
+                transaction.open_table(META)?.insert(meta::KEY, meta.encode().as_slice())?;
+                Ok(())
+            })?;
+        }
+        Ok(database)
+    }
+
+    fn is_empty(&self) -> Result<bool, DatabaseFailure> {
+        self.read(|transaction| match transaction.open_table(META) {
+            Ok(_) => Ok(false),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(true),
+            Err(error) => Err(error.into()),
+        })
+    }
+
+    /// How far the database is.
+    ///
+    /// # Errors
+    /// Those of redb, or that the row is damaged.
+    pub fn meta(&self) -> Result<Meta, DatabaseFailure> {
+        self.read(|transaction| {
+            let table = transaction.open_table(META)?;
+            let value = table.get(meta::KEY)?.ok_or(Damage("it does not say how far it is"))?;
+            Ok(Meta::decode(value.value())?)
+        })
+    }
+
+    /// Reads within one transaction. An answer that needs more than one chunk uses several.
+    ///
+    /// # Errors
+    /// What `work` answers. After an I/O error the database was opened again and `work` tried once more.
+    pub fn read<T>(
+        &self,
+        work: impl Fn(&ReadTransaction) -> Result<T, DatabaseFailure>,
+    ) -> Result<T, DatabaseFailure> {
+        let attempt = || {
+            let handle = self.handle.read().unwrap_or_else(PoisonError::into_inner);
+            let result = match &handle.open {
+                Some(open) => guard(|| work(&open.begin_read()?)),
+                None => Err(DatabaseFailure::Redb(redb::Error::PreviousIo)),
+            };
+            (handle.generation, result)
+        };
+        match attempt() {
+            (generation, Err(failure)) if failure.poisons() => {
+                self.reopen(generation);
+                attempt().1
+            }
+            (_, result) => result,
+        }
+    }
+
+    /// Writes within one durable transaction. After a failure the outcome is unknown and the database was opened again.
+    ///
+    /// # Errors
+    /// What `work` or the commit answers.
+    pub fn write<T>(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, DatabaseFailure>,
+    ) -> Result<T, DatabaseFailure> {
+        let (generation, result) = {
+            let handle = self.handle.read().unwrap_or_else(PoisonError::into_inner);
+            let result = match &handle.open {
+                Some(open) => guard(|| {
+                    let mut transaction = open.begin_write()?;
+                    transaction.set_durability(Durability::Immediate)?;
+                    transaction.set_quick_repair(true);
+                    let value = work(&transaction)?;
+                    transaction.commit()?;
+                    Ok(value)
+                }),
+                None => Err(DatabaseFailure::Redb(redb::Error::PreviousIo)),
+            };
+            (handle.generation, result)
+        };
+        if result
+            .as_ref()
+            .is_err_and(|failure| failure.poisons() || matches!(failure, DatabaseFailure::Panic))
+        {
+            self.reopen(generation);
+        }
+        result
+    }
+
+    fn reopen(&self, failed: u64) {
+        let mut handle = self.handle.write().unwrap_or_else(PoisonError::into_inner);
+        if handle.generation != failed {
+            return;
+        }
+        // Closed before it is opened again: two handles on one file would overwrite each other.
+        let closed = handle.open.take();
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(closed)));
+        match guard(|| open(&self.disk, self.cache_bytes)) {
+            Ok(open) => {
+                handle.open = Some(open);
+                handle.generation += 1;
+            }
+            Err(failure) => warn!(%failure, "the database could not be opened again"),
+        }
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        // redb writes its allocator's state when it closes, and may panic when that was damaged.
+        let handle = self.handle.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let closed = handle.open.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(closed))).is_err() {
+            warn!("the database could not be closed in order; it is repaired at the next start");
+        }
+    }
+}
+
+fn open(disk: &Arc<dyn Disk>, cache_bytes: usize) -> Result<redb::Database, DatabaseFailure> {
+    let file = disk.open(DATABASE_FILE).map_err(|error| DatabaseFailure::Redb(redb::Error::Io(error)))?;
+    let mut builder = redb::Builder::new();
+    builder.set_cache_size(cache_bytes);
+    Ok(builder.create_with_backend(DatabaseFile(file))?)
+}
+
+/// redb follows damaged page pointers into panics; they must not take a thread of the store with them.
+fn guard<T>(work: impl FnOnce() -> Result<T, DatabaseFailure>) -> Result<T, DatabaseFailure> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(DatabaseFailure::Panic))
+}

@@ -1,0 +1,192 @@
+//! The few file operations that the engine needs, so that a simulated disk can stand beneath the journal and redb.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use redb::StorageBackend;
+
+/// Files are for the broker's user alone: they hold what people say to each other.
+pub const FILE_MODE: u32 = 0o600;
+/// Folders likewise.
+pub const FOLDER_MODE: u32 = 0o700;
+
+/// An open file. Reads and writes name their offset; nothing is durable before [`DiskFile::sync_data`].
+pub trait DiskFile: fmt::Debug + Send + Sync {
+    /// How long the file is.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn bytes(&self) -> io::Result<u64>;
+    /// Fills `out` from `offset`.
+    ///
+    /// # Errors
+    /// Those of the disk; the end of the file is one.
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+    /// Writes all of `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// Those of the disk. Any part may have been written.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Makes the file this long; new bytes are zero.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn set_bytes(&self, bytes: u64) -> io::Result<()>;
+    /// Makes what was written durable.
+    ///
+    /// # Errors
+    /// Those of the disk. What was written since the last success may or may not be durable, and trying again proves
+    /// nothing: the system may have dropped the pages.
+    fn sync_data(&self) -> io::Result<()>;
+}
+
+/// A folder of files. What these methods do to names is durable when they return.
+pub trait Disk: fmt::Debug + Send + Sync + 'static {
+    /// Opens a file, creating it empty when it is absent.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+    /// Renames a file.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file; one that is absent is no error.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// The names in a folder, sorted.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn list(&self, folder: &str) -> io::Result<Vec<String>>;
+}
+
+/// A folder of the operating system.
+#[derive(Debug)]
+pub struct RealDisk {
+    root: PathBuf,
+}
+
+impl RealDisk {
+    /// The folder at `root`, which exists.
+    #[must_use]
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    fn sync_parent(path: &Path) -> io::Result<()> {
+        path.parent().map_or(Ok(()), sync_folder)
+    }
+}
+
+/// Makes the names in a folder durable.
+///
+/// # Errors
+/// Those of the disk.
+pub fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+impl Disk for RealDisk {
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let path = self.root.join(name);
+        match OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(file) => return Ok(Box::new(RealFile(file))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
+            fs::DirBuilder::new().mode(FOLDER_MODE).create(folder)?;
+            Self::sync_parent(folder)?;
+        }
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE).open(&path)?;
+        Self::sync_parent(&path)?;
+        Ok(Box::new(RealFile(file)))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let to = self.root.join(to);
+        fs::rename(self.root.join(from), &to)?;
+        Self::sync_parent(&to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let path = self.root.join(name);
+        match fs::remove_file(&path) {
+            Ok(()) => Self::sync_parent(&path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(self.root.join(folder)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
+    }
+}
+
+#[derive(Debug)]
+struct RealFile(File);
+
+impl DiskFile for RealFile {
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(out, offset)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn set_bytes(&self, bytes: u64) -> io::Result<()> {
+        self.0.set_len(bytes)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+/// A file as redb wants it. It takes no lock: the `LOCK` file of the folder keeps other brokers out.
+#[derive(Debug)]
+pub struct DatabaseFile(pub Box<dyn DiskFile>);
+
+impl StorageBackend for DatabaseFile {
+    fn len(&self) -> Result<u64, io::Error> {
+        self.0.bytes()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        self.0.read_at(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.0.set_bytes(len)
+    }
+
+    fn sync_data(&self) -> Result<(), io::Error> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        self.0.write_at(offset, data)
+    }
+}

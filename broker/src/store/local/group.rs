@@ -1,0 +1,392 @@
+//! A group: the unit that the journal makes durable with one write and one fdatasync. All integers are little-endian.
+//!
+//! ```text
+//! header   0  magic        4  "LWG1"
+//!          4  crc          4  CRC32C of salt, segment number and commit number (u64 each), then of bytes 8.. to the end
+//!                             of the payload: bytes of an older life of the file, of another file, of another folder,
+//!                             or of a record that imitates a group, are never valid
+//!          8  segment      8  the number of the segment that this copy was written to
+//!         16  commit       8  commit numbers have no hole
+//!         24  durable      8  the last commit that was durable when this group was formed
+//!         32  length       4  bytes of payload
+//!         36  shard        4  0; there is one commit sequence today
+//! payload 40  items, then zeros to a multiple of 4,096
+//!
+//! item     kind u8, then
+//! 1 create log u64 · name (u16 length, bytes) · lineage (u16 count, then epoch u64, from_offset u64 each)
+//! 2 append log u64 · term u64 · version u64 · batch u128 · base u64 · projection u8 (0 none, 1 some: u32 length, bytes)
+//!          · records (u32 count, then u32 length, u32 crc, bytes each)
+//! 3 delete log u64 · name (u16 length, bytes) · next_epoch u64
+//! ```
+
+use bytes::{Buf, Bytes};
+use longwire_proto::position::{Lineage, LineageEntry};
+use longwire_proto::session_id::SessionId;
+
+use crate::store::local::record::{Record, Records};
+use crate::store::{BatchId, LogId, Term, Version};
+
+/// Groups begin and end on pages of this size, so that no page that holds acknowledged bytes is ever written again: a
+/// torn page can only hold the group that was being written.
+pub const BLOCK_BYTES: usize = 4096;
+/// Length of the header.
+pub const HEADER_BYTES: usize = 40;
+const MAGIC: &[u8; 4] = b"LWG1";
+/// The one shard of today.
+const SHARD: u32 = 0;
+const CREATE: u8 = 1;
+const APPEND: u8 = 2;
+const DELETE: u8 = 3;
+
+/// A log comes into being.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Create {
+    /// Its identity.
+    pub log: LogId,
+    /// The session.
+    pub name: SessionId,
+    /// Its epochs.
+    pub lineage: Lineage,
+}
+
+/// Records are appended to a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// The log.
+    pub log: LogId,
+    /// The opening that wrote it.
+    pub term: Term,
+    /// The version after it.
+    pub version: Version,
+    /// Recognises it.
+    pub batch: BatchId,
+    /// The offset of the first record.
+    pub base: u64,
+    /// The records.
+    pub records: Records,
+    /// The session's row in the list, when it changes.
+    pub projection: Option<Bytes>,
+}
+
+/// A log is deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delete {
+    /// The log.
+    pub log: LogId,
+    /// The session.
+    pub name: SessionId,
+    /// The first epoch of a session created later under the name.
+    pub next_epoch: u64,
+}
+
+/// What a group consists of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// See [`Create`].
+    Create(Create),
+    /// See [`Append`].
+    Append(Append),
+    /// See [`Delete`].
+    Delete(Delete),
+}
+
+/// What seeds the checksum of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seal {
+    /// The random number of the folder.
+    pub salt: u64,
+    /// The segment's number.
+    pub segment: u64,
+    /// The group's commit number.
+    pub commit: u64,
+    /// The last durable commit.
+    pub durable: u64,
+}
+
+/// A group under construction: items are added, then it is sealed for a segment, and again for another one if that
+/// write fails.
+#[derive(Debug)]
+pub struct GroupWriter {
+    buffer: Vec<u8>,
+    payload: usize,
+}
+
+impl Default for GroupWriter {
+    fn default() -> Self {
+        Self { buffer: vec![0; HEADER_BYTES], payload: 0 }
+    }
+}
+
+impl GroupWriter {
+    /// Empties it, keeping its memory.
+    pub fn clear(&mut self) {
+        self.buffer.clear();
+        self.buffer.resize(HEADER_BYTES, 0);
+        self.payload = 0;
+    }
+
+    /// Adds the creation of a log.
+    pub fn create(&mut self, create: &Create) {
+        self.buffer.push(CREATE);
+        self.u64(create.log.0);
+        self.name(&create.name);
+        self.buffer.extend((create.lineage.entries().len() as u16).to_le_bytes());
+        for entry in create.lineage.entries() {
+            self.u64(entry.epoch);
+            self.u64(entry.from_offset);
+        }
+    }
+
+    /// Adds an append.
+    pub fn append(&mut self, append: &Append) {
+        self.buffer.push(APPEND);
+        self.u64(append.log.0);
+        self.u64(append.term.0);
+        self.u64(append.version.0);
+        self.buffer.extend(append.batch.0.to_le_bytes());
+        self.u64(append.base);
+        self.buffer.push(u8::from(append.projection.is_some()));
+        if let Some(projection) = &append.projection {
+            self.u32(projection.len() as u32);
+            self.buffer.extend_from_slice(projection);
+        }
+        self.u32(append.records.len() as u32);
+        for record in append.records.iter() {
+            self.u32(record.bytes.len() as u32);
+            self.u32(record.crc);
+            self.buffer.extend_from_slice(&record.bytes);
+        }
+    }
+
+    /// Adds a deletion.
+    pub fn delete(&mut self, delete: &Delete) {
+        self.buffer.push(DELETE);
+        self.u64(delete.log.0);
+        self.name(&delete.name);
+        self.u64(delete.next_epoch);
+    }
+
+    /// The bytes to write, whole blocks.
+    pub fn seal(&mut self, seal: Seal) -> &[u8] {
+        if self.payload == 0 {
+            self.payload = self.buffer.len() - HEADER_BYTES;
+            self.buffer.resize(self.buffer.len().next_multiple_of(BLOCK_BYTES), 0);
+        }
+        let header = &mut self.buffer[..HEADER_BYTES];
+        header[..4].copy_from_slice(MAGIC);
+        header[8..16].copy_from_slice(&seal.segment.to_le_bytes());
+        header[16..24].copy_from_slice(&seal.commit.to_le_bytes());
+        header[24..32].copy_from_slice(&seal.durable.to_le_bytes());
+        header[32..36].copy_from_slice(&(self.payload as u32).to_le_bytes());
+        header[36..40].copy_from_slice(&SHARD.to_le_bytes());
+        let crc =
+            checksum(seal.salt, seal.segment, seal.commit, &self.buffer[8..HEADER_BYTES + self.payload]);
+        self.buffer[4..8].copy_from_slice(&crc.to_le_bytes());
+        &self.buffer
+    }
+
+    fn u32(&mut self, value: u32) {
+        self.buffer.extend(value.to_le_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.buffer.extend(value.to_le_bytes());
+    }
+
+    fn name(&mut self, name: &SessionId) {
+        self.buffer.extend((name.as_str().len() as u16).to_le_bytes());
+        self.buffer.extend_from_slice(name.as_str().as_bytes());
+    }
+}
+
+fn checksum(salt: u64, segment: u64, commit: u64, bytes: &[u8]) -> u32 {
+    let mut seed = [0; 24];
+    seed[..8].copy_from_slice(&salt.to_le_bytes());
+    seed[8..16].copy_from_slice(&segment.to_le_bytes());
+    seed[16..].copy_from_slice(&commit.to_le_bytes());
+    crc32c::crc32c_append(crc32c::crc32c(&seed), bytes)
+}
+
+/// A group that was found in a segment and whose checksum holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundGroup {
+    /// Its commit number.
+    pub commit: u64,
+    /// The last commit that was durable before it.
+    pub durable: u64,
+    /// Its items, encoded.
+    pub payload: Bytes,
+    /// Bytes that it occupies in the segment, whole blocks.
+    pub bytes: usize,
+}
+
+/// The group at the start of `bytes`, when there is a valid one.
+#[must_use]
+pub fn find(salt: u64, segment: u64, bytes: &[u8]) -> Option<FoundGroup> {
+    let header = bytes.get(..HEADER_BYTES)?;
+    let mut fields = header.strip_prefix(MAGIC)?;
+    let crc = fields.get_u32_le();
+    let found_segment = fields.get_u64_le();
+    let commit = fields.get_u64_le();
+    let durable = fields.get_u64_le();
+    let length = fields.get_u32_le() as usize;
+    let shard = fields.get_u32_le();
+    let end = HEADER_BYTES + length;
+    let covered = bytes.get(8..end)?;
+    if found_segment != segment || shard != SHARD || checksum(salt, segment, commit, covered) != crc {
+        return None;
+    }
+    // A copy, because the segment's buffer is mostly padding when groups are small.
+    let payload = Bytes::copy_from_slice(bytes.get(HEADER_BYTES..end)?);
+    Some(FoundGroup { commit, durable, payload, bytes: end.next_multiple_of(BLOCK_BYTES) })
+}
+
+/// The items of a payload; `None` when it is not a sequence of items, which a valid checksum leaves to a broker of
+/// another format.
+#[must_use]
+pub fn items(mut payload: Bytes) -> Option<Vec<Item>> {
+    let mut items = Vec::new();
+    while payload.has_remaining() {
+        items.push(item(&mut payload)?);
+    }
+    Some(items)
+}
+
+fn item(payload: &mut Bytes) -> Option<Item> {
+    match payload.try_get_u8().ok()? {
+        CREATE => {
+            let log = LogId(u64(payload)?);
+            let name = name(payload)?;
+            let count = payload.try_get_u16_le().ok()?;
+            let entries = (0..count)
+                .map(|_| Some(LineageEntry { epoch: u64(payload)?, from_offset: u64(payload)? }))
+                .collect::<Option<Vec<_>>>()?;
+            Some(Item::Create(Create { log, name, lineage: Lineage::from_entries(entries)? }))
+        }
+        APPEND => {
+            let log = LogId(u64(payload)?);
+            let term = Term(u64(payload)?);
+            let version = Version(u64(payload)?);
+            let batch = BatchId(payload.try_get_u128_le().ok()?);
+            let base = u64(payload)?;
+            let projection = match payload.try_get_u8().ok()? {
+                0 => None,
+                _ => {
+                    let length = u32(payload)?;
+                    Some(take(payload, length as usize)?)
+                }
+            };
+            let count = u32(payload)?;
+            let records = (0..count)
+                .map(|_| {
+                    let length = u32(payload)?;
+                    let crc = u32(payload)?;
+                    Some(Record { bytes: take(payload, length as usize)?, crc })
+                })
+                .collect::<Option<Records>>()?;
+            Some(Item::Append(Append { log, term, version, batch, base, records, projection }))
+        }
+        DELETE => {
+            let log = LogId(u64(payload)?);
+            Some(Item::Delete(Delete { log, name: name(payload)?, next_epoch: u64(payload)? }))
+        }
+        _ => None,
+    }
+}
+
+fn u64(payload: &mut Bytes) -> Option<u64> {
+    payload.try_get_u64_le().ok()
+}
+
+fn u32(payload: &mut Bytes) -> Option<u32> {
+    payload.try_get_u32_le().ok()
+}
+
+fn take(payload: &mut Bytes, length: usize) -> Option<Bytes> {
+    (payload.len() >= length).then(|| payload.split_to(length))
+}
+
+fn name(payload: &mut Bytes) -> Option<SessionId> {
+    let length = payload.try_get_u16_le().ok()?;
+    let name = take(payload, length as usize)?;
+    SessionId::parse(std::str::from_utf8(&name).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::local::record::seal;
+
+    const SEAL: Seal = Seal { salt: 0x0123_4567_89ab_cdef, segment: 7, commit: 42, durable: 41 };
+
+    fn written() -> (Vec<Item>, Vec<u8>) {
+        let name = SessionId::parse("acme/a").unwrap();
+        let entries =
+            vec![LineageEntry { epoch: 3, from_offset: 0 }, LineageEntry { epoch: 4, from_offset: 9 }];
+        let lineage = Lineage::from_entries(entries).unwrap();
+        let create = Create { log: LogId(5), name: name.clone(), lineage };
+        let append = Append {
+            log: LogId(5),
+            term: Term(2),
+            version: Version(1),
+            batch: BatchId(0xb),
+            base: 9,
+            records: seal(LogId(5), 9, vec![Bytes::from_static(b"hello"), Bytes::new()]),
+            projection: Some(Bytes::from_static(b"row")),
+        };
+        let delete = Delete { log: LogId(4), name, next_epoch: 6 };
+        let mut group = GroupWriter::default();
+        group.create(&create);
+        group.append(&append);
+        group.delete(&delete);
+        let bytes = group.seal(SEAL).to_vec();
+        (vec![Item::Create(create), Item::Append(append), Item::Delete(delete)], bytes)
+    }
+
+    /// These bytes are on people's disks: a change of them is a change of the format.
+    #[test]
+    fn bytes_stay_as_they_are() {
+        let (_, bytes) = written();
+        assert_eq!(bytes.len(), BLOCK_BYTES);
+        let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        let hex: String = bytes[..=end].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, GOLDEN.replace(['\n', ' '], ""));
+    }
+
+    // Header; create; its lineage; append; its base and projection; its records; delete.
+    const GOLDEN: &str = "
+        4c574731 f4b21708 0700000000000000 2a00000000000000 2900000000000000 9e000000 00000000
+        01 0500000000000000 0600 61636d652f61
+        0200 0300000000000000 0000000000000000 0400000000000000 0900000000000000
+        02 0500000000000000 0200000000000000 0100000000000000 0b000000000000000000000000000000
+        0900000000000000 01 03000000 726f77
+        02000000 05000000 2e50bed5 68656c6c6f 00000000 660008ba
+        03 0400000000000000 0600 61636d652f61 06
+    ";
+
+    #[test]
+    fn what_is_written_is_found() {
+        let (items_written, bytes) = written();
+        let found = find(SEAL.salt, SEAL.segment, &bytes).unwrap();
+        assert_eq!((found.commit, found.durable, found.bytes), (42, 41, BLOCK_BYTES));
+        assert_eq!(items(found.payload.clone()), Some(items_written));
+        for length in 0..found.payload.len() {
+            let cut = items(found.payload.slice(..length));
+            assert!(cut.is_none_or(|items| items.len() < 3));
+        }
+    }
+
+    #[test]
+    fn a_group_is_sealed_again_for_another_segment() {
+        let mut group = GroupWriter::default();
+        group.delete(&Delete { log: LogId(1), name: SessionId::parse("a").unwrap(), next_epoch: 1 });
+        let first = group.seal(SEAL).to_vec();
+        let second = group.seal(Seal { segment: 8, ..SEAL }).to_vec();
+        let payload = |segment, bytes: &[u8]| find(SEAL.salt, segment, bytes).map(|found| found.payload);
+        assert_eq!(payload(7, &first), payload(8, &second));
+        assert_eq!(payload(8, &first), None);
+        group.clear();
+        group.delete(&Delete { log: LogId(1), name: SessionId::parse("a").unwrap(), next_epoch: 1 });
+        assert_eq!(group.seal(SEAL), first);
+    }
+}

@@ -1,0 +1,258 @@
+//! A log in memory: what is queued, what is durable, and what is durable but not settled.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use longwire_proto::position::Lineage;
+use longwire_proto::session_id::SessionId;
+use tokio::sync::oneshot;
+
+use crate::store::local::record::Records;
+use crate::store::local::table::logs::LogRow;
+use crate::store::{BatchId, Opened, ReadLimit, Reservation, Snapshot, StoreError, Term, Version};
+use crate::store::{Chunk, LogId};
+
+/// What a log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// An id that the first append will create.
+    Reserved,
+    /// A log.
+    Live,
+    /// No more.
+    Deleted,
+}
+
+/// Where a log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// What it is.
+    pub stage: Stage,
+    /// Counts batches.
+    pub version: u64,
+    /// The next offset.
+    pub end: u64,
+    /// The last batch.
+    pub batch: Option<BatchId>,
+}
+
+/// A durable batch that is not settled.
+#[derive(Debug)]
+pub struct Unsettled {
+    /// The offset of its first record.
+    pub base: u64,
+    /// Its records.
+    pub records: Records,
+    /// What it costs of the quota.
+    pub bytes: usize,
+    /// Given back when it is dropped.
+    pub reservation: Reservation,
+}
+
+impl Unsettled {
+    fn end(&self) -> u64 {
+        self.base + self.records.len() as u64
+    }
+}
+
+/// Rows by key, to write or to remove.
+pub type Rows = BTreeMap<Bytes, Option<Bytes>>;
+/// Tells a caller that its snapshot is durable.
+pub type SnapshotReply = oneshot::Sender<Result<(), StoreError>>;
+
+/// A snapshot that is not settled.
+#[derive(Debug)]
+pub struct PendingSnapshot {
+    /// What the rows reflect.
+    pub through: u64,
+    /// The rows.
+    pub rows: Rows,
+    /// Who waits for it.
+    pub replies: Vec<SnapshotReply>,
+    /// Given back when it is settled.
+    pub reservations: Vec<Reservation>,
+}
+
+/// A log in memory.
+#[derive(Debug)]
+pub struct Log {
+    /// The session.
+    pub name: SessionId,
+    /// Its epochs.
+    pub lineage: Lineage,
+    /// The last opening.
+    pub term: Term,
+    /// First retained offset.
+    pub start: u64,
+    /// After everything that is queued.
+    pub next: Head,
+    /// After everything that is durable.
+    pub durable: Head,
+    /// The session's durable row in the list.
+    pub projection: Bytes,
+    /// What the database has records below.
+    pub settled_end: u64,
+    /// Whether the database has a row of it.
+    pub in_database: bool,
+    /// Durable batches from `settled_end` on.
+    pub unsettled: VecDeque<Unsettled>,
+    /// What the rows reflect, those in memory included.
+    pub snapshot_through: Option<u64>,
+    /// Waits for the next settling.
+    pub pending: Option<PendingSnapshot>,
+    /// Is being settled.
+    pub settling: Option<Arc<Rows>>,
+}
+
+impl Log {
+    /// An id for a session that does not exist yet.
+    #[must_use]
+    pub fn reserved(name: SessionId, epoch: u64, term: Term) -> Self {
+        let head = Head { stage: Stage::Reserved, version: 0, end: 0, batch: None };
+        Self {
+            name,
+            lineage: Lineage::beginning(epoch),
+            term,
+            start: 0,
+            next: head,
+            durable: head,
+            projection: Bytes::new(),
+            settled_end: 0,
+            in_database: false,
+            unsettled: VecDeque::new(),
+            snapshot_through: None,
+            pending: None,
+            settling: None,
+        }
+    }
+
+    /// A log as the database has it.
+    #[must_use]
+    pub fn settled(row: LogRow, term: Term) -> Self {
+        let head = Head { stage: Stage::Live, version: row.version, end: row.end, batch: row.batch };
+        Self {
+            name: row.name,
+            lineage: row.lineage,
+            term,
+            start: row.start,
+            next: head,
+            durable: head,
+            projection: row.projection,
+            settled_end: row.end,
+            in_database: true,
+            unsettled: VecDeque::new(),
+            snapshot_through: row.snapshot_through,
+            pending: None,
+            settling: None,
+        }
+    }
+
+    /// The row that the database should have.
+    #[must_use]
+    pub fn row(&self) -> LogRow {
+        LogRow {
+            name: self.name.clone(),
+            lineage: self.lineage.clone(),
+            start: self.start,
+            end: self.durable.end,
+            version: self.durable.version,
+            batch: self.durable.batch,
+            snapshot_through: self.snapshot_through,
+            projection: self.projection.clone(),
+        }
+    }
+
+    /// What an opening finds, when nothing is in flight.
+    #[must_use]
+    pub fn opened(&self, log: LogId) -> Opened {
+        Opened {
+            log,
+            exists: self.durable.stage == Stage::Live,
+            term: self.term,
+            version: Version(self.durable.version),
+            lineage: self.lineage.clone(),
+            start: self.start,
+            end: self.durable.end,
+            snapshot_through: self.snapshot_through,
+        }
+    }
+
+    /// Whether something is queued that is not durable.
+    #[must_use]
+    pub fn in_flight(&self) -> bool {
+        self.next != self.durable
+    }
+
+    /// Whether an opening may write.
+    ///
+    /// # Errors
+    /// [`StoreError::Deleted`] or [`StoreError::Fenced`].
+    pub fn check_owner(&self, term: Term) -> Result<(), StoreError> {
+        if self.next.stage == Stage::Deleted {
+            Err(StoreError::Deleted)
+        } else if self.term == term {
+            Ok(())
+        } else {
+            Err(StoreError::Fenced)
+        }
+    }
+
+    /// Durable records from `from` on, when memory has them; `None` when the database does.
+    #[must_use]
+    pub fn read(&self, from: u64, limit: ReadLimit) -> Option<Chunk> {
+        let from = from.max(self.start);
+        let mut chunk = Chunk { from, records: Vec::new() };
+        if from >= self.durable.end {
+            return Some(chunk);
+        }
+        if from < self.settled_end {
+            return None;
+        }
+        let first = self.unsettled.partition_point(|batch| batch.end() <= from);
+        let mut bytes = 0;
+        for batch in self.unsettled.iter().skip(first) {
+            let skip = from.saturating_sub(batch.base) as usize;
+            for record in batch.records.iter().skip(skip) {
+                bytes += record.bytes.len();
+                let full = chunk.records.len() >= limit.records || bytes > limit.bytes;
+                if full && !chunk.records.is_empty() {
+                    return Some(chunk);
+                }
+                chunk.records.push(record.bytes.clone());
+            }
+        }
+        Some(chunk)
+    }
+
+    /// A row of the snapshots in memory; `None` when the database has the word.
+    #[must_use]
+    pub fn row_in_memory(&self, key: &Bytes) -> Option<Option<Bytes>> {
+        let pending = self.pending.as_ref().and_then(|pending| pending.rows.get(key));
+        pending.or_else(|| self.settling.as_ref().and_then(|rows| rows.get(key))).cloned()
+    }
+
+    /// Merges a snapshot into the one that waits.
+    pub fn put_snapshot(&mut self, snapshot: Snapshot, reply: SnapshotReply, reservation: Reservation) {
+        let pending = self.pending.get_or_insert_with(|| PendingSnapshot {
+            through: snapshot.through,
+            rows: Rows::new(),
+            replies: Vec::new(),
+            reservations: Vec::new(),
+        });
+        pending.replies.push(reply);
+        // A late one is contained in the one that is there already.
+        if self.snapshot_through.is_none_or(|through| through <= snapshot.through) {
+            pending.through = snapshot.through;
+            pending.rows.extend(snapshot.rows);
+            pending.reservations.push(reservation);
+            self.snapshot_through = Some(snapshot.through);
+        }
+    }
+
+    /// Whether it can be forgotten: the database knows everything about it.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        !self.in_flight() && self.unsettled.is_empty() && self.pending.is_none() && self.settling.is_none()
+    }
+}

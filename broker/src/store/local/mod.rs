@@ -1,0 +1,486 @@
+//! The engine on the local disk: an append-only journal in front of redb. `docs/storage.md` has the bytes, the recovery
+//! and the reasons.
+//!
+//! ```text
+//! append ─▶ queue ─▶ writer: one write + one fdatasync a group ─▶ overlay ─▶ settler ─▶ redb
+//!           state     └─▶ journal segments                          │  ▲ freed after the commit
+//!                                                        reads ◀────┘  └── reads, once settled
+//! ```
+
+pub mod ballast;
+pub mod database;
+pub mod disk;
+pub mod error;
+pub mod folder;
+pub mod group;
+pub mod health;
+pub mod log;
+pub mod opening;
+pub mod plan;
+pub mod quota;
+pub mod reader;
+pub mod record;
+pub mod recovery;
+pub mod segment;
+pub mod settler;
+pub mod shared;
+pub mod state;
+pub mod table;
+pub mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::future::ready;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use longwire_proto::session_id::SessionId;
+use tokio::sync::oneshot;
+
+use crate::store::local::disk::{Disk, RealDisk};
+use crate::store::local::error::OpenStoreError;
+use crate::store::local::folder::DataFolder;
+use crate::store::local::group::{Append, BLOCK_BYTES, Create, Delete};
+use crate::store::local::health::Part;
+use crate::store::local::log::Stage;
+use crate::store::local::reader::Lookup;
+use crate::store::local::record::{RECORD_OVERHEAD_BYTES, seal};
+use crate::store::local::shared::{CACHE_BYTES, Shared, Tuning};
+use crate::store::local::state::{Queued, State, Stop};
+use crate::store::{
+    Batch, Capabilities, Chunk, Health, Listed, LogId, Opened, ReadLimit, Reservation, Snapshot, Store,
+    StoreError, StoreFuture, Term, Version,
+};
+
+/// Bytes of one batch's records and projection: half of a session's quota, so that one can settle while the next is
+/// written, and a quarter of a segment.
+pub const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Records of one batch: what they cost in memory beside their bytes stays below a megabyte.
+pub const BATCH_RECORDS_MAX: usize = 8192;
+/// What a batch costs in memory beside its records.
+pub const BATCH_OVERHEAD_BYTES: usize = 512;
+/// What a row of a snapshot costs in memory beside key and value.
+const ROW_OVERHEAD_BYTES: usize = 128;
+/// What a reservation adds for overhead, as a part of the bytes asked for: right for records of 400 bytes; shorter ones
+/// are charged the rest when they are appended.
+const RESERVED_OVERHEAD_PART: usize = 4;
+
+/// Resolves when what was queued is durable.
+type Outcome = oneshot::Receiver<Result<(), StoreError>>;
+
+/// How a [`LocalStore`] is set up.
+#[derive(Clone, Debug)]
+pub struct LocalConfig {
+    /// The data folder; created when it is absent.
+    pub data_dir: PathBuf,
+    /// Bytes of redb's cache.
+    pub cache_bytes: usize,
+}
+
+impl LocalConfig {
+    /// The defaults in this folder.
+    #[must_use]
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self { data_dir: data_dir.into(), cache_bytes: CACHE_BYTES }
+    }
+}
+
+/// The store on the local disk. Methods must be called within a tokio runtime.
+///
+/// Dropping it without [`Store::shutdown`] stops it like a crash, losing nothing that was acknowledged, and waits for at
+/// most one write of the disk.
+#[derive(Debug)]
+pub struct LocalStore {
+    shared: Arc<Shared>,
+    threads: Arc<Mutex<Option<Threads>>>,
+}
+
+#[derive(Debug)]
+struct Threads {
+    writer: JoinHandle<()>,
+    settler: JoinHandle<bool>,
+}
+
+impl Threads {
+    /// Waits for the threads, which were told to stop. True when everything durable is settled.
+    fn join(self) -> bool {
+        let written = self.writer.join().is_ok();
+        self.settler.join().unwrap_or(false) && written
+    }
+}
+
+impl LocalStore {
+    /// Opens the store, settling first what the journal of an earlier life holds. Blocks.
+    ///
+    /// # Errors
+    /// See [`OpenStoreError`]. The folder is left as it was found.
+    pub fn open(config: LocalConfig) -> Result<Self, OpenStoreError> {
+        let tuning = Tuning { cache_bytes: config.cache_bytes, ..Tuning::default() };
+        Self::open_tuned(config.data_dir, tuning)
+    }
+
+    fn open_tuned(data_dir: PathBuf, tuning: Tuning) -> Result<Self, OpenStoreError> {
+        let folder = DataFolder::open(&data_dir)?;
+        let salt = folder.salt;
+        Self::open_on(Arc::new(RealDisk::new(data_dir)), Some(folder), salt, tuning)
+    }
+
+    fn open_on(
+        disk: Arc<dyn Disk>,
+        folder: Option<DataFolder>,
+        salt: u64,
+        tuning: Tuning,
+    ) -> Result<Self, OpenStoreError> {
+        let shared = Arc::new(opening::open(disk, folder, salt, tuning)?);
+        let threads = opening::start(&shared)?;
+        Ok(Self { shared, threads: Arc::new(Mutex::new(Some(threads))) })
+    }
+
+    /// Moves everything that is durable into the database, and resolves when that is done.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the store is in trouble.
+    pub async fn settle(&self) -> Result<(), StoreError> {
+        let mut settlings = self.shared.settled.subscribe();
+        loop {
+            settlings.mark_unchanged();
+            if self.shared.state().is_settled() {
+                return Ok(());
+            }
+            self.shared.settle_soon();
+            tokio::select! {
+                _ = settlings.changed() => {}
+                trouble = self.shared.health.troubled() => return Err(trouble),
+            }
+        }
+    }
+
+    fn stop(shared: &Shared, how: Stop) {
+        {
+            let mut state = shared.state();
+            if state.stop != Stop::Abandon {
+                state.stop = how;
+            }
+            shared.work.notify_one();
+            shared.settle.notify_one();
+        }
+    }
+
+    /// Queues an append. Gives the version after it, and what resolves when it is durable; `None` for a batch that was
+    /// queued before.
+    fn queue_append(
+        shared: &Shared,
+        id: LogId,
+        term: Term,
+        version: Version,
+        batch: Batch,
+    ) -> Result<(Version, Option<Outcome>), StoreError> {
+        check_size(&batch)?;
+        let bytes = cost(&batch);
+        // Outside the lock: this is the part of an append that takes time.
+        let records = seal(id, batch.base, batch.records);
+        let missing = bytes.saturating_sub(batch.reservation.bytes());
+
+        let mut state = shared.state();
+        state.check_queue()?;
+        let log = state.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
+        log.check_owner(term)?;
+        if log.next.batch == Some(batch.id) {
+            return Ok((Version(log.next.version), None));
+        }
+        if version.0 != log.next.version || batch.base != log.next.end {
+            return Err(StoreError::VersionConflict);
+        }
+        let reservation = batch.reservation.and(shared.quota.charge(missing)?);
+        let create = (log.next.stage == Stage::Reserved).then(|| Create {
+            log: id,
+            name: log.name.clone(),
+            lineage: log.lineage.clone(),
+        });
+        log.next.stage = Stage::Live;
+        log.next.version += 1;
+        log.next.end += records.len() as u64;
+        log.next.batch = Some(batch.id);
+        let version = Version(log.next.version);
+        let append = Append {
+            log: id,
+            term,
+            version,
+            batch: batch.id,
+            base: batch.base,
+            records,
+            projection: batch.projection,
+        };
+        let (reply, durable) = oneshot::channel();
+        state.queue.push_back(Queued::Append { create, append, reservation, bytes, reply });
+        shared.work.notify_one();
+        Ok((version, Some(durable)))
+    }
+
+    fn queue_delete(shared: &Shared, id: LogId, term: Term) -> Result<Outcome, StoreError> {
+        let mut state = shared.state();
+        state.check_queue()?;
+        let log = state.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
+        match log.check_owner(term) {
+            Ok(()) if log.next.stage == Stage::Live => {}
+            Ok(()) | Err(StoreError::Deleted) => return Err(StoreError::NotFound),
+            Err(error) => return Err(error),
+        }
+        log.next.stage = Stage::Deleted;
+        let delete = Delete { log: id, name: log.name.clone(), next_epoch: log.lineage.epoch() + 1 };
+        let (reply, durable) = oneshot::channel();
+        state.queue.push_back(Queued::Delete { delete, reply });
+        shared.work.notify_one();
+        Ok(durable)
+    }
+
+    fn queue_snapshot(
+        shared: &Shared,
+        id: LogId,
+        term: Term,
+        snapshot: Snapshot,
+    ) -> Result<Outcome, StoreError> {
+        let rows = snapshot.rows.iter();
+        let bytes =
+            rows.map(|(key, row)| ROW_OVERHEAD_BYTES + key.len() + row.as_ref().map_or(0, Bytes::len)).sum();
+        let mut state = shared.state();
+        if state.stop != Stop::No {
+            return Err(StoreError::Unavailable("the broker is stopping".into()));
+        }
+        let log = state.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
+        log.check_owner(term)?;
+        if log.durable.stage != Stage::Live || snapshot.through > log.durable.end {
+            return Err(StoreError::VersionConflict);
+        }
+        let reservation = shared.quota.charge(bytes)?;
+        let (reply, durable) = oneshot::channel();
+        log.put_snapshot(snapshot, reply, reservation);
+        state.unsettled_bytes += bytes;
+        state.touch(id);
+        shared.settle.notify_one();
+        Ok(durable)
+    }
+
+    async fn open_session(shared: Arc<Shared>, session: SessionId) -> Result<Opened, StoreError> {
+        loop {
+            let id = Self::resident(&shared, &session).await?;
+            let mut opening = None;
+            // A batch of an earlier opening may be on its way; it is part of the log or never will be.
+            let opened = shared.when(|state| Self::look_open(state, &session, id, &mut opening)).await?;
+            // None when the log was forgotten meanwhile, to make room for others.
+            if let Some(opened) = opened {
+                return Ok(opened);
+            }
+        }
+    }
+
+    /// Fences earlier openings at the first look, and finds the log when nothing is in flight any more.
+    fn look_open(
+        state: &mut State,
+        session: &SessionId,
+        id: LogId,
+        opening: &mut Option<(LogId, Term)>,
+    ) -> Option<Option<Opened>> {
+        let (id, term) = match *opening {
+            Some(opening) => opening,
+            None => {
+                let id = Self::current(state, session, id);
+                let Some(log) = state.open(id) else { return Some(None) };
+                *opening.insert((id, log.term))
+            }
+        };
+        let Some(log) = state.logs.get(&id) else { return Some(None) };
+        if log.in_flight() {
+            return None;
+        }
+        if log.durable.stage == Stage::Deleted {
+            // It was being deleted: the name is free now.
+            let id = Self::current(state, session, id);
+            return Some(state.open(id).map(|log| log.opened(id)));
+        }
+        Some(Some(Opened { term, ..log.opened(id) }))
+    }
+
+    /// The log that a name has by now, reserving one when it has none.
+    fn current(state: &mut State, session: &SessionId, known: LogId) -> LogId {
+        let id = state.names.get(session).copied().unwrap_or(known);
+        match state.logs.get(&id) {
+            Some(log) if log.durable.stage == Stage::Deleted => {
+                let epoch = log.lineage.epoch() + 1;
+                state.reserve(session.clone(), epoch)
+            }
+            _ => id,
+        }
+    }
+
+    /// Makes the log of a session resident.
+    async fn resident(shared: &Arc<Shared>, session: &SessionId) -> Result<LogId, StoreError> {
+        loop {
+            let evictions = {
+                let state = shared.state();
+                if let Some(id) = state.names.get(session) {
+                    return Ok(*id);
+                }
+                state.evictions
+            };
+            let name = session.clone();
+            let lookup =
+                reader::blocking(shared, move |shared| reader::look_up(&shared.database, &name)).await?;
+            let mut state = shared.state();
+            if let Some(id) = state.names.get(session) {
+                return Ok(*id);
+            }
+            if state.evictions != evictions {
+                // Something was forgotten meanwhile, perhaps what the database did not know yet.
+                continue;
+            }
+            return Ok(match lookup {
+                Lookup::Found(id, _) if state.logs.contains_key(&id) => id,
+                Lookup::Found(id, row) => {
+                    state.load(id, *row);
+                    id
+                }
+                Lookup::Vacant(epoch) => state.reserve(session.clone(), epoch),
+            });
+        }
+    }
+}
+
+fn check_size(batch: &Batch) -> Result<(), StoreError> {
+    let refuse = |what, found, limit| Err(StoreError::BatchTooLarge { what, found, limit });
+    let bytes = content_bytes(batch);
+    if bytes > BATCH_BYTES_MAX {
+        return refuse("bytes", bytes, BATCH_BYTES_MAX);
+    }
+    if batch.records.len() > BATCH_RECORDS_MAX {
+        return refuse("records", batch.records.len(), BATCH_RECORDS_MAX);
+    }
+    Ok(())
+}
+
+fn content_bytes(batch: &Batch) -> usize {
+    let projection = batch.projection.as_ref().map_or(0, Bytes::len);
+    projection + batch.records.iter().map(Bytes::len).sum::<usize>()
+}
+
+fn cost(batch: &Batch) -> usize {
+    content_bytes(batch) + batch.records.len() * RECORD_OVERHEAD_BYTES + BATCH_OVERHEAD_BYTES
+}
+
+async fn durable(outcome: Outcome) -> Result<(), StoreError> {
+    outcome
+        .await
+        .unwrap_or_else(|_| Err(StoreError::Unknown("the store stopped before the write was durable".into())))
+}
+
+impl Store for LocalStore {
+    fn open(&self, session: &SessionId) -> StoreFuture<Opened> {
+        Box::pin(Self::open_session(Arc::clone(&self.shared), session.clone()))
+    }
+
+    fn reserve(&self, log: LogId, bytes: usize) -> StoreFuture<Reservation> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            shared.health.check()?;
+            let bytes = bytes + bytes / RESERVED_OVERHEAD_PART + BATCH_OVERHEAD_BYTES;
+            if let Some(reservation) = shared.quota.try_reserve(log, bytes) {
+                return Ok(reservation);
+            }
+            shared.settle_soon();
+            tokio::select! {
+                trouble = shared.health.troubled() => Err(trouble),
+                reservation = shared.quota.reserve(log, bytes) => reservation,
+            }
+        })
+    }
+
+    fn append(&self, log: LogId, term: Term, version: Version, batch: Batch) -> StoreFuture<Version> {
+        let (version, outcome) = match Self::queue_append(&self.shared, log, term, version, batch) {
+            Ok(queued) => queued,
+            Err(error) => return Box::pin(ready(Err(error))),
+        };
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            match outcome {
+                Some(outcome) => durable(outcome).await?,
+                None => {
+                    let reached = |state: &mut State| {
+                        let durable = state.logs.get(&log).map(|log| log.durable.version);
+                        durable.is_none_or(|durable| durable >= version.0).then_some(())
+                    };
+                    shared.when(reached).await.map_err(|error| StoreError::Unknown(error.to_string()))?;
+                }
+            }
+            Ok(version)
+        })
+    }
+
+    fn read(&self, log: LogId, from: u64, limit: ReadLimit) -> StoreFuture<Chunk> {
+        Box::pin(reader::read(Arc::clone(&self.shared), log, from, limit))
+    }
+
+    fn rows(&self, log: LogId, keys: Vec<Bytes>) -> StoreFuture<Vec<Option<Bytes>>> {
+        Box::pin(reader::rows(Arc::clone(&self.shared), log, keys))
+    }
+
+    fn put_snapshot(&self, log: LogId, term: Term, snapshot: Snapshot) -> StoreFuture<()> {
+        match Self::queue_snapshot(&self.shared, log, term, snapshot) {
+            Ok(outcome) => Box::pin(durable(outcome)),
+            Err(error) => Box::pin(ready(Err(error))),
+        }
+    }
+
+    fn delete(&self, log: LogId, term: Term) -> StoreFuture<()> {
+        match Self::queue_delete(&self.shared, log, term) {
+            Ok(outcome) => Box::pin(durable(outcome)),
+            Err(error) => Box::pin(ready(Err(error))),
+        }
+    }
+
+    fn list(&self, prefix: String, after: Option<SessionId>, limit: usize) -> StoreFuture<Vec<Listed>> {
+        Box::pin(reader::list(Arc::clone(&self.shared), prefix, after, limit))
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { batch_bytes_max: BATCH_BYTES_MAX, batch_records_max: BATCH_RECORDS_MAX }
+    }
+
+    fn health(&self) -> Health {
+        self.shared.health.now()
+    }
+
+    fn shutdown(&self) -> StoreFuture<()> {
+        Self::stop(&self.shared, Stop::Drain);
+        let shared = Arc::clone(&self.shared);
+        let threads = Arc::clone(&self.threads);
+        Box::pin(async move {
+            let threads = threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let Some(threads) = threads else { return Ok(()) };
+            let settled = tokio::task::spawn_blocking(move || threads.join()).await.unwrap_or(false);
+            shared.health.trouble(Part::Stopped, "the store has stopped".into());
+            if settled {
+                Ok(())
+            } else {
+                let what = "the journal could not be settled; it is at the next start";
+                Err(StoreError::Unavailable(what.into()))
+            }
+        })
+    }
+}
+
+impl Drop for LocalStore {
+    fn drop(&mut self) {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(threads) = threads {
+            Self::stop(&self.shared, Stop::Abandon);
+            threads.join();
+            self.shared.health.trouble(Part::Stopped, "the store has stopped".into());
+        }
+    }
+}
+
+// A deletion costs what it takes in the journal.
+const _: () = assert!(BATCH_BYTES_MAX + BATCH_RECORDS_MAX * RECORD_OVERHEAD_BYTES < (16 << 20) - BLOCK_BYTES);

@@ -1,0 +1,143 @@
+//! How the store opens: recovery, then the threads.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use tracing::info;
+
+use crate::store::local::Threads;
+use crate::store::local::ballast::Ballast;
+use crate::store::local::database::{Database, DatabaseFailure};
+use crate::store::local::disk::Disk;
+use crate::store::local::error::OpenStoreError;
+use crate::store::local::folder::{DATABASE_FILE, DataFolder, FORMAT_VERSION};
+use crate::store::local::group::items;
+use crate::store::local::reader::log_row;
+use crate::store::local::recovery::{Found, scan};
+use crate::store::local::segment::{JOURNAL_FOLDER, SegmentPool, file_name};
+use crate::store::local::settler::{Settler, finish};
+use crate::store::local::shared::{Shared, Tuning};
+use crate::store::local::state::State;
+use crate::store::local::writer::Writer;
+
+/// Brings the database up to what the journal holds.
+///
+/// # Errors
+/// See [`OpenStoreError`].
+pub fn open(
+    disk: Arc<dyn Disk>,
+    mut folder: Option<DataFolder>,
+    salt: u64,
+    tuning: Tuning,
+) -> Result<Shared, OpenStoreError> {
+    let root = folder.as_ref().map(|folder| folder.path.clone()).unwrap_or_default();
+    if folder.as_ref().is_some_and(|folder| folder.is_new) {
+        begin_anew(disk.as_ref()).map_err(io_error("emptying", &root))?;
+    }
+    let damaged = |failure: DatabaseFailure| OpenStoreError::DamagedDatabase {
+        path: root.join(DATABASE_FILE),
+        what: failure.to_string(),
+    };
+    let database =
+        Database::open(Arc::clone(&disk), tuning.cache_bytes).map_err(|failure| match failure {
+            DatabaseFailure::Redb(redb::Error::Io(error)) => {
+                io_error("opening", &root.join(DATABASE_FILE))(error)
+            }
+            failure => damaged(failure),
+        })?;
+    let meta = database.meta().map_err(damaged)?;
+    if meta.format != FORMAT_VERSION {
+        return Err(OpenStoreError::NewerFormat { path: root, found: meta.format });
+    }
+    if let Some(folder) = folder.as_mut().filter(|folder| folder.is_new) {
+        folder.mark_ready()?;
+    }
+
+    let found = scan(disk.as_ref(), salt, meta.settled_commit)?;
+    let mut state = State::new(meta, tuning.logs_max);
+    let commits = found.groups.len();
+    let pool = SegmentPool::new(Arc::clone(&disk), tuning.segment_bytes, found.next_number());
+    let segments = replay(&mut state, &database, found, &root)?;
+    let shared = Shared::new(Arc::clone(&disk), folder, salt, tuning, database, pool, state);
+    settle(&shared)?;
+    // Only now: until they are settled the segments are all there is.
+    for segment in segments {
+        let name = file_name(segment);
+        disk.remove(&name).map_err(io_error("removing", Path::new(&name)))?;
+    }
+    info!(commits, "the store is open");
+    Ok(shared)
+}
+
+/// Starts the threads.
+///
+/// # Errors
+/// [`OpenStoreError::Thread`].
+pub(super) fn start(shared: &Arc<Shared>) -> Result<Threads, OpenStoreError> {
+    let writer = Writer::new(Arc::clone(shared));
+    let settler = Settler::new(Arc::clone(shared));
+    let settler: JoinHandle<bool> = thread::Builder::new()
+        .name("store-settler".into())
+        .spawn(move || settler.run())
+        .map_err(OpenStoreError::Thread)?;
+    let writer = thread::Builder::new()
+        .name("store-writer".into())
+        .spawn(move || writer.run())
+        .map_err(OpenStoreError::Thread)?;
+    Ok(Threads { writer, settler })
+}
+
+fn io_error<'p>(
+    what: &'static str,
+    path: &'p Path,
+) -> impl FnOnce(std::io::Error) -> OpenStoreError + use<'p> {
+    move |source| OpenStoreError::Io { what, path: path.into(), source }
+}
+
+/// Removes what an interrupted creation left.
+fn begin_anew(disk: &dyn Disk) -> std::io::Result<()> {
+    disk.remove(DATABASE_FILE)?;
+    for name in disk.list(JOURNAL_FOLDER)? {
+        disk.remove(&format!("{JOURNAL_FOLDER}/{name}"))?;
+    }
+    Ok(())
+}
+
+fn replay(
+    state: &mut State,
+    database: &Database,
+    found: Found,
+    root: &Path,
+) -> Result<Vec<u64>, OpenStoreError> {
+    let damaged = |what: String| OpenStoreError::DamagedDatabase { path: root.join(DATABASE_FILE), what };
+    for (commit, payload) in found.groups {
+        let misfit = || damaged(format!("commit {commit} of the journal does not follow what it holds"));
+        for item in items(payload).ok_or_else(misfit)? {
+            let load =
+                |log| log_row(database, log).map_err(|failure| damaged(format!("log {}: {failure}", log.0)));
+            state.replay(item, load)?.ok_or_else(misfit)?;
+        }
+        state.replayed(commit);
+    }
+    Ok(found.segments)
+}
+
+/// Settles what was replayed. When the disk is full, the ballast makes room.
+fn settle(shared: &Shared) -> Result<(), OpenStoreError> {
+    let Some(plan) = shared.state().plan() else { return Ok(()) };
+    let mut result = plan.apply(&shared.database);
+    if result.as_ref().is_err_and(DatabaseFailure::is_full) {
+        Ballast::new(Arc::clone(&shared.disk), shared.tuning.ballast_bytes).release();
+        result = plan.apply(&shared.database);
+    }
+    match result {
+        Err(failure) if !plan.is_applied(&shared.database) => {
+            Err(OpenStoreError::Settle(failure.to_string()))
+        }
+        _ => {
+            finish(shared, plan);
+            Ok(())
+        }
+    }
+}

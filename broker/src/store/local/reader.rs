@@ -1,0 +1,375 @@
+//! Reads: memory for what is not settled, the database for the rest.
+//!
+//! Memory is looked at first and the database after that. A record leaves memory only when the commit that has it is
+//! visible, so what memory did not have any more is found; and a read goes on in memory only at the very offset at which
+//! the database left off.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use longwire_proto::session_id::SessionId;
+
+use crate::store::local::database::{Database, DatabaseFailure};
+use crate::store::local::log::Stage;
+use crate::store::local::shared::Shared;
+use crate::store::local::table::Damage;
+use crate::store::local::table::chunks::{CHUNKS, Packed, Unpacked};
+use crate::store::local::table::logs::{LOGS, LogRow};
+use crate::store::local::table::names::{NAMES, Name};
+use crate::store::local::table::rows::{self, ROWS};
+use crate::store::{Chunk, Listed, LogId, ReadLimit, StoreError};
+
+/// Rows of the list that one transaction looks at: a longer look would keep redb from reusing pages.
+const LIST_SCAN: usize = 1024;
+
+/// What the database knows about a name.
+#[derive(Debug)]
+pub enum Lookup {
+    /// It has a log.
+    Found(LogId, Box<LogRow>),
+    /// It has none; a log created now begins with this epoch.
+    Vacant(u64),
+}
+
+/// Runs `work` on a thread that may block, when one of the bounded number is free.
+///
+/// # Errors
+/// What `work` answers.
+pub async fn blocking<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    work: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let permit = Arc::clone(&shared.readers).acquire_owned().await;
+    let shared = Arc::clone(shared);
+    let done = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        work(&shared)
+    });
+    done.await.unwrap_or_else(|error| Err(StoreError::Read(error.to_string())))
+}
+
+fn failure(log: LogId, offset: u64, failure: DatabaseFailure) -> StoreError {
+    match failure {
+        DatabaseFailure::Damage(damage) => StoreError::Corrupt { log, offset, what: damage.to_string() },
+        DatabaseFailure::Redb(redb::Error::Corrupted(what)) => StoreError::Corrupt { log, offset, what },
+        DatabaseFailure::Panic => StoreError::Corrupt { log, offset, what: failure.to_string() },
+        DatabaseFailure::Redb(error) => StoreError::Read(error.to_string()),
+    }
+}
+
+/// The row of a log; `None` when there is no such log.
+///
+/// # Errors
+/// Those of the database.
+pub fn log_row(database: &Database, log: LogId) -> Result<Option<LogRow>, DatabaseFailure> {
+    database.read(|transaction| match transaction.open_table(LOGS)?.get(log.0)? {
+        Some(value) => Ok(Some(LogRow::decode(log, value.value())?)),
+        None => Ok(None),
+    })
+}
+
+/// What the database knows about a session.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] or [`StoreError::Read`].
+pub fn look_up(database: &Database, session: &SessionId) -> Result<Lookup, StoreError> {
+    let name = database
+        .read(|transaction| match transaction.open_table(NAMES)?.get(session.as_str())? {
+            Some(value) => Ok(Name::decode(session.as_str(), value.value())?),
+            None => Ok(Name::Deleted { next_epoch: 0 }),
+        })
+        .map_err(|error| failure(LogId(0), 0, error))?;
+    match name {
+        Name::Deleted { next_epoch } => Ok(Lookup::Vacant(next_epoch)),
+        Name::Log(log) => match log_row(database, log) {
+            Ok(Some(row)) if row.name == *session => Ok(Lookup::Found(log, Box::new(row))),
+            Ok(_) => Err(failure(log, 0, Damage("its row is missing").into())),
+            Err(error) => Err(failure(log, 0, error)),
+        },
+    }
+}
+
+/// Records of a log from `from` on, from memory or the database.
+///
+/// # Errors
+/// See [`crate::store::Store::read`].
+pub async fn read(shared: Arc<Shared>, log: LogId, from: u64, limit: ReadLimit) -> Result<Chunk, StoreError> {
+    let mut chunk = Chunk { from, records: Vec::new() };
+    let mut left = limit;
+    loop {
+        let settled = {
+            let state = shared.state();
+            match state.logs.get(&log) {
+                Some(found) if found.durable.stage == Stage::Deleted => return Err(StoreError::Deleted),
+                Some(found) => match found.read(chunk.next(), left) {
+                    Some(rest) if chunk.records.is_empty() => return Ok(rest),
+                    Some(rest) => {
+                        // One record is always returned, but here there is one already.
+                        if rest.records.first().is_some_and(|record| record.len() <= left.bytes) {
+                            chunk.records.extend(rest.records);
+                        }
+                        return Ok(chunk);
+                    }
+                    None => Some((found.start, found.settled_end)),
+                },
+                None => None,
+            }
+        };
+        let wanted = chunk.next();
+        let first = chunk.records.is_empty();
+        let result = blocking(&shared, move |shared| {
+            let (start, end) = match settled {
+                Some(range) => range,
+                None => match log_row(&shared.database, log) {
+                    Ok(Some(row)) => (row.start, row.end),
+                    Ok(None) => return Err(StoreError::NotFound),
+                    Err(error) => return Err(failure(log, wanted, error)),
+                },
+            };
+            read_settled(&shared.database, log, wanted.max(start), end, left)
+        })
+        .await;
+        match result {
+            Ok(more) => {
+                if first {
+                    chunk.from = more.from;
+                }
+                let bytes: usize = more.records.iter().map(Bytes::len).sum();
+                left.bytes = left.bytes.saturating_sub(bytes);
+                left.records = left.records.saturating_sub(more.records.len());
+                let at_end = more.records.is_empty();
+                chunk.records.extend(more.records);
+                if at_end || left.bytes == 0 || left.records == 0 || settled.is_none() {
+                    return Ok(chunk);
+                }
+            }
+            // What was read before the damage is sound; the next read finds the damage again.
+            Err(_) if !first => return Ok(chunk),
+            Err(error) => return Err(gone(&shared, log).await.unwrap_or(error)),
+        }
+    }
+}
+
+/// A log that is being deleted loses its chunks: that is no damage.
+async fn gone(shared: &Arc<Shared>, log: LogId) -> Option<StoreError> {
+    let resident = shared.state().logs.get(&log).map(|found| found.durable.stage == Stage::Deleted);
+    if let Some(deleted) = resident {
+        return deleted.then_some(StoreError::Deleted);
+    }
+    let row =
+        blocking(shared, move |shared| log_row(&shared.database, log).map_err(|e| failure(log, 0, e))).await;
+    matches!(row, Ok(None)).then_some(StoreError::NotFound)
+}
+
+/// Settled records, chunk by chunk, each in a transaction of its own.
+fn read_settled(
+    database: &Database,
+    log: LogId,
+    from: u64,
+    end: u64,
+    limit: ReadLimit,
+) -> Result<Chunk, StoreError> {
+    let mut chunk = Chunk { from, records: Vec::new() };
+    let mut left = limit;
+    while chunk.next() < end {
+        let wanted = chunk.next();
+        let read = database.read(|transaction| {
+            let chunks = transaction.open_table(CHUNKS)?;
+            let Some(entry) = chunks.range((log.0, 0)..=(log.0, wanted))?.next_back() else {
+                return Err(Damage("its chunk is missing").into());
+            };
+            let (key, value) = entry?;
+            let packed = Packed::parse(log, key.value().1, value.value())?;
+            if packed.end() <= wanted {
+                return Err(Damage("its chunk is missing").into());
+            }
+            Ok(packed.unpack(wanted, left))
+        });
+        let Unpacked { records, damaged } = match read {
+            Ok(unpacked) => unpacked,
+            Err(_) if !chunk.records.is_empty() => return Ok(chunk),
+            Err(error) => return Err(failure(log, wanted, error)),
+        };
+        if let (Some(offset), true, true) = (damaged, records.is_empty(), chunk.records.is_empty()) {
+            let what = "the checksum of the record does not fit".into();
+            return Err(StoreError::Corrupt { log, offset, what });
+        }
+        let bytes: usize = records.iter().map(Bytes::len).sum();
+        if !chunk.records.is_empty() && bytes > left.bytes {
+            // The one record that is always returned came from an earlier chunk.
+            return Ok(chunk);
+        }
+        left.bytes = left.bytes.saturating_sub(bytes);
+        left.records = left.records.saturating_sub(records.len());
+        chunk.records.extend(records);
+        if damaged.is_some() || left.bytes == 0 || left.records == 0 {
+            break;
+        }
+    }
+    Ok(chunk)
+}
+
+/// Rows of a log's snapshot.
+///
+/// # Errors
+/// See [`crate::store::Store::rows`].
+pub async fn rows(
+    shared: Arc<Shared>,
+    log: LogId,
+    keys: Vec<Bytes>,
+) -> Result<Vec<Option<Bytes>>, StoreError> {
+    let mut found: Vec<Option<Option<Bytes>>> = vec![None; keys.len()];
+    {
+        let state = shared.state();
+        if let Some(log) = state.logs.get(&log) {
+            if log.durable.stage == Stage::Deleted {
+                return Err(StoreError::Deleted);
+            }
+            for (key, found) in keys.iter().zip(&mut found) {
+                *found = log.row_in_memory(key).or_else(|| (!log.in_database).then_some(None));
+            }
+        }
+    }
+    if found.iter().all(Option::is_some) {
+        return Ok(found.into_iter().flatten().collect());
+    }
+    blocking(&shared, move |shared| {
+        shared
+            .database
+            .read(|transaction| {
+                let table = transaction.open_table(ROWS)?;
+                let row = |key: &Bytes| match table.get((log.0, &key[..]))? {
+                    Some(value) => Ok(Some(Bytes::copy_from_slice(rows::decode(log, key, value.value())?))),
+                    None => Ok(None),
+                };
+                keys.iter()
+                    .zip(&found)
+                    .map(|(key, found)| found.clone().map_or_else(|| row(key), Ok))
+                    .collect::<Result<_, DatabaseFailure>>()
+            })
+            .map_err(|error| failure(log, 0, error))
+    })
+    .await
+}
+
+/// Sessions in order.
+///
+/// # Errors
+/// See [`crate::store::Store::list`].
+pub async fn list(
+    shared: Arc<Shared>,
+    prefix: String,
+    after: Option<SessionId>,
+    limit: usize,
+) -> Result<Vec<Listed>, StoreError> {
+    let overlay = overlay(&shared, &prefix, after.as_ref(), limit);
+    blocking(&shared, move |shared| {
+        // Names of the database, which the overlay overrides.
+        let mut merged: BTreeMap<SessionId, Listed> = BTreeMap::new();
+        let mut next = after.as_ref().map(|after| after.as_str().to_owned());
+        while merged.len() < limit {
+            let (rows, last) =
+                list_page(&shared.database, &prefix, next.as_deref()).map_err(|e| failure(LogId(0), 0, e))?;
+            let state = shared.state();
+            for row in rows {
+                // Its name may have passed to a later log that is not settled.
+                let deleted = state.logs.get(&row.log).is_some_and(|log| log.durable.stage == Stage::Deleted);
+                if !deleted && !overlay.contains_key(&row.session) && merged.len() < limit {
+                    merged.insert(row.session.clone(), row);
+                }
+            }
+            drop(state);
+            match last {
+                Some(last) => next = Some(last),
+                None => break,
+            }
+        }
+        merged.extend(overlay.into_iter().filter_map(|(name, listed)| Some((name, listed?))));
+        Ok(merged.into_values().take(limit).collect())
+    })
+    .await
+}
+
+/// Resident names in the range: `None` for one that is no session. Ends after `limit` sessions.
+fn overlay(
+    shared: &Shared,
+    prefix: &str,
+    after: Option<&SessionId>,
+    limit: usize,
+) -> BTreeMap<SessionId, Option<Listed>> {
+    let state = shared.state();
+    let from = lower_bound(prefix, after.map(SessionId::as_str));
+    let mut overlay = BTreeMap::new();
+    let mut sessions = 0;
+    for (name, id) in state.names.range::<str, _>((from, Bound::Unbounded)) {
+        if sessions >= limit || !name.as_str().starts_with(prefix) {
+            break;
+        }
+        let log = state.logs.get(id).filter(|log| log.durable.stage == Stage::Live);
+        let listed = log.map(|log| Listed {
+            session: name.clone(),
+            log: *id,
+            epoch: log.lineage.epoch(),
+            start: log.start,
+            end: log.durable.end,
+            projection: log.projection.clone(),
+        });
+        sessions += usize::from(listed.is_some());
+        overlay.insert(name.clone(), listed);
+    }
+    overlay
+}
+
+fn lower_bound<'a>(prefix: &'a str, after: Option<&'a str>) -> Bound<&'a str> {
+    match after {
+        Some(after) if after >= prefix => Bound::Excluded(after),
+        _ => Bound::Included(prefix),
+    }
+}
+
+/// One transaction's worth of the list, and the name to go on after.
+fn list_page(
+    database: &Database,
+    prefix: &str,
+    after: Option<&str>,
+) -> Result<(Vec<Listed>, Option<String>), DatabaseFailure> {
+    database.read(|transaction| {
+        let names = transaction.open_table(NAMES)?;
+        let logs = transaction.open_table(LOGS)?;
+        let mut rows = Vec::new();
+        let range = (lower_bound(prefix, after), Bound::Unbounded);
+        for (count, entry) in names.range::<&str>(range)?.enumerate() {
+            let (key, value) = entry?;
+            let name = key.value();
+            if !name.starts_with(prefix) {
+                break;
+            }
+            if count == LIST_SCAN {
+                // The one before is where the next transaction goes on.
+                return Ok((rows, last_before(&names, name)?));
+            }
+            let Name::Log(log) = Name::decode(name, value.value())? else { continue };
+            let row = logs.get(log.0)?.ok_or(Damage("the row of a listed session is missing"))?;
+            let row = LogRow::decode(log, row.value())?;
+            rows.push(Listed {
+                session: row.name,
+                log,
+                epoch: row.lineage.epoch(),
+                start: row.start,
+                end: row.end,
+                projection: row.projection,
+            });
+        }
+        Ok((rows, None))
+    })
+}
+
+fn last_before(
+    names: &impl redb::ReadableTable<&'static str, &'static [u8]>,
+    name: &str,
+) -> Result<Option<String>, DatabaseFailure> {
+    let before = names.range::<&str>((Bound::Unbounded, Bound::Excluded(name)))?.next_back().transpose()?;
+    Ok(before.map(|(key, _)| key.value().to_owned()))
+}

@@ -1,0 +1,92 @@
+//! What the journal holds that the database does not.
+//!
+//! Every block of every segment is looked at: a group that is damaged must not hide the ones behind it. The commits above
+//! the settled one must then have no hole up to the last one that is known to have been durable, which is the highest
+//! that a valid group has or names; what is missing below that was acknowledged and is lost, so the store stays closed.
+//! A group that is invalid above that is the torn end of a crash and was never acknowledged.
+//!
+//! What is found is settled into the database before the store opens, and only then are the segments removed: a crash in
+//! between finds the same again. Nothing is ever appended to a segment of an earlier life.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+use crate::store::local::disk::Disk;
+use crate::store::local::error::OpenStoreError;
+use crate::store::local::group::{BLOCK_BYTES, FoundGroup, find};
+use crate::store::local::segment::{JOURNAL_FOLDER, file_name, number};
+
+/// What was found in the journal.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The payloads of the commits above the settled one, without a hole.
+    pub groups: BTreeMap<u64, Bytes>,
+    /// Every segment there is.
+    pub segments: Vec<u64>,
+}
+
+impl Found {
+    /// A number above that of every segment.
+    #[must_use]
+    pub fn next_number(&self) -> u64 {
+        self.segments.last().map_or(1, |last| last + 1)
+    }
+}
+
+/// Looks through the journal for commits above `settled`.
+///
+/// # Errors
+/// [`OpenStoreError::DamagedJournal`] or [`OpenStoreError::Io`].
+pub fn scan(disk: &dyn Disk, salt: u64, settled: u64) -> Result<Found, OpenStoreError> {
+    let io_error = |name: &str| {
+        let path = PathBuf::from(name);
+        move |source: io::Error| OpenStoreError::Io { what: "reading", path, source }
+    };
+    let mut found = Found::default();
+    // Where each commit was found, to say where a missing one belongs.
+    let mut places = BTreeMap::new();
+    let mut last = settled;
+    for name in disk.list(JOURNAL_FOLDER).map_err(io_error(JOURNAL_FOLDER))? {
+        let Some(segment) = number(&name) else { continue };
+        found.segments.push(segment);
+        let name = file_name(segment);
+        for group in groups_of(disk, salt, segment).map_err(io_error(&name))? {
+            last = last.max(group.commit).max(group.durable);
+            places.insert(group.commit, segment);
+            if group.commit > settled {
+                found.groups.insert(group.commit, group.payload);
+            }
+        }
+    }
+    let missing = (settled + 1..=last).find(|commit| !found.groups.contains_key(commit));
+    match missing {
+        None => Ok(found),
+        Some(commit) => {
+            let before = places.range(..commit).next_back();
+            let nearest = before.or_else(|| places.range(commit..).next());
+            let segment = nearest.map(|(_, segment)| *segment).unwrap_or_default();
+            Err(OpenStoreError::DamagedJournal { segment, commit })
+        }
+    }
+}
+
+fn groups_of(disk: &dyn Disk, salt: u64, segment: u64) -> io::Result<Vec<FoundGroup>> {
+    let file = disk.open(&file_name(segment))?;
+    let mut bytes = vec![0; usize::try_from(file.bytes()?).unwrap_or(usize::MAX)];
+    file.read_at(0, &mut bytes)?;
+    let mut groups = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        match find(salt, segment, &bytes[at..]) {
+            Some(group) => {
+                at += group.bytes;
+                groups.push(group);
+            }
+            None => at += BLOCK_BYTES,
+        }
+    }
+    Ok(groups)
+}

@@ -1,0 +1,214 @@
+//! Segments: the preallocated files that the journal is written to, and the pool that makes, keeps and recycles them.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tracing::{info, warn};
+
+use crate::store::local::disk::{Disk, DiskFile};
+use crate::store::local::group::BLOCK_BYTES;
+
+/// Bytes of a segment: long enough that changing it is rare, short enough that one is free again soon after settling.
+pub const SEGMENT_BYTES: u64 = 16 << 20;
+/// Spares kept ready: one for the next change and one for a failed segment meanwhile. More would only occupy disk.
+pub const SPARES_MAX: usize = 2;
+/// Zeros written at a time when a segment is made.
+const FILL_BYTES: usize = 1 << 20;
+/// The folder of the segments.
+pub const JOURNAL_FOLDER: &str = "journal";
+
+/// The file of a segment.
+#[must_use]
+pub fn file_name(number: u64) -> String {
+    format!("{JOURNAL_FOLDER}/{number:016}")
+}
+
+/// The number of a segment from the last part of its file's name.
+#[must_use]
+pub fn number(name: &str) -> Option<u64> {
+    (name.len() == 16 && name.bytes().all(|b| b.is_ascii_digit())).then(|| name.parse().ok()).flatten()
+}
+
+/// A segment that is written to.
+#[derive(Debug)]
+pub struct Segment {
+    number: u64,
+    file: Box<dyn DiskFile>,
+    used: u64,
+    bytes: u64,
+    last_commit: u64,
+}
+
+impl Segment {
+    /// Its number, which no other segment of the folder ever has.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether a group of `bytes` fits.
+    #[must_use]
+    pub fn fits(&self, bytes: usize) -> bool {
+        self.used + bytes as u64 <= self.bytes
+    }
+
+    /// Writes a group after the last one and makes it durable.
+    ///
+    /// # Errors
+    /// Those of the disk. The segment must not be written to any more.
+    pub fn write(&mut self, commit: u64, group: &[u8]) -> io::Result<()> {
+        // Before the write: a group that failed may still be there, and the file must outlive it.
+        self.last_commit = commit;
+        self.file.write_at(self.used, group)?;
+        self.file.sync_data()?;
+        self.used += group.len() as u64;
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Retired {
+    segment: Segment,
+    trusted: bool,
+}
+
+#[derive(Debug)]
+struct Inner {
+    next_number: u64,
+    spares: VecDeque<Segment>,
+    retired: Vec<Retired>,
+}
+
+/// Makes segments, keeps spares, and recycles what is settled. Shared by the writer, which takes and retires, and the
+/// settler, which recycles and keeps the spares.
+#[derive(Debug)]
+pub struct SegmentPool {
+    disk: Arc<dyn Disk>,
+    segment_bytes: u64,
+    inner: Mutex<Inner>,
+}
+
+impl SegmentPool {
+    /// A pool whose segments are numbered from `next_number` on.
+    #[must_use]
+    pub fn new(disk: Arc<dyn Disk>, segment_bytes: u64, next_number: u64) -> Self {
+        let inner = Inner { next_number, spares: VecDeque::new(), retired: Vec::new() };
+        Self { disk, segment_bytes, inner: Mutex::new(inner) }
+    }
+
+    /// A segment with room for a group of `bytes`: a spare, or a new one.
+    ///
+    /// # Errors
+    /// Those of the disk, such as that it is full.
+    pub fn take(&self, bytes: usize) -> io::Result<Segment> {
+        let spare = self.inner().spares.pop_front();
+        match spare {
+            Some(spare) if spare.fits(bytes) => Ok(spare),
+            Some(spare) => {
+                self.discard(spare);
+                self.make(bytes)
+            }
+            None => self.make(bytes),
+        }
+    }
+
+    /// Takes back a segment that is not written to any more. One that failed is not `trusted` and is never used again.
+    pub fn retire(&self, segment: Segment, trusted: bool) {
+        self.inner().retired.push(Retired { segment, trusted });
+    }
+
+    /// How many segments wait for being settled.
+    #[must_use]
+    pub fn retired(&self) -> usize {
+        self.inner().retired.len()
+    }
+
+    /// Reuses or removes every retired segment whose groups are all settled, and makes sure that there are spares.
+    pub fn recycle(&self, settled: u64) {
+        let (done, mut room) = {
+            let mut inner = self.inner();
+            let (done, kept) = inner.retired.drain(..).partition(|r| r.segment.last_commit <= settled);
+            inner.retired = kept;
+            let done: Vec<Retired> = done;
+            (done, SPARES_MAX.saturating_sub(inner.spares.len()))
+        };
+        for Retired { segment, trusted } in done {
+            if !trusted || room == 0 || segment.bytes != self.segment_bytes {
+                self.discard(segment);
+                continue;
+            }
+            match self.reuse(segment) {
+                Ok(segment) => {
+                    self.inner().spares.push_back(segment);
+                    room -= 1;
+                }
+                Err(error) => warn!(%error, "a journal segment could not be recycled"),
+            }
+        }
+    }
+
+    /// Makes the spares that are missing.
+    ///
+    /// # Errors
+    /// Those of the disk. Spares are a convenience: the writer makes a segment itself when there is none.
+    pub fn top_up(&self) -> io::Result<()> {
+        while self.inner().spares.len() < SPARES_MAX {
+            let segment = self.make(0)?;
+            self.inner().spares.push_back(segment);
+        }
+        Ok(())
+    }
+
+    /// Gives the disk back what the spares occupy, because it is full.
+    pub fn release_spares(&self) {
+        let spares = std::mem::take(&mut self.inner().spares);
+        if !spares.is_empty() {
+            info!(segments = spares.len(), "removing spare journal segments, because the disk is full");
+        }
+        for spare in spares {
+            self.discard(spare);
+        }
+    }
+
+    fn make(&self, bytes: usize) -> io::Result<Segment> {
+        let number = self.next_number();
+        let bytes = self.segment_bytes.max(bytes.next_multiple_of(BLOCK_BYTES) as u64);
+        let name = file_name(number);
+        let file = self.disk.open(&name)?;
+        // Written, not just allocated, so that a group's fdatasync finds no metadata to write.
+        let zeros = vec![0; FILL_BYTES.min(bytes as usize)];
+        let filled = (0..bytes)
+            .step_by(zeros.len())
+            .try_for_each(|at| file.write_at(at, &zeros[..zeros.len().min((bytes - at) as usize)]))
+            .and_then(|()| file.sync_data());
+        if let Err(error) = filled {
+            let _ = self.disk.remove(&name);
+            return Err(error);
+        }
+        Ok(Segment { number, file, used: 0, bytes, last_commit: 0 })
+    }
+
+    fn reuse(&self, segment: Segment) -> io::Result<Segment> {
+        let number = self.next_number();
+        self.disk.rename(&file_name(segment.number), &file_name(number))?;
+        Ok(Segment { number, used: 0, last_commit: 0, ..segment })
+    }
+
+    fn discard(&self, segment: Segment) {
+        if let Err(error) = self.disk.remove(&file_name(segment.number)) {
+            warn!(%error, segment = segment.number, "a journal segment could not be removed");
+        }
+    }
+
+    fn next_number(&self) -> u64 {
+        let mut inner = self.inner();
+        let number = inner.next_number;
+        inner.next_number += 1;
+        number
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,184 @@
+//! The thread that settles: it moves what is durable in the journal into the database, in large commits, recycles the
+//! segments after that, and removes deleted logs step by step.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use metrics::{counter, gauge, histogram};
+use tracing::{debug, warn};
+
+use crate::store::local::ballast::Ballast;
+use crate::store::local::health::Part;
+use crate::store::local::plan::Plan;
+use crate::store::local::shared::{BACKOFF_MAX, BACKOFF_MIN, SETTLE_SEGMENTS, Shared};
+use crate::store::local::state::Stop;
+use crate::store::local::table::doomed;
+
+/// The pause between steps of removing a deleted log, so that settling and reads come in between.
+const DOOMED_PAUSE: Duration = Duration::from_millis(50);
+/// How often settling is tried while the store stops. What is left is settled at the next start.
+const STOPPING_ATTEMPTS: u32 = 3;
+/// How often the spares, the ballast and the quota are looked after while nothing is settled.
+const IDLE_PAUSE: Duration = Duration::from_secs(30);
+
+/// See the top of this file.
+#[derive(Debug)]
+pub struct Settler {
+    shared: Arc<Shared>,
+    ballast: Ballast,
+    doomed: bool,
+}
+
+impl Settler {
+    /// A settler, which looks for deleted logs of an earlier life first.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let ballast = Ballast::new(Arc::clone(&shared.disk), shared.tuning.ballast_bytes);
+        Self { shared, ballast, doomed: true }
+    }
+
+    /// Settles until the store stops. True when everything durable is settled.
+    pub fn run(mut self) -> bool {
+        self.look_after_disk();
+        loop {
+            let (stop, plan) = self.next_plan();
+            if stop == Stop::Abandon {
+                return false;
+            }
+            if let Some(plan) = plan {
+                if !self.settle(plan) {
+                    return false;
+                }
+            } else if stop == Stop::Drain {
+                return true;
+            }
+            // What was acknowledged during the last settling goes before the niceties.
+            if stop == Stop::No {
+                self.look_after_disk();
+                self.remove_doomed();
+                self.shared.quota.sweep();
+            }
+        }
+    }
+
+    fn next_plan(&self) -> (Stop, Option<Plan>) {
+        let mut state = self.shared.state();
+        let woken = Instant::now();
+        loop {
+            let age = state.unsettled_since.map(|since| since.elapsed());
+            let wait = match state.stop {
+                Stop::Abandon => return (Stop::Abandon, None),
+                Stop::Drain if state.writer_done => return (Stop::Drain, state.plan()),
+                Stop::Drain => IDLE_PAUSE,
+                Stop::No => {
+                    let due = state.settle_now
+                        || state.unsettled_bytes >= self.shared.tuning.settle_bytes
+                        || self.shared.pool.retired() >= SETTLE_SEGMENTS && age.is_some()
+                        || age.is_some_and(|age| age >= self.shared.tuning.settle_age);
+                    if due {
+                        let plan = state.plan();
+                        if plan.is_none() {
+                            // Who asked for it waits for a settling that there is no need for.
+                            self.shared.settled.send_modify(|_| {});
+                        }
+                        return (Stop::No, plan);
+                    }
+                    let pause = if self.doomed { DOOMED_PAUSE } else { IDLE_PAUSE };
+                    let pause = pause.saturating_sub(woken.elapsed());
+                    if pause.is_zero() {
+                        return (Stop::No, None);
+                    }
+                    age.map_or(pause, |age| pause.min(self.shared.tuning.settle_age.saturating_sub(age)))
+                }
+            };
+            state = self.shared.settle.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Settles a plan, however often it takes. False when the store stops before that.
+    fn settle(&mut self, plan: Plan) -> bool {
+        let mut backoff = BACKOFF_MIN;
+        let mut stopping = 0;
+        let started = Instant::now();
+        while let Err(failure) = plan.apply(&self.shared.database) {
+            if plan.is_applied(&self.shared.database) {
+                break;
+            }
+            counter!("longwire_store_settle_failures_total").increment(1);
+            let what = format!("settling into the database failed: {failure}");
+            self.shared.health.trouble(Part::Database, what);
+            if failure.is_full() {
+                self.shared.pool.release_spares();
+                self.ballast.release();
+            }
+            match self.wait(backoff) {
+                Stop::No => backoff = (backoff * 2).min(BACKOFF_MAX),
+                Stop::Drain if stopping + 1 < STOPPING_ATTEMPTS => stopping += 1,
+                Stop::Drain | Stop::Abandon => return false,
+            }
+        }
+        finish(&self.shared, plan);
+        self.shared.health.well(Part::Database);
+        self.doomed = true;
+        histogram!("longwire_store_settle_seconds").record(started.elapsed().as_secs_f64());
+        true
+    }
+
+    fn look_after_disk(&mut self) {
+        self.ballast.restore();
+        if let Err(error) = self.shared.pool.top_up() {
+            debug!(%error, "no spare journal segment could be made");
+        }
+    }
+
+    fn remove_doomed(&mut self) {
+        if !self.doomed {
+            return;
+        }
+        let none = self.shared.database.read(|transaction| {
+            use redb::ReadableTableMetadata as _;
+            Ok(transaction.open_table(doomed::DOOMED)?.is_empty()?)
+        });
+        self.doomed = match none {
+            Ok(true) => false,
+            _ => match self.shared.database.write(|transaction| Ok(doomed::step(transaction)?)) {
+                Ok(left) => left,
+                Err(error) => {
+                    warn!(%error, "part of a deleted log could not be removed; it is tried again");
+                    false
+                }
+            },
+        };
+    }
+
+    fn wait(&self, time: Duration) -> Stop {
+        let until = Instant::now() + time;
+        let mut state = self.shared.state();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || state.stop == Stop::Abandon {
+                return state.stop;
+            }
+            state = self.shared.settle.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// After a plan's commit: frees the memory, recycles the segments, tells who waits.
+pub fn finish(shared: &Shared, plan: Plan) {
+    let (garbage, unsettled) = {
+        let mut state = shared.state();
+        (state.settled(&plan), state.unsettled_bytes)
+    };
+    let Plan { meta, replies, reservations, .. } = plan;
+    drop(garbage);
+    drop(reservations);
+    shared.pool.recycle(meta.settled_commit);
+    for reply in replies {
+        // Who dropped the future does not care.
+        let _ = reply.send(Ok(()));
+    }
+    shared.settled.send_replace(meta.settle);
+    counter!("longwire_store_settlings_total").increment(1);
+    gauge!("longwire_store_unsettled_bytes").set(unsettled as f64);
+}

@@ -1,0 +1,159 @@
+//! What the callers and the two threads of the engine share.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+
+use crate::store::StoreError;
+use crate::store::local::database::Database;
+use crate::store::local::disk::Disk;
+use crate::store::local::folder::DataFolder;
+use crate::store::local::health::HealthBoard;
+use crate::store::local::quota::{Quota, QuotaLimits};
+use crate::store::local::segment::{SEGMENT_BYTES, SegmentPool};
+use crate::store::local::state::{RESIDENT_LOGS_MAX, State};
+
+/// Bytes of redb's cache, unless configured: enough for the inner pages of a large database.
+pub const CACHE_BYTES: usize = 64 << 20;
+/// Unsettled bytes at which settling begins: a quarter of the quota, so that writing goes on meanwhile.
+pub const SETTLE_BYTES: usize = 16 << 20;
+/// Full segments at which settling begins: small groups fill segments faster than the quota.
+pub const SETTLE_SEGMENTS: usize = 3;
+/// How long a durable record waits to be settled, at most, while the database keeps up.
+pub const SETTLE_AGE: Duration = Duration::from_secs(1);
+/// Reads of the database at a time: more would only queue at the disk, and each takes a thread.
+pub const READERS_MAX: usize = 16;
+/// The file that is given up when the disk is full, so that settling has room: what one settling usually writes.
+pub const BALLAST_BYTES: u64 = 8 << 20;
+/// The first wait after a failed write, doubled up to [`BACKOFF_MAX`].
+pub const BACKOFF_MIN: Duration = Duration::from_millis(20);
+/// The longest wait between attempts: a disk that has room again is noticed within this time.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// What the engine is tuned by. Tests make everything small.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// See [`SEGMENT_BYTES`].
+    pub segment_bytes: u64,
+    /// See [`SETTLE_BYTES`].
+    pub settle_bytes: usize,
+    /// See [`SETTLE_AGE`].
+    pub settle_age: Duration,
+    /// See [`BALLAST_BYTES`].
+    pub ballast_bytes: u64,
+    /// See [`RESIDENT_LOGS_MAX`].
+    pub logs_max: usize,
+    /// See [`CACHE_BYTES`].
+    pub cache_bytes: usize,
+    /// The quota.
+    pub quota: QuotaLimits,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            segment_bytes: SEGMENT_BYTES,
+            settle_bytes: SETTLE_BYTES,
+            settle_age: SETTLE_AGE,
+            ballast_bytes: BALLAST_BYTES,
+            logs_max: RESIDENT_LOGS_MAX,
+            cache_bytes: CACHE_BYTES,
+            quota: QuotaLimits::default(),
+        }
+    }
+}
+
+/// See the top of this file.
+#[derive(Debug)]
+pub struct Shared {
+    state: Mutex<State>,
+    /// Something is queued, or the store stops: for the writer.
+    pub work: Condvar,
+    /// Something is to be settled, or the store stops: for the settler.
+    pub settle: Condvar,
+    /// The last durable commit, for who waits for one in flight.
+    pub durable: watch::Sender<u64>,
+    /// The last settling.
+    pub settled: watch::Sender<u64>,
+    /// Unsettled bytes.
+    pub quota: Quota,
+    /// Troubles.
+    pub health: HealthBoard,
+    /// The database.
+    pub database: Database,
+    /// The journal's segments.
+    pub pool: SegmentPool,
+    /// Reads of the database at a time.
+    pub readers: Arc<Semaphore>,
+    /// The folder's files.
+    pub disk: Arc<dyn Disk>,
+    /// The folder's random number.
+    pub salt: u64,
+    /// See [`Tuning`].
+    pub tuning: Tuning,
+    // Holds the lock of the folder; absent over a simulated disk. Last, so that everything else is closed before.
+    _folder: Option<DataFolder>,
+}
+
+impl Shared {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        folder: Option<DataFolder>,
+        salt: u64,
+        tuning: Tuning,
+        database: Database,
+        pool: SegmentPool,
+        state: State,
+    ) -> Self {
+        Self {
+            durable: watch::Sender::new(state.durable_commit()),
+            settled: watch::Sender::new(state.settled.settle),
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            settle: Condvar::new(),
+            quota: Quota::new(tuning.quota),
+            health: HealthBoard::default(),
+            database,
+            pool,
+            readers: Arc::new(Semaphore::new(READERS_MAX)),
+            disk,
+            salt,
+            tuning,
+            _folder: folder,
+        }
+    }
+
+    /// The state. Held for moments, never across a wait.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for settling before it is time.
+    pub fn settle_soon(&self) {
+        self.state().settle_now = true;
+        self.settle.notify_one();
+    }
+
+    /// Waits until `look` finds what it looks for, looking again after every commit.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the store is in trouble, since nothing may become durable for long.
+    pub async fn when<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> Result<T, StoreError> {
+        let mut commits = self.durable.subscribe();
+        loop {
+            commits.mark_unchanged();
+            let found = look(&mut self.state());
+            if let Some(found) = found {
+                return Ok(found);
+            }
+            tokio::select! {
+                biased;
+                _ = commits.changed() => {}
+                trouble = self.health.troubled() => return Err(trouble),
+            }
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! The one piece of state that callers, writer and settler share: the queue of what is to be written and the *overlay*,
+//! which is what the database does not know yet. Everything here is in memory and quick; nobody waits for a disk while
+//! holding it.
+//!
+//! A thing flows one way: a caller queues it, the writer makes it durable and publishes it here, the settler moves it
+//! into the database and then removes it here. It leaves memory only after the commit that has it is visible, so a
+//! reader that looks here first and into the database after that misses nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use longwire_proto::session_id::SessionId;
+use tokio::sync::oneshot;
+
+use crate::store::local::group::{Append, BLOCK_BYTES, Create, Delete, Item};
+use crate::store::local::log::{Head, Log, Stage, Unsettled};
+use crate::store::local::plan::{LogChange, Plan};
+use crate::store::local::table::logs::LogRow;
+use crate::store::local::table::meta::Meta;
+use crate::store::{LogId, Reservation, StoreError, Term};
+
+/// Logs in memory. A log that is idle for longest is forgotten, which fences who opened it: it opens it again. Each takes
+/// some 500 bytes and its projection.
+pub const RESIDENT_LOGS_MAX: usize = 131_072;
+/// Idle logs looked for at a time, when there are too many.
+const EVICTION_SCAN: usize = 256;
+/// Items that may wait for the writer; the quota makes it unlikely that there are ever as many.
+pub const QUEUE_ITEMS_MAX: usize = 65_536;
+
+/// Tells a caller that what it queued is durable.
+pub type Reply = oneshot::Sender<Result<(), StoreError>>;
+
+/// What waits for the writer.
+#[derive(Debug)]
+pub enum Queued {
+    /// An append, and the creation of its log when it is the first.
+    Append {
+        /// The creation.
+        create: Option<Create>,
+        /// The append.
+        append: Append,
+        /// What it holds of the quota.
+        reservation: Reservation,
+        /// What it costs of the quota.
+        bytes: usize,
+        /// Who waits.
+        reply: Reply,
+    },
+    /// A deletion.
+    Delete {
+        /// The deletion.
+        delete: Delete,
+        /// Who waits.
+        reply: Reply,
+    },
+}
+
+impl Queued {
+    /// What it costs of the quota: about what it takes in the journal.
+    #[must_use]
+    pub fn cost(&self) -> usize {
+        match self {
+            Self::Append { bytes, .. } => *bytes,
+            Self::Delete { .. } => BLOCK_BYTES,
+        }
+    }
+}
+
+/// How the threads are to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Not at all.
+    No,
+    /// After everything that is queued is durable.
+    Drain,
+    /// At once, as if the process had died.
+    Abandon,
+}
+
+/// See the top of this file.
+#[derive(Debug)]
+pub struct State {
+    /// The current log of every resident name.
+    pub names: BTreeMap<SessionId, LogId>,
+    /// Every resident log.
+    pub logs: HashMap<LogId, Log>,
+    /// What waits for the writer.
+    pub queue: VecDeque<Queued>,
+    /// How the threads are to end.
+    pub stop: Stop,
+    /// Set when everything that will be durable is.
+    pub writer_done: bool,
+    /// Somebody wants to settle before it is time.
+    pub settle_now: bool,
+    /// How far the database is.
+    pub settled: Meta,
+    /// Counts removals of names, so that who looked into the database meanwhile looks again.
+    pub evictions: u64,
+    /// Cost of what is durable and not settled.
+    pub unsettled_bytes: usize,
+    /// Since when something has been waiting to be settled.
+    pub unsettled_since: Option<Instant>,
+    by_term: BTreeMap<Term, LogId>,
+    dirty: BTreeSet<LogId>,
+    // In the plan that is being settled: until that is done the database may still say otherwise about them.
+    settling: BTreeSet<LogId>,
+    next_log: u64,
+    next_term: u64,
+    durable_commit: u64,
+    logs_max: usize,
+}
+
+impl State {
+    /// The state over a database that is as far as `settled`.
+    #[must_use]
+    pub fn new(settled: Meta, logs_max: usize) -> Self {
+        Self {
+            names: BTreeMap::new(),
+            logs: HashMap::new(),
+            queue: VecDeque::new(),
+            stop: Stop::No,
+            writer_done: false,
+            settle_now: false,
+            settled,
+            evictions: 0,
+            unsettled_bytes: 0,
+            unsettled_since: None,
+            by_term: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            settling: BTreeSet::new(),
+            next_log: settled.next_log.max(1),
+            next_term: 1,
+            durable_commit: settled.settled_commit,
+            logs_max,
+        }
+    }
+
+    /// The last durable commit.
+    #[must_use]
+    pub fn durable_commit(&self) -> u64 {
+        self.durable_commit
+    }
+
+    /// Fences every earlier opening of a resident log.
+    pub fn open(&mut self, id: LogId) -> Option<&mut Log> {
+        let term = self.take_term();
+        let log = self.logs.get_mut(&id)?;
+        self.by_term.remove(&log.term);
+        self.by_term.insert(term, id);
+        log.term = term;
+        Some(log)
+    }
+
+    /// Makes a log of the database resident.
+    pub fn load(&mut self, id: LogId, row: LogRow) {
+        let term = self.take_term();
+        self.insert(id, Log::settled(row, term));
+    }
+
+    /// Gives a name that has no log an id. The first append creates it.
+    pub fn reserve(&mut self, name: SessionId, epoch: u64) -> LogId {
+        let id = LogId(self.next_log);
+        self.next_log += 1;
+        let term = self.take_term();
+        self.insert(id, Log::reserved(name, epoch, term));
+        id
+    }
+
+    /// Puts something at the end of the queue.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the store stops, [`StoreError::Overloaded`] when too much waits.
+    pub fn check_queue(&self) -> Result<(), StoreError> {
+        if self.stop != Stop::No {
+            return Err(StoreError::Unavailable("the broker is stopping".into()));
+        }
+        if self.queue.len() >= QUEUE_ITEMS_MAX {
+            return Err(StoreError::Overloaded { scope: "the store", limit: QUEUE_ITEMS_MAX });
+        }
+        Ok(())
+    }
+
+    /// Makes what a group did visible, and gives the callers to tell. The commit is durable.
+    pub fn publish(&mut self, commit: u64, group: impl IntoIterator<Item = Queued>) -> Vec<Reply> {
+        self.durable_commit = commit;
+        let mut replies = Vec::new();
+        for queued in group {
+            match queued {
+                Queued::Append { append, reservation, bytes, reply, .. } => {
+                    self.apply_append(append, reservation, bytes);
+                    replies.push(reply);
+                }
+                Queued::Delete { delete, reply } => {
+                    self.apply_delete(&delete);
+                    replies.push(reply);
+                }
+            }
+        }
+        replies
+    }
+
+    /// Repeats an item that was found in the journal. `load` brings a log from the database.
+    ///
+    /// # Errors
+    /// What `load` answers, or `None` when the item does not fit the state: it cannot have been written after it.
+    pub fn replay<E>(
+        &mut self,
+        item: Item,
+        load: impl FnOnce(LogId) -> Result<Option<LogRow>, E>,
+    ) -> Result<Option<()>, E> {
+        match item {
+            Item::Create(create) => {
+                self.next_log = self.next_log.max(create.log.0 + 1);
+                let term = self.take_term();
+                let mut log = Log::reserved(create.name, 0, term);
+                log.lineage = create.lineage;
+                log.next.stage = Stage::Live;
+                log.durable.stage = Stage::Live;
+                self.insert(create.log, log);
+                self.touch(create.log);
+            }
+            Item::Append(append) => {
+                if !self.logs.contains_key(&append.log) {
+                    let Some(row) = load(append.log)? else { return Ok(None) };
+                    self.load(append.log, row);
+                }
+                let Some(log) = self.logs.get_mut(&append.log) else { return Ok(None) };
+                let follows = log.durable.end == append.base && log.durable.version + 1 == append.version.0;
+                if !follows {
+                    return Ok(None);
+                }
+                self.apply_append(append, Reservation::none(), 0);
+            }
+            Item::Delete(delete) => {
+                if !self.logs.contains_key(&delete.log) {
+                    let Some(row) = load(delete.log)? else { return Ok(None) };
+                    self.load(delete.log, row);
+                }
+                self.apply_delete(&delete);
+            }
+        }
+        Ok(Some(()))
+    }
+
+    /// A commit that was found in the journal was replayed.
+    pub fn replayed(&mut self, commit: u64) {
+        self.durable_commit = commit;
+    }
+
+    /// Whether the database knows everything.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.dirty.is_empty()
+            && self.settling.is_empty()
+            && self.settled.settled_commit == self.durable_commit
+    }
+
+    /// Something about a log waits to be settled.
+    pub fn touch(&mut self, id: LogId) {
+        self.dirty.insert(id);
+        self.unsettled_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Everything that is durable and not settled; `None` when the database knows it all.
+    pub fn plan(&mut self) -> Option<Plan> {
+        self.settle_now = false;
+        if self.dirty.is_empty() && self.settled.settled_commit == self.durable_commit {
+            return None;
+        }
+        let meta = Meta {
+            settled_commit: self.durable_commit,
+            settle: self.settled.settle + 1,
+            next_log: self.next_log,
+            ..self.settled
+        };
+        let mut plan = Plan {
+            meta,
+            logs: Vec::new(),
+            replies: Vec::new(),
+            reservations: Vec::new(),
+            bytes: std::mem::take(&mut self.unsettled_bytes),
+        };
+        self.unsettled_since = None;
+        self.settling = std::mem::take(&mut self.dirty);
+        for &id in &self.settling {
+            let Some(log) = self.logs.get_mut(&id) else { continue };
+            if log.durable.stage == Stage::Deleted {
+                let change = LogChange::Deleted {
+                    name: log.name.clone(),
+                    next_epoch: log.lineage.epoch() + 1,
+                    in_database: log.in_database,
+                };
+                plan.logs.push((id, change));
+                continue;
+            }
+            if let Some(pending) = log.pending.take() {
+                log.settling = Some(Arc::new(pending.rows));
+                plan.replies.extend(pending.replies);
+                plan.reservations.extend(pending.reservations);
+            }
+            let change = LogChange::Live {
+                row: log.row(),
+                created: !log.in_database,
+                base: log.settled_end,
+                batches: log.unsettled.iter().map(|batch| Arc::clone(&batch.records)).collect(),
+                rows: log.settling.clone(),
+            };
+            plan.logs.push((id, change));
+        }
+        Some(plan)
+    }
+
+    /// Removes what a plan moved into the database: its commit is visible. What is given back is for dropping without
+    /// holding the state.
+    pub fn settled(&mut self, plan: &Plan) -> Vec<Unsettled> {
+        let mut garbage = Vec::new();
+        for (id, change) in &plan.logs {
+            let Some(log) = self.logs.get_mut(id) else { continue };
+            match change {
+                LogChange::Live { row, batches, .. } => {
+                    // A log that was deleted meanwhile has dropped its batches already.
+                    let done = batches.len().min(log.unsettled.len());
+                    garbage.extend(log.unsettled.drain(..done));
+                    log.settled_end = row.end;
+                    log.in_database = true;
+                    log.settling = None;
+                }
+                LogChange::Deleted { .. } => log.in_database = false,
+            }
+        }
+        self.settled = plan.meta;
+        self.settling.clear();
+        garbage
+    }
+
+    fn apply_append(&mut self, append: Append, reservation: Reservation, bytes: usize) {
+        let Some(log) = self.logs.get_mut(&append.log) else { return };
+        let head = Head {
+            stage: Stage::Live,
+            version: append.version.0,
+            end: append.base + append.records.len() as u64,
+            batch: Some(append.batch),
+        };
+        // Replaying goes without a queue.
+        if log.next == log.durable {
+            log.next = head;
+        }
+        log.durable = head;
+        if let Some(projection) = append.projection {
+            // A copy: the caller's buffer may be much longer.
+            log.projection = Bytes::copy_from_slice(&projection);
+        }
+        log.unsettled.push_back(Unsettled { base: append.base, records: append.records, bytes, reservation });
+        self.unsettled_bytes += bytes;
+        self.touch(append.log);
+    }
+
+    fn apply_delete(&mut self, delete: &Delete) {
+        let Some(log) = self.logs.get_mut(&delete.log) else { return };
+        log.durable.stage = Stage::Deleted;
+        log.next.stage = Stage::Deleted;
+        log.unsettled.clear();
+        log.projection = Bytes::new();
+        log.settling = None;
+        for reply in log.pending.take().into_iter().flat_map(|pending| pending.replies) {
+            let _ = reply.send(Err(StoreError::Deleted));
+        }
+        self.touch(delete.log);
+    }
+
+    fn insert(&mut self, id: LogId, log: Log) {
+        self.evict();
+        self.by_term.insert(log.term, id);
+        self.names.insert(log.name.clone(), id);
+        self.logs.insert(id, log);
+    }
+
+    fn evict(&mut self) {
+        if self.logs.len() < self.logs_max {
+            return;
+        }
+        let idle = self.by_term.iter().take(EVICTION_SCAN).find(|(_, id)| {
+            let known = !self.dirty.contains(id) && !self.settling.contains(id);
+            known && self.logs.get(id).is_none_or(Log::is_idle)
+        });
+        let Some((&term, &id)) = idle else { return };
+        self.by_term.remove(&term);
+        if let Some(log) = self.logs.remove(&id)
+            && self.names.get(&log.name) == Some(&id)
+        {
+            self.names.remove(&log.name);
+        }
+        self.evictions += 1;
+    }
+
+    fn take_term(&mut self) -> Term {
+        let term = Term(self.next_term);
+        self.next_term += 1;
+        term
+    }
+}

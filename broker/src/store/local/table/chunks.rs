@@ -1,0 +1,176 @@
+//! `chunks`: the records of logs, packed.
+//!
+//! ```text
+//! key    log id u64 · base offset u64
+//! value  crc u32 · count u32 · record*      record = length u32 · crc u32 · bytes
+//! ```
+//! The value's crc covers log, base, count and the length of the whole value, so that the header can be trusted without
+//! reading the records; the crc of a record (see `record.rs`) covers log, offset, length and bytes, and is the one that
+//! was computed when the record was admitted. Packing again copies records with their checksums and never computes new
+//! ones, so that damage cannot be made to look sound.
+
+use bytes::{Buf, Bytes};
+use redb::TableDefinition;
+
+use crate::store::local::record::{Record, checksum};
+use crate::store::local::table::Damage;
+use crate::store::{LogId, ReadLimit};
+
+/// The table.
+pub const CHUNKS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("chunks");
+/// A chunk is closed when it is this long: a page run that redb reads at once, and what one read copies at most beyond
+/// what it was asked for.
+pub const CHUNK_BYTES: usize = 64 << 10;
+/// The last chunk of a log is extended while it is shorter than this; extending a longer one would rewrite too much for
+/// a few records.
+pub const EXTEND_BELOW_BYTES: usize = 16 << 10;
+const HEADER_BYTES: usize = 8;
+const RECORD_HEADER_BYTES: usize = 8;
+const TAG: &[u8] = b"chunks";
+
+/// A chunk whose header holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Packed<'v> {
+    log: LogId,
+    base: u64,
+    count: u32,
+    records: &'v [u8],
+}
+
+/// What was read of a chunk: the records before the damage, and the damage.
+#[derive(Debug, Default)]
+pub struct Unpacked {
+    /// Sound records from the offset asked for on.
+    pub records: Vec<Bytes>,
+    /// The first damaged offset.
+    pub damaged: Option<u64>,
+}
+
+impl<'v> Packed<'v> {
+    /// The chunk of a value.
+    ///
+    /// # Errors
+    /// [`Damage`].
+    pub fn parse(log: LogId, base: u64, value: &'v [u8]) -> Result<Self, Damage> {
+        let (mut header, records) =
+            value.split_at_checked(HEADER_BYTES).ok_or(Damage("the chunk is too short"))?;
+        let crc = header.get_u32_le();
+        let count = header.get_u32_le();
+        if header_checksum(log, base, count, value.len()) != crc {
+            return Err(Damage("the checksum of the chunk's header does not fit"));
+        }
+        Ok(Self { log, base, count, records })
+    }
+
+    /// The offset after its last record.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.base + u64::from(self.count)
+    }
+
+    /// Its records from `from` on, each verified, within `limit`; at least one, unless it is damaged.
+    #[must_use]
+    pub fn unpack(&self, from: u64, limit: ReadLimit) -> Unpacked {
+        let mut unpacked = Unpacked::default();
+        let mut wanted: Vec<(u64, u32, &[u8])> = Vec::new();
+        let mut rest = self.records;
+        let mut bytes = 0;
+        for offset in self.base..self.end() {
+            let Some((record, crc)) = split_record(&mut rest) else {
+                unpacked.damaged = Some(offset.max(from));
+                break;
+            };
+            if offset < from {
+                continue;
+            }
+            let full = wanted.len() >= limit.records || bytes + record.len() > limit.bytes;
+            if full && !wanted.is_empty() {
+                break;
+            }
+            bytes += record.len();
+            wanted.push((offset, crc, record));
+        }
+        // One allocation for all, in which every record is a slice.
+        let mut copy = Vec::with_capacity(bytes);
+        let mut lengths = Vec::with_capacity(wanted.len());
+        for (offset, crc, record) in wanted {
+            if checksum(self.log, offset, record) != crc {
+                unpacked.damaged = Some(offset);
+                break;
+            }
+            copy.extend_from_slice(record);
+            lengths.push(record.len());
+        }
+        let mut copy = Bytes::from(copy);
+        unpacked.records = lengths.into_iter().map(|length| copy.split_to(length)).collect();
+        unpacked
+    }
+}
+
+fn split_record<'v>(rest: &mut &'v [u8]) -> Option<(&'v [u8], u32)> {
+    let length = rest.try_get_u32_le().ok()? as usize;
+    let crc = rest.try_get_u32_le().ok()?;
+    let (record, after) = rest.split_at_checked(length)?;
+    *rest = after;
+    Some((record, crc))
+}
+
+fn header_checksum(log: LogId, base: u64, count: u32, length: usize) -> u32 {
+    let mut fields = [0; 28];
+    fields[..8].copy_from_slice(&log.0.to_le_bytes());
+    fields[8..16].copy_from_slice(&base.to_le_bytes());
+    fields[16..20].copy_from_slice(&count.to_le_bytes());
+    fields[20..].copy_from_slice(&(length as u64).to_le_bytes());
+    crc32c::crc32c_append(crc32c::crc32c(TAG), &fields)
+}
+
+/// Packs records into chunks.
+#[derive(Debug)]
+pub struct Packer {
+    log: LogId,
+    base: u64,
+    count: u32,
+    value: Vec<u8>,
+}
+
+impl Packer {
+    /// Begins with an empty chunk at `base`.
+    #[must_use]
+    pub fn new(log: LogId, base: u64) -> Self {
+        Self { log, base, count: 0, value: vec![0; HEADER_BYTES] }
+    }
+
+    /// Goes on after the last chunk of the log, when its header holds, it ends at `base` and is short enough.
+    #[must_use]
+    pub fn extend(log: LogId, base: u64, last: Option<(u64, &[u8])>) -> Self {
+        let last = last.filter(|(_, value)| value.len() < EXTEND_BELOW_BYTES);
+        match last.map(|(first, value)| (Packed::parse(log, first, value), value)) {
+            Some((Ok(packed), value)) if packed.end() == base => {
+                Self { log, base: packed.base, count: packed.count, value: value.to_vec() }
+            }
+            _ => Self::new(log, base),
+        }
+    }
+
+    /// Adds a record. Gives the key and value of the chunk that this closes.
+    pub fn push(&mut self, record: &Record) -> Option<((u64, u64), Vec<u8>)> {
+        self.value.extend((record.bytes.len() as u32).to_le_bytes());
+        self.value.extend(record.crc.to_le_bytes());
+        self.value.extend_from_slice(&record.bytes);
+        self.count += 1;
+        (self.value.len() + RECORD_HEADER_BYTES >= CHUNK_BYTES).then(|| self.close()).flatten()
+    }
+
+    /// The key and value of the chunk so far, unless it is empty.
+    pub fn close(&mut self) -> Option<((u64, u64), Vec<u8>)> {
+        if self.count == 0 {
+            return None;
+        }
+        let next = Self::new(self.log, self.base + u64::from(self.count));
+        let mut closed = std::mem::replace(self, next);
+        let crc = header_checksum(closed.log, closed.base, closed.count, closed.value.len());
+        closed.value[..4].copy_from_slice(&crc.to_le_bytes());
+        closed.value[4..8].copy_from_slice(&closed.count.to_le_bytes());
+        Some(((closed.log.0, closed.base), closed.value))
+    }
+}

@@ -1,0 +1,180 @@
+//! The thread that writes the journal. It takes whatever waits, makes it one group, writes it with one write and one
+//! fdatasync, publishes it and tells the callers; there is no timer, so an idle store commits at once and a busy one in
+//! groups as large as what arrives during an fdatasync.
+//!
+//! A group that fails is written again under its commit number into another segment, until it is durable or the process
+//! ends. Nothing later becomes durable first.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use metrics::{counter, histogram};
+
+use crate::store::local::group::{GroupWriter, Seal};
+use crate::store::local::health::Part;
+use crate::store::local::segment::Segment;
+use crate::store::local::shared::{BACKOFF_MAX, BACKOFF_MIN, SETTLE_SEGMENTS, Shared};
+use crate::store::local::state::{Queued, Stop};
+
+/// Bytes of a group, unless a single batch is longer: more would make the first of the group wait for the disk to take
+/// the last, and win nothing.
+pub const GROUP_BYTES_MAX: usize = 4 << 20;
+
+/// See the top of this file.
+#[derive(Debug)]
+pub struct Writer {
+    shared: Arc<Shared>,
+    segment: Option<Segment>,
+    group: GroupWriter,
+    commit: u64,
+}
+
+impl Writer {
+    /// A writer that goes on after the last durable commit.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let commit = shared.state().durable_commit();
+        Self { shared, segment: None, group: GroupWriter::default(), commit }
+    }
+
+    /// Writes until the store stops.
+    pub fn run(mut self) {
+        while let Some(items) = self.next_items() {
+            self.encode(&items);
+            if !self.persist() {
+                break;
+            }
+            let count = items.len();
+            let replies = {
+                let mut state = self.shared.state();
+                let was_clean = state.unsettled_since.is_none();
+                let replies = state.publish(self.commit, items);
+                let full = state.unsettled_bytes >= self.shared.tuning.settle_bytes
+                    || self.shared.pool.retired() >= SETTLE_SEGMENTS;
+                if was_clean || full {
+                    self.shared.settle.notify_one();
+                }
+                replies
+            };
+            self.shared.durable.send_replace(self.commit);
+            for reply in replies {
+                // Who dropped the future does not care.
+                let _ = reply.send(Ok(()));
+            }
+            counter!("longwire_store_groups_total").increment(1);
+            histogram!("longwire_store_group_batches").record(count as f64);
+        }
+        let mut state = self.shared.state();
+        // Who waits for these is told that the outcome is unknown.
+        let abandoned = std::mem::take(&mut state.queue);
+        state.writer_done = true;
+        self.shared.settle.notify_one();
+        drop(state);
+        drop(abandoned);
+    }
+
+    fn next_items(&self) -> Option<Vec<Queued>> {
+        let mut state = self.shared.state();
+        while state.queue.is_empty() && state.stop == Stop::No {
+            state = self.shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.stop == Stop::Abandon || state.queue.is_empty() {
+            return None;
+        }
+        let mut bytes = 0;
+        let mut items = Vec::new();
+        while let Some(first) = state.queue.front() {
+            bytes += first.cost();
+            if bytes > GROUP_BYTES_MAX && !items.is_empty() {
+                break;
+            }
+            items.extend(state.queue.pop_front());
+        }
+        Some(items)
+    }
+
+    fn encode(&mut self, items: &[Queued]) {
+        self.group.clear();
+        let mut records = 0;
+        for item in items {
+            match item {
+                Queued::Append { create, append, .. } => {
+                    if let Some(create) = create {
+                        self.group.create(create);
+                    }
+                    self.group.append(append);
+                    records += append.records.len();
+                }
+                Queued::Delete { delete, .. } => self.group.delete(delete),
+            }
+        }
+        counter!("longwire_store_records_total").increment(records as u64);
+    }
+
+    /// Makes the group durable, however often it takes. False when the store stops before that.
+    fn persist(&mut self) -> bool {
+        let commit = self.commit + 1;
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            match self.write(commit) {
+                Ok(()) => {
+                    self.commit = commit;
+                    self.shared.health.well(Part::Journal);
+                    return true;
+                }
+                Err(error) => {
+                    counter!("longwire_store_journal_failures_total").increment(1);
+                    if error.kind() == std::io::ErrorKind::StorageFull {
+                        self.shared.pool.release_spares();
+                        // Settled segments are the room that the journal can win back.
+                        self.shared.settle_soon();
+                    }
+                    self.shared.health.trouble(Part::Journal, format!("writing the journal failed: {error}"));
+                }
+            }
+            if !self.wait(backoff) {
+                return false;
+            }
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    fn write(&mut self, commit: u64) -> std::io::Result<()> {
+        let seal = Seal { salt: self.shared.salt, segment: 0, commit, durable: self.commit };
+        let bytes = self.group.seal(seal).len();
+        let mut segment = match self.segment.take() {
+            Some(segment) if segment.fits(bytes) => segment,
+            full => {
+                if let Some(segment) = full {
+                    self.shared.pool.retire(segment, true);
+                }
+                self.shared.pool.take(bytes)?
+            }
+        };
+        let started = Instant::now();
+        let result = segment.write(commit, self.group.seal(Seal { segment: segment.number(), ..seal }));
+        histogram!("longwire_store_fdatasync_seconds").record(started.elapsed().as_secs_f64());
+        counter!("longwire_store_journal_bytes_total").increment(bytes as u64);
+        match result {
+            Ok(()) => self.segment = Some(segment),
+            Err(_) => self.shared.pool.retire(segment, false),
+        }
+        result
+    }
+
+    /// False when the store stops.
+    fn wait(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        let mut state = self.shared.state();
+        loop {
+            if state.stop != Stop::No {
+                return false;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            state = self.shared.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}

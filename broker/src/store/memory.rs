@@ -1,0 +1,304 @@
+//! The engine in memory, for tests of the layers above. It keeps everything and forgets it when it is dropped.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::ready;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use longwire_proto::position::Lineage;
+use longwire_proto::session_id::SessionId;
+
+use crate::store::{
+    Batch, BatchId, Capabilities, Chunk, Health, Listed, LogId, Opened, ReadLimit, Reservation, Snapshot,
+    Store, StoreError, StoreFuture, Term, Version,
+};
+
+/// What a batch may have, as in the engine on the local disk.
+const CAPABILITIES: Capabilities = Capabilities { batch_bytes_max: 4 << 20, batch_records_max: 8192 };
+
+/// The store in memory. Cloning gives another handle of the same store.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryStore {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    names: BTreeMap<SessionId, LogId>,
+    logs: HashMap<LogId, Log>,
+    last_log: u64,
+    last_term: u64,
+    stopped: bool,
+    trouble: Option<String>,
+}
+
+#[derive(Debug)]
+struct Log {
+    name: SessionId,
+    lineage: Lineage,
+    term: Term,
+    exists: bool,
+    deleted: bool,
+    version: u64,
+    batch: Option<BatchId>,
+    records: Vec<Bytes>,
+    projection: Bytes,
+    rows: BTreeMap<Bytes, Bytes>,
+    snapshot_through: Option<u64>,
+}
+
+impl Log {
+    fn check_owner(&self, term: Term) -> Result<(), StoreError> {
+        if self.deleted {
+            Err(StoreError::Deleted)
+        } else if self.term != term {
+            Err(StoreError::Fenced)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn end(&self) -> u64 {
+        self.records.len() as u64
+    }
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Refuses reservations from now on, as a full disk does, or serves them again.
+    pub fn set_trouble(&self, trouble: Option<String>) {
+        self.inner().trouble = trouble;
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Inner) -> Result<T, StoreError>,
+    ) -> StoreFuture<T> {
+        Box::pin(ready(work(&mut self.inner())))
+    }
+}
+
+impl Inner {
+    fn check_running(&self) -> Result<(), StoreError> {
+        if self.stopped { Err(StoreError::Unavailable("the store has stopped".into())) } else { Ok(()) }
+    }
+
+    fn open(&mut self, session: &SessionId) -> Opened {
+        self.last_term += 1;
+        let term = Term(self.last_term);
+        let known = self.names.get(session).copied();
+        let epoch = match known.and_then(|id| self.logs.get(&id)) {
+            Some(log) if !log.deleted => None,
+            Some(log) => Some(log.lineage.epoch() + 1),
+            None => Some(0),
+        };
+        let id = match (known, epoch) {
+            (Some(id), None) => id,
+            _ => {
+                self.last_log += 1;
+                self.names.insert(session.clone(), LogId(self.last_log));
+                LogId(self.last_log)
+            }
+        };
+        let log = self.logs.entry(id).or_insert_with(|| Log {
+            name: session.clone(),
+            lineage: Lineage::beginning(epoch.unwrap_or(0)),
+            term,
+            exists: false,
+            deleted: false,
+            version: 0,
+            batch: None,
+            records: Vec::new(),
+            projection: Bytes::new(),
+            rows: BTreeMap::new(),
+            snapshot_through: None,
+        });
+        log.term = term;
+        Opened {
+            log: id,
+            exists: log.exists,
+            term,
+            version: Version(log.version),
+            lineage: log.lineage.clone(),
+            start: 0,
+            end: log.end(),
+            snapshot_through: log.snapshot_through,
+        }
+    }
+
+    fn append(
+        &mut self,
+        id: LogId,
+        term: Term,
+        version: Version,
+        batch: Batch,
+    ) -> Result<Version, StoreError> {
+        self.check_running()?;
+        let log = self.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
+        log.check_owner(term)?;
+        if log.batch == Some(batch.id) {
+            return Ok(Version(log.version));
+        }
+        if log.version != version.0 || log.end() != batch.base {
+            return Err(StoreError::VersionConflict);
+        }
+        log.exists = true;
+        log.version += 1;
+        log.batch = Some(batch.id);
+        log.records.extend(batch.records);
+        if let Some(projection) = batch.projection {
+            log.projection = projection;
+        }
+        Ok(Version(log.version))
+    }
+}
+
+impl Store for MemoryStore {
+    fn open(&self, session: &SessionId) -> StoreFuture<Opened> {
+        self.answer(|inner| Ok(inner.open(session)))
+    }
+
+    fn reserve(&self, _log: LogId, bytes: usize) -> StoreFuture<Reservation> {
+        struct Nothing;
+        impl crate::store::Reserved for Nothing {}
+        self.answer(|inner| match &inner.trouble {
+            Some(trouble) => Err(StoreError::Unavailable(trouble.clone())),
+            None => Ok(Reservation::new(Box::new(Nothing), bytes)),
+        })
+    }
+
+    fn append(&self, log: LogId, term: Term, version: Version, batch: Batch) -> StoreFuture<Version> {
+        let projection = batch.projection.as_ref().map_or(0, Bytes::len);
+        let bytes = projection + batch.records.iter().map(Bytes::len).sum::<usize>();
+        let refuse = |what, found, limit| StoreError::BatchTooLarge { what, found, limit };
+        if bytes > CAPABILITIES.batch_bytes_max {
+            let error = refuse("bytes", bytes, CAPABILITIES.batch_bytes_max);
+            return Box::pin(ready(Err(error)));
+        }
+        if batch.records.len() > CAPABILITIES.batch_records_max {
+            let error = refuse("records", batch.records.len(), CAPABILITIES.batch_records_max);
+            return Box::pin(ready(Err(error)));
+        }
+        self.answer(|inner| inner.append(log, term, version, batch))
+    }
+
+    fn read(&self, log: LogId, from: u64, limit: ReadLimit) -> StoreFuture<Chunk> {
+        self.answer(|inner| {
+            let log = inner.logs.get(&log).ok_or(StoreError::NotFound)?;
+            if log.deleted {
+                return Err(StoreError::Deleted);
+            }
+            let mut chunk = Chunk { from, records: Vec::new() };
+            let mut bytes = 0;
+            for record in log.records.iter().skip(usize::try_from(from).unwrap_or(usize::MAX)) {
+                bytes += record.len();
+                let full = chunk.records.len() >= limit.records || bytes > limit.bytes;
+                if full && !chunk.records.is_empty() {
+                    break;
+                }
+                chunk.records.push(record.clone());
+            }
+            Ok(chunk)
+        })
+    }
+
+    fn rows(&self, log: LogId, keys: Vec<Bytes>) -> StoreFuture<Vec<Option<Bytes>>> {
+        self.answer(|inner| match inner.logs.get(&log) {
+            Some(log) if log.deleted => Err(StoreError::Deleted),
+            Some(log) => Ok(keys.iter().map(|key| log.rows.get(key).cloned()).collect()),
+            None => Ok(vec![None; keys.len()]),
+        })
+    }
+
+    fn put_snapshot(&self, log: LogId, term: Term, snapshot: Snapshot) -> StoreFuture<()> {
+        self.answer(|inner| {
+            inner.check_running()?;
+            let log = inner.logs.get_mut(&log).ok_or(StoreError::Fenced)?;
+            log.check_owner(term)?;
+            if !log.exists || snapshot.through > log.end() {
+                return Err(StoreError::VersionConflict);
+            }
+            if log.snapshot_through.is_none_or(|through| through <= snapshot.through) {
+                log.snapshot_through = Some(snapshot.through);
+                for (key, row) in snapshot.rows {
+                    match row {
+                        Some(row) => log.rows.insert(key, row),
+                        None => log.rows.remove(&key),
+                    };
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn delete(&self, log: LogId, term: Term) -> StoreFuture<()> {
+        self.answer(|inner| {
+            inner.check_running()?;
+            let log = inner.logs.get_mut(&log).ok_or(StoreError::Fenced)?;
+            match log.check_owner(term) {
+                Ok(()) if log.exists => {}
+                Ok(()) | Err(StoreError::Deleted) => return Err(StoreError::NotFound),
+                Err(error) => return Err(error),
+            }
+            log.deleted = true;
+            log.records = Vec::new();
+            log.rows.clear();
+            Ok(())
+        })
+    }
+
+    fn list(&self, prefix: String, after: Option<SessionId>, limit: usize) -> StoreFuture<Vec<Listed>> {
+        self.answer(|inner| {
+            let sessions = inner.names.values().filter_map(|id| Some((*id, inner.logs.get(id)?)));
+            let listed = sessions
+                .filter(|(_, log)| log.exists && !log.deleted && log.name.as_str().starts_with(&prefix))
+                .filter(|(_, log)| after.as_ref().is_none_or(|after| log.name > *after))
+                .take(limit)
+                .map(|(id, log)| Listed {
+                    session: log.name.clone(),
+                    log: id,
+                    epoch: log.lineage.epoch(),
+                    start: 0,
+                    end: log.end(),
+                    projection: log.projection.clone(),
+                });
+            Ok(listed.collect())
+        })
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        CAPABILITIES
+    }
+
+    fn health(&self) -> Health {
+        let inner = self.inner();
+        match &inner.trouble {
+            Some(trouble) => Health::Degraded(trouble.clone()),
+            None => Health::Ready,
+        }
+    }
+
+    fn shutdown(&self) -> StoreFuture<()> {
+        self.answer(|inner| {
+            inner.stopped = true;
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conformance;
+
+    conformance::suite!(async || (MemoryStore::new(), ()));
+}

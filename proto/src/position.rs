@@ -111,10 +111,14 @@ impl Lineage {
         let next = self.0.get(after);
         let known = after.checked_sub(1).and_then(|index| self.0.get(index));
         match known {
-            Some(entry) if entry.epoch == position.epoch && position.offset >= entry.from_offset => match next {
-                Some(next) if position.offset > next.from_offset => Resume::EpochChanged(next.from_offset),
-                _ => Resume::At(position.offset),
-            },
+            Some(entry) if entry.epoch == position.epoch && position.offset >= entry.from_offset => {
+                match next {
+                    Some(next) if position.offset > next.from_offset => {
+                        Resume::EpochChanged(next.from_offset)
+                    }
+                    _ => Resume::At(position.offset),
+                }
+            }
             // Below its epoch's first offset, or an epoch that this log never had: nothing before the fork of the
             // nearest older entry is known to be shared, so reading starts where the position's history left ours.
             Some(entry) if entry.epoch == position.epoch => Resume::EpochChanged(entry.from_offset),

@@ -28,10 +28,14 @@ pub enum InvalidSessionId {
     #[error("a session id has at most {SESSION_ID_SEGMENTS_MAX} segments between `/`, this one has {0}")]
     TooManySegments(usize),
     /// A segment is empty: the id begins or ends with `/`, or has `//`.
-    #[error("segment {0} of the session id is empty; segments are separated by single `/` and none leads or trails")]
+    #[error(
+        "segment {0} of the session id is empty; segments are separated by single `/` and none leads or trails"
+    )]
     EmptySegment(usize),
     /// A segment is longer than [`SESSION_ID_SEGMENT_BYTES_MAX`] bytes.
-    #[error("segment {index} of the session id has {length} bytes; at most {SESSION_ID_SEGMENT_BYTES_MAX} are allowed")]
+    #[error(
+        "segment {index} of the session id has {length} bytes; at most {SESSION_ID_SEGMENT_BYTES_MAX} are allowed"
+    )]
     SegmentTooLong {
         /// Which segment, counted from 1.
         index: usize,
@@ -163,10 +167,7 @@ mod tests {
         let seventeen = vec!["a"; 17].join("/");
         assert_eq!(SessionId::parse(&seventeen), Err(InvalidSessionId::TooManySegments(17)));
         let long = "a".repeat(65);
-        assert_eq!(
-            SessionId::parse(&long),
-            Err(InvalidSessionId::SegmentTooLong { index: 1, length: 65 })
-        );
+        assert_eq!(SessionId::parse(&long), Err(InvalidSessionId::SegmentTooLong { index: 1, length: 65 }));
         assert_eq!(SessionId::parse(&"a".repeat(256)), Err(InvalidSessionId::TooLong(256)));
     }
 }

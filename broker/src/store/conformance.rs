@@ -76,7 +76,8 @@ pub(crate) async fn appends_and_reads(store: impl Store) {
     let log = session.opened.log;
     let read = |from, records, bytes| store.read(log, from, ReadLimit { records, bytes });
     assert_eq!(texts(&read(1, 2, 99).await.unwrap()), ["one", ""]);
-    assert_eq!(texts(&read(0, 9, 7).await.unwrap()), ["zero", "one", ""]);
+    // One byte more than three records have: a read may end where the bytes are used up.
+    assert_eq!(texts(&read(0, 9, 8).await.unwrap()), ["zero", "one", ""]);
     assert_eq!(texts(&read(0, 9, 1).await.unwrap()), ["zero"], "one record is always returned");
     for from in [4, 5, u64::MAX] {
         let end = read(from, 9, 99).await.unwrap();

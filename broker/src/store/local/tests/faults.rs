@@ -23,6 +23,7 @@ async fn a_failed_sync_is_written_elsewhere_and_acknowledged_later() {
             expected.push(record);
         }
         assert_eq!(disk.failures(), 3);
+        assert_eq!(disk.misuses(), 0, "a segment that failed is never written to again");
         assert_eq!(store.health(), Health::Ready);
         assert_eq!(session.read(&store).await, expected);
         // The failed segments may hold anything or nothing: what was acknowledged is elsewhere.

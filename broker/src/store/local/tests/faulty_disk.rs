@@ -19,6 +19,8 @@ struct Content {
     durable: Vec<u8>,
     /// Where `cached` may differ from `durable`.
     unsynced: Vec<(usize, usize)>,
+    /// A sync has failed: what is here must not be trusted any more.
+    failed: bool,
 }
 
 /// What goes wrong.
@@ -36,6 +38,7 @@ struct Inner {
     files: BTreeMap<String, Arc<Mutex<Content>>>,
     faults: Faults,
     failures: usize,
+    misuses: usize,
 }
 
 /// See the top of this file. Cloning gives another handle of the same disk.
@@ -64,6 +67,11 @@ impl FaultyDisk {
         self.inner().failures
     }
 
+    /// How often a segment was written to although a sync of it had failed.
+    pub(crate) fn misuses(&self) -> usize {
+        self.inner().misuses
+    }
+
     /// Bytes that all files together have.
     pub(crate) fn used(&self) -> usize {
         self.inner().used()
@@ -76,7 +84,7 @@ impl FaultyDisk {
         let inner = self.inner();
         let mut files = BTreeMap::new();
         for (name, file) in &inner.files {
-            let Content { cached, durable: mut left, unsynced } = file.lock().unwrap().clone();
+            let Content { cached, durable: mut left, unsynced, .. } = file.lock().unwrap().clone();
             // The length is metadata: it may be as new as the file was.
             if left.len() != cached.len() && keep() {
                 left.resize(cached.len(), 0);
@@ -91,7 +99,8 @@ impl FaultyDisk {
                     at = (at / SECTOR + 1) * SECTOR;
                 }
             }
-            let content = Content { cached: left.clone(), durable: left, unsynced: Vec::new() };
+            let content =
+                Content { cached: left.clone(), durable: left, unsynced: Vec::new(), failed: false };
             files.insert(name.clone(), Arc::new(Mutex::new(content)));
         }
         Self(Arc::new(Mutex::new(Inner { files, ..Inner::default() })))
@@ -202,8 +211,9 @@ impl DiskFile for FaultyFile {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let (from, to) = (offset as usize, offset as usize + bytes.len());
-        let _inner = self.growing_to(to)?;
+        let mut inner = self.growing_to(to)?;
         let mut content = self.content();
+        inner.misuses += usize::from(content.failed && self.name.starts_with("journal/"));
         if content.cached.len() < to {
             content.cached.resize(to, 0);
         }
@@ -229,12 +239,14 @@ impl DiskFile for FaultyFile {
                 *failing -= 1;
                 inner.failures += 1;
                 // As Linux does it: what could not be written is forgotten and will not be tried again.
-                self.content().unsynced.clear();
+                let mut content = self.content();
+                content.unsynced.clear();
+                content.failed = true;
                 return Err(io::Error::other("injected"));
             }
         }
         let mut content = self.content();
-        let Content { cached, durable, unsynced } = &mut *content;
+        let Content { cached, durable, unsynced, .. } = &mut *content;
         durable.resize(cached.len(), 0);
         for (from, to) in unsynced.drain(..) {
             let to = to.min(cached.len());

@@ -161,7 +161,10 @@ async fn a_missing_segment_is_refused() {
     drop(store);
     let segments = disk.written("journal/");
     assert!(segments.len() > 2);
-    for segment in &segments[..segments.len() - 1] {
+    // Spares are made by another thread, so the numbers of segments need not rise with the commits.
+    let first_commit = |name: &String| u64::from_le_bytes(disk.bytes(name)[16..24].try_into().unwrap());
+    let last = segments.iter().max_by_key(|name| first_commit(name)).unwrap();
+    for segment in segments.iter().filter(|name| *name != last) {
         let damaged = disk.copy();
         damaged.change(segment, |bytes| bytes.clear());
         assert!(matches!(damaged.try_store(manual()), Err(OpenStoreError::DamagedJournal { .. })));

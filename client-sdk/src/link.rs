@@ -122,7 +122,7 @@ impl Link {
                 for message in self.queue.drain(..) {
                     socket.feed(message).await?;
                 }
-                socket.close(None).await
+                socket.send(Message::Close(None)).await
             };
             // Whoever does not take a farewell within this time will notice the closed socket.
             drop(tokio::time::timeout(CLOSE_TIMEOUT, farewell).await);

@@ -1,28 +1,22 @@
-//! The one binary `longwire`.
+//! The one binary `longwire`: parses the command line and dispatches.
 
-mod cli {
-    pub(crate) mod serve;
-}
+mod cli;
+
+use std::process::ExitCode;
 
 use clap::Parser;
 
-#[derive(Parser)]
-struct Cli {
-    #[arg(long, global = true)]
-    json: bool,
-    #[command(subcommand)]
-    command: Sub,
-}
-#[derive(clap::Subcommand)]
-enum Sub {
-    Serve(cli::serve::ServeArgs),
-}
-
-fn main() -> anyhow::Result<std::process::ExitCode> {
-    let cli = Cli::parse();
-    let Sub::Serve(args) = cli.command;
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?
-        .block_on(cli::serve::run(args, cli.json))
+fn main() -> ExitCode {
+    let options = cli::Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("longwire: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(cli::dispatch(options));
+    // A read of the terminal cannot be cancelled; do not wait for it.
+    runtime.shutdown_background();
+    code
 }

@@ -1,1 +1,1 @@
-//! examples of Longwire.
+//! Small programs that show one situation each: see `examples/examples`.

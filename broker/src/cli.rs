@@ -1,0 +1,133 @@
+//! The command line. Each command is a module; what they share is here.
+
+mod batch;
+mod clock_text;
+mod connect;
+mod escape;
+mod lines;
+mod publish;
+mod run;
+mod serve;
+mod session;
+mod tail;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Exit code of a failure that has no code of its own.
+pub(crate) const EXIT_FAILURE: u8 = 1;
+/// Exit code when the broker cannot be reached. Usage errors are 2, which clap decides.
+pub(crate) const EXIT_UNREACHABLE: u8 = 5;
+
+/// A durable session broker for agents: run them, watch them and talk to them from anywhere.
+#[derive(Debug, Parser)]
+#[command(
+    name = "longwire",
+    version,
+    after_help = "Examples:\n  longwire serve\n  longwire run acme/build/42 -- cargo build\n  \
+    longwire tail acme/build/42 --from start\n\nExit codes: 0 done, 1 failed, 2 wrong usage, 5 broker unreachable; \
+    `run` exits as its command does."
+)]
+pub(crate) struct Cli {
+    /// Print what machines can read: one JSON object on each line
+    #[arg(long, global = true)]
+    json: bool,
+    /// Where the broker is
+    #[arg(long, global = true, env = longwire::URL_VARIABLE, default_value = longwire::DEFAULT_URL)]
+    url: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::ServeArgs),
+    Run(run::RunArgs),
+    Tail(tail::TailArgs),
+    Pub(publish::PublishArgs),
+    Session(session::SessionArgs),
+}
+
+/// What every client command needs to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    pub(crate) url: String,
+    pub(crate) json: bool,
+}
+
+/// Runs the command and says with what to exit. Errors are printed here, in one form for all commands.
+pub(crate) async fn dispatch(cli: Cli) -> ExitCode {
+    let context = Context { url: cli.url, json: cli.json };
+    let result = match cli.command {
+        Command::Serve(args) => serve::run(args, context.json).await,
+        Command::Run(args) => Box::pin(run::run(args, context)).await,
+        Command::Tail(args) => Box::pin(tail::run(args, context)).await,
+        Command::Pub(args) => Box::pin(publish::run(args, context)).await,
+        Command::Session(args) => Box::pin(session::run(args, context)).await,
+    };
+    result.unwrap_or_else(|error| {
+        if is_broken_pipe(&error) {
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("longwire: {error:#}");
+        let unreachable = error.downcast_ref::<connect::Unreachable>().is_some();
+        ExitCode::from(if unreachable { EXIT_UNREACHABLE } else { EXIT_FAILURE })
+    })
+}
+
+/// Whether whoever read our output has gone, as `head` does: no failure of ours.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_has_an_example() {
+        Cli::command().debug_assert();
+        fn check(command: &clap::Command) {
+            let help = command.clone().render_long_help().to_string();
+            assert!(help.contains("Example"), "{}", command.get_name());
+            command.get_subcommands().filter(|sub| sub.get_name() != "help").for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn takes_what_the_documentation_shows() {
+        for line in [
+            "longwire run -- date",
+            "longwire run a/b --title T --stdin --close --spool /x -- sh -c 'x'",
+            "longwire tail a/b --from start",
+            "longwire tail a/b -n 3 --no-follow --raw",
+            "longwire --json tail a/b --from 0000000000000000_0000000000000042",
+            "longwire pub a/b hello --type t --header k=v --content-type text/plain",
+            "longwire pub a/b -",
+            "longwire session list acme/",
+            "longwire session create a --title T --label k=v",
+            "longwire session show a --json",
+            "longwire session close a --reason done",
+            "longwire session delete a",
+            "longwire serve --listen 127.0.0.1:0 --data d",
+        ] {
+            Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+        for line in [
+            "longwire run a/b",
+            "longwire run a//b -- date",
+            "longwire tail a/b --from yesterday",
+            "longwire tail a/b --raw --json",
+            "longwire tail a/b -n 3 --from start",
+            "longwire pub a/b x --header novalue",
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}: {error}");
+        }
+    }
+}

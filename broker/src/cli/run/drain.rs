@@ -1,0 +1,104 @@
+//! Waiting until the broker has everything.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use longwire::{Client, Closed};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+
+use crate::cli::run::spool::Leftover;
+
+/// Nothing is said about a wait that is shorter.
+const QUIET_FOR: Duration = Duration::from_millis(500);
+/// How often the picture moves.
+const TICK: Duration = Duration::from_millis(120);
+
+/// Whether the broker has everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Drained {
+    /// It has.
+    Whole,
+    /// The rest stays in the spool folder.
+    Left,
+}
+
+/// Waits until the broker has what this run and earlier ones recorded, or until a signal says not to.
+pub(crate) async fn wait(client: &Client, leftovers: &[Leftover], title: Option<JoinHandle<()>>) -> Drained {
+    let everything = async {
+        client.drained().await?;
+        if let Some(title) = title {
+            drop(title.await);
+        }
+        for leftover in leftovers {
+            leftover.client.drained().await?;
+        }
+        Ok::<(), Closed>(())
+    };
+    let stop = async {
+        let (Ok(mut interrupt), Ok(mut terminate)) =
+            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    tokio::select! {
+        result = everything => match result {
+            Ok(()) => {}
+            Err(error) => eprintln!("longwire: {error}"),
+        },
+        () = stop => {}
+        () = show(client) => {}
+    }
+    let status = client.outbox().borrow().clone();
+    if status.entries == 0 {
+        return Drained::Whole;
+    }
+    eprintln!(
+        "longwire: {} batches ({} bytes) wait in the spool folder; the next `longwire run` sends them",
+        status.entries, status.bytes
+    );
+    Drained::Left
+}
+
+/// Shows what is waited for. Never ends.
+async fn show(client: &Client) {
+    let mut outbox = client.outbox();
+    tokio::time::sleep(QUIET_FOR).await;
+    let hint = "Ctrl-C leaves them to the next `longwire run`";
+    if !std::io::stderr().is_terminal() {
+        let entries = outbox.borrow().entries;
+        eprintln!("longwire: waiting until the broker has {entries} batches; {hint}");
+        return std::future::pending().await;
+    }
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+        bar.set_style(style);
+    }
+    let _cleared = ClearOnDrop(&bar);
+    bar.enable_steady_tick(TICK);
+    loop {
+        let status = outbox.borrow_and_update().clone();
+        let kib = status.bytes.div_ceil(1024);
+        bar.set_message(format!(
+            "the broker does not have {} batches ({kib} KiB) yet; {hint}",
+            status.entries
+        ));
+        if outbox.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+struct ClearOnDrop<'a>(&'a ProgressBar);
+
+impl Drop for ClearOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

@@ -1,0 +1,169 @@
+//! The folder where records wait for the broker: one outbox file a run, in a folder of its own for each broker.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use longwire::{Client, ConnectError, OutboxError};
+use tokio::task::JoinHandle;
+
+use crate::cli::Context;
+use crate::cli::connect::builder;
+
+/// How the files are called.
+const SUFFIX: &str = "outbox";
+/// Files of earlier runs that are sent beside one run; more wait for the next.
+const LEFTOVERS_MAX: usize = 16;
+
+/// The spool folder of one broker.
+#[derive(Debug)]
+pub(crate) struct SpoolDir(PathBuf);
+
+/// `$XDG_STATE_HOME/longwire/spool`, else `~/.local/state/longwire/spool`, else a folder of this user's among the
+/// temporary ones.
+fn default_dir() -> PathBuf {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+    match state {
+        Some(state) => state.join("longwire/spool"),
+        None => std::env::temp_dir().join(format!("longwire-spool-{}", rustix::process::getuid().as_raw())),
+    }
+}
+
+/// A folder's name for a broker: what waits for one must not reach another.
+fn broker_name(url: &str) -> String {
+    let plain = |character: char| if character.is_ascii_alphanumeric() { character } else { '_' };
+    url.trim_end_matches('/').chars().map(plain).collect()
+}
+
+impl SpoolDir {
+    pub(crate) fn open(dir: Option<PathBuf>, url: &str) -> anyhow::Result<Self> {
+        let dir = dir.unwrap_or_else(default_dir).join(broker_name(url));
+        let mut make = std::fs::DirBuilder::new();
+        make.recursive(true);
+        std::os::unix::fs::DirBuilderExt::mode(&mut make, 0o700);
+        make.create(&dir).with_context(|| {
+            format!("the spool folder {} cannot be made; choose another with --spool", dir.display())
+        })?;
+        Ok(Self(dir))
+    }
+
+    /// The path of a new run's file.
+    pub(crate) fn new_file(&self) -> anyhow::Result<PathBuf> {
+        let random = getrandom::u64().map_err(|error| anyhow::anyhow!("no random bytes: {error}"))?;
+        Ok(self.0.join(format!("{random:016x}.{SUFFIX}")))
+    }
+
+    /// Begins to send what runs whose process is gone have left.
+    pub(crate) fn leftovers(&self, context: &Context, own: &Path) -> Vec<Leftover> {
+        let Ok(files) = std::fs::read_dir(&self.0) else { return Vec::new() };
+        let paths = files.flatten().map(|file| file.path());
+        let others = paths.filter(|path| path != own && path.extension().is_some_and(|name| name == SUFFIX));
+        others.filter_map(|path| Leftover::open(context, path)).take(LEFTOVERS_MAX).collect()
+    }
+}
+
+/// Removes an outbox file that is not needed any more, with its lock.
+pub(crate) fn remove(path: &Path) {
+    let mut lock = path.as_os_str().to_owned();
+    lock.push(".lock");
+    for path in [path, Path::new(&lock)] {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                eprintln!("longwire: {} cannot be removed: {error}", path.display());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What an earlier run left.
+#[derive(Debug)]
+pub(crate) struct Leftover {
+    pub(crate) client: Client,
+    path: PathBuf,
+    driver: JoinHandle<()>,
+}
+
+impl Leftover {
+    fn open(context: &Context, path: PathBuf) -> Option<Self> {
+        let (client, driver) = match builder(context).outbox_file(&path).build() {
+            Ok(made) => made,
+            // Its run is alive, and sends it.
+            Err(ConnectError::Outbox(OutboxError::Locked { .. })) => return None,
+            Err(error) => {
+                eprintln!("longwire: what an earlier run left is not sent: {error}");
+                return None;
+            }
+        };
+        let status = client.outbox().borrow().clone();
+        if status.cut_bytes > 0 {
+            let (bytes, path) = (status.cut_bytes, path.display());
+            eprintln!("longwire: {bytes} bytes at the end of {path} were no whole publish and were cut");
+        }
+        if status.recovered == 0 {
+            drop((client, driver));
+            remove(&path);
+            return None;
+        }
+        eprintln!("longwire: sending {} batches that an earlier run left", status.recovered);
+        Some(Self { client, path, driver: tokio::spawn(driver) })
+    }
+
+    /// Closes it, and removes its file when everything was sent.
+    pub(crate) async fn end(self) {
+        let status = self.client.outbox().borrow().clone();
+        drop(self.client.close().await);
+        drop(self.driver.await);
+        if let Some(error) = status.last_error.filter(|_| status.refused > 0) {
+            eprintln!("longwire: {} batches of an earlier run were refused: {error}", status.refused);
+        }
+        if status.entries == 0 {
+            remove(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_broker_has_a_folder() {
+        assert_eq!(broker_name("ws://127.0.0.1:8700/"), "ws___127_0_0_1_8700");
+        assert_ne!(broker_name("ws://a:1"), broker_name("ws://a:2"));
+    }
+
+    #[tokio::test]
+    async fn finds_what_dead_runs_left_and_tidies_what_is_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let context = Context { url: "ws://127.0.0.1:9".into(), json: false };
+        let spool = SpoolDir::open(Some(folder.path().to_owned()), &context.url).unwrap();
+        let (own, dead, alive, empty) = (
+            spool.new_file().unwrap(),
+            spool.new_file().unwrap(),
+            spool.new_file().unwrap(),
+            spool.new_file().unwrap(),
+        );
+        let mut kept = Vec::new();
+        for path in [&own, &dead, &alive, &empty] {
+            let (client, driver) = builder(&context).outbox_file(path).build().unwrap();
+            let driver = tokio::spawn(driver);
+            if path != &empty {
+                drop(client.session("a").unwrap().enqueue("x").await.unwrap());
+            }
+            if path == &dead || path == &empty {
+                client.close().await.unwrap();
+            } else {
+                kept.push((client, driver));
+            }
+        }
+        let leftovers = spool.leftovers(&context, &own);
+        assert_eq!(leftovers.iter().map(|leftover| &leftover.path).collect::<Vec<_>>(), [&dead]);
+        assert!(!empty.exists());
+        for leftover in leftovers {
+            leftover.end().await;
+        }
+        assert!(dead.exists(), "what was not sent stays");
+    }
+}

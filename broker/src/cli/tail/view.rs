@@ -1,0 +1,200 @@
+//! How a record is shown.
+
+use std::io::Write;
+
+use base64::Engine;
+use longwire::{Body, Record};
+use longwire_proto::record::kind;
+use serde_json::json;
+
+use crate::cli::clock_text::date_time;
+use crate::cli::escape::{escape, escape_keeping_colours};
+use crate::cli::run::{EXIT_TYPE, PARTIAL_HEADER, STREAM_HEADER, TRUE};
+
+/// The views.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum View {
+    /// Time, sender and text. Escaped on a terminal.
+    Human { terminal: bool },
+    /// Bodies of messages, exactly; on a terminal with control characters other than colours made visible.
+    Raw { terminal: bool },
+    /// One JSON object on each line.
+    Json,
+}
+
+impl View {
+    pub(crate) fn choose(raw: bool, json: bool, terminal: bool) -> Self {
+        match (raw, json) {
+            (true, _) => Self::Raw { terminal },
+            (_, true) => Self::Json,
+            _ => Self::Human { terminal },
+        }
+    }
+
+    /// Puts what the view shows of a record behind what the buffer has.
+    pub(crate) fn put(self, record: &Record, out: &mut Vec<u8>) -> std::io::Result<()> {
+        match self {
+            Self::Human { terminal } => human(record, terminal, out),
+            Self::Raw { terminal } => raw(record, terminal, out),
+            Self::Json => writeln!(out, "{}", to_json(record)),
+        }
+    }
+}
+
+fn raw(record: &Record, terminal: bool, out: &mut Vec<u8>) -> std::io::Result<()> {
+    if record.kind != kind::MESSAGE || record.record_type == EXIT_TYPE {
+        return Ok(());
+    }
+    if terminal {
+        let text = String::from_utf8_lossy(record.bytes());
+        out.write_all(escape_keeping_colours(&text).as_bytes())?;
+    } else {
+        out.write_all(record.bytes())?;
+    }
+    if record.headers.get(PARTIAL_HEADER).map(String::as_str) != Some(TRUE) {
+        out.push(b'\n');
+    }
+    Ok(())
+}
+
+fn human(record: &Record, terminal: bool, out: &mut Vec<u8>) -> std::io::Result<()> {
+    let sender = match record.headers.get(STREAM_HEADER) {
+        Some(stream) => stream.as_str(),
+        None if record.kind == kind::SESSION => "(session)",
+        None if record.record_type == EXIT_TYPE => "(exit)",
+        None if record.sender.device.is_empty() => record.sender.principal.as_str(),
+        None => record.sender.device.as_str(),
+    };
+    let text = match &record.body {
+        Body::Text(text) => text.clone(),
+        Body::Data(_) if record.kind == kind::SESSION => session_change(record),
+        Body::Data(data) => match record.content_type.as_str() {
+            "" => format!("({} bytes)", data.len()),
+            content_type => format!("({} bytes of {content_type})", data.len()),
+        },
+    };
+    let time = date_time(record.time_ms);
+    for line in text.split('\n') {
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        if terminal {
+            writeln!(out, "{time}  {:9}  {}", escape(sender), escape(line))?;
+        } else {
+            writeln!(out, "{time}  {sender:9}  {line}")?;
+        }
+    }
+    Ok(())
+}
+
+/// What a change of the session itself says.
+fn session_change(record: &Record) -> String {
+    use longwire_proto::wire::session_change::Change;
+    let change = longwire_proto::wire::SessionChange::decode(record.bytes());
+    match change.ok().and_then(|change| change.change) {
+        Some(Change::Meta(meta)) if meta.title.is_empty() => "described".to_owned(),
+        Some(Change::Meta(meta)) => format!("described: {}", meta.title),
+        Some(Change::Close(close)) if close.reason.is_empty() => "closed".to_owned(),
+        Some(Change::Close(close)) => format!("closed: {}", close.reason),
+        None => "changed".to_owned(),
+    }
+}
+
+use prost::Message as _;
+
+fn to_json(record: &Record) -> serde_json::Value {
+    let mut value = json!({
+        "position": record.position().to_string(),
+        "epoch": record.epoch,
+        "offset": record.offset,
+        "time_ms": record.time_ms,
+        "sender": { "principal": record.sender.principal, "device": record.sender.device },
+        "kind": record.kind,
+    });
+    let texts = [
+        ("id", &record.id),
+        ("type", &record.record_type),
+        ("mode", &record.mode),
+        ("run", &record.run),
+        ("reply_to", &record.reply_to),
+        ("replaces", &record.replaces),
+        ("content_type", &record.content_type),
+    ];
+    for (name, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
+        value[name] = json!(text);
+    }
+    if !record.to.is_empty() {
+        value["to"] = json!(record.to);
+    }
+    if !record.headers.is_empty() {
+        value["headers"] = json!(record.headers);
+    }
+    match &record.body {
+        Body::Text(text) => value["text"] = json!(text),
+        Body::Data(data) => value["data"] = json!(base64::engine::general_purpose::STANDARD.encode(data)),
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use longwire::Sender;
+
+    use super::*;
+
+    fn record(body: &[u8]) -> Record {
+        let text = String::from_utf8(body.to_vec());
+        Record {
+            epoch: 0,
+            offset: 7,
+            time_ms: 0,
+            sender: Sender { principal: "ada".into(), ..Default::default() },
+            producer: None,
+            id: String::new(),
+            kind: 0,
+            record_type: String::new(),
+            to: Vec::new(),
+            mode: String::new(),
+            run: String::new(),
+            reply_to: String::new(),
+            replaces: String::new(),
+            headers: Default::default(),
+            content_type: String::new(),
+            body: text.map_or_else(|_| Body::Data(body.to_vec().into()), Body::Text),
+        }
+    }
+
+    fn shown(view: View, record: &Record) -> Vec<u8> {
+        let mut out = Vec::new();
+        view.put(record, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn raw_is_exact_and_says_nothing_of_its_own() {
+        let view = View::Raw { terminal: false };
+        assert_eq!(shown(view, &record(b"a\xff\x1b[2J")), b"a\xff\x1b[2J\n");
+        let mut partial = record(b"no newline");
+        partial.headers.insert(PARTIAL_HEADER.into(), TRUE.into());
+        assert_eq!(shown(view, &partial), b"no newline");
+        assert_eq!(shown(view, &Record { record_type: EXIT_TYPE.into(), ..record(b"x") }), b"");
+        assert_eq!(shown(view, &Record { kind: kind::SESSION, ..record(b"x") }), b"");
+    }
+
+    #[test]
+    fn a_terminal_gets_no_control_sequences() {
+        let hostile = record(b"\x1b]0;owned\x07 two\nlines");
+        let text = String::from_utf8(shown(View::Human { terminal: true }, &hostile)).unwrap();
+        assert!(!text.contains('\x1b') && text.contains("\\x1b]0;owned\\x07"));
+        assert_eq!(text.lines().count(), 2);
+        let raw = shown(View::Raw { terminal: true }, &record(b"\x1b[31mred\x1b[2J"));
+        assert_eq!(raw, b"\x1b[31mred\\x1b[2J\n");
+    }
+
+    #[test]
+    fn json_has_place_and_body() {
+        let value: serde_json::Value = serde_json::from_slice(&shown(View::Json, &record(b"hi"))).unwrap();
+        assert_eq!(value["position"], "0000000000000000_0000000000000007");
+        assert_eq!((&value["offset"], &value["text"]), (&json!(7), &json!("hi")));
+        let value: serde_json::Value = serde_json::from_slice(&shown(View::Json, &record(b"\xff"))).unwrap();
+        assert_eq!(value["data"], "/w==");
+    }
+}

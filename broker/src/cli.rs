@@ -14,10 +14,13 @@ mod tail;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use longwire::ConnectError;
 
 /// Exit code of a failure that has no code of its own.
 pub(crate) const EXIT_FAILURE: u8 = 1;
-/// Exit code when the broker cannot be reached. Usage errors are 2, which clap decides.
+/// Exit code of wrong usage: what clap refuses, and a URL that is none.
+pub(crate) const EXIT_USAGE: u8 = 2;
+/// Exit code when the broker cannot be reached.
 pub(crate) const EXIT_UNREACHABLE: u8 = 5;
 
 /// A durable session broker for agents: run them, watch them and talk to them from anywhere.
@@ -71,9 +74,16 @@ pub(crate) async fn dispatch(cli: Cli) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         eprintln!("longwire: {error:#}");
-        let unreachable = error.downcast_ref::<connect::Unreachable>().is_some();
-        ExitCode::from(if unreachable { EXIT_UNREACHABLE } else { EXIT_FAILURE })
+        ExitCode::from(exit_code(&error))
     })
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<ConnectError>() {
+        _ if error.is::<connect::Unreachable>() => EXIT_UNREACHABLE,
+        Some(ConnectError::InvalidUrl { .. } | ConnectError::TlsUnsupported { .. }) => EXIT_USAGE,
+        _ => EXIT_FAILURE,
+    }
 }
 
 /// Whether whoever read our output has gone, as `head` does: no failure of ours.

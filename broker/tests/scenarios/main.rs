@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // tests: a panic is their failure
 
 mod bad_input;
+mod cli;
 mod cuts;
 mod drain;
 mod hostile;

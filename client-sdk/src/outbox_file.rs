@@ -378,6 +378,8 @@ fn read_whole(reader: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<bool
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn session(text: &str) -> SessionId {
@@ -509,5 +511,87 @@ mod tests {
         }
         std::fs::write(&path, "something else").unwrap();
         assert!(matches!(OutboxFile::open(&path, false), Err(OutboxError::Foreign { .. })));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Append(usize),
+        Settle(usize),
+        Renumber(usize),
+        Flush,
+        Rewrite,
+        Reopen,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0..3usize).prop_map(Step::Append),
+            5 => any::<usize>().prop_map(Step::Settle),
+            1 => (0..3usize).prop_map(Step::Renumber),
+            2 => Just(Step::Flush),
+            1 => Just(Step::Rewrite),
+            2 => Just(Step::Reopen),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+        /// The file against a map: whatever is done, it has the same entries, slots and batches after every reopening.
+        #[test]
+        fn says_after_any_reopening_what_it_was_told(steps in proptest::collection::vec(step(), 1..60)) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("outbox");
+            let mut outbox = OutboxFile::open(&path, false).unwrap();
+            let names = ["a", "b", "c/d"].map(session);
+            let mut next: BTreeMap<SessionId, Slot> =
+                names.iter().map(|name| (name.clone(), slot(0, 0))).collect();
+            let mut wanted: BTreeMap<Entry, (SessionId, Slot, String)> = BTreeMap::new();
+            for (count, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Append(index) => {
+                        let at = next.get_mut(&names[index]).unwrap();
+                        let text = format!("batch {count}");
+                        let entry = outbox.append(&names[index], at, batch(&text)).unwrap();
+                        prop_assert!(wanted.insert(entry, (names[index].clone(), at.clone(), text)).is_none());
+                        at.sequence += 1;
+                    }
+                    Step::Settle(index) if !wanted.is_empty() => {
+                        let entry = *wanted.keys().nth(index % wanted.len()).unwrap();
+                        wanted.remove(&entry);
+                        outbox.remove(entry);
+                    }
+                    Step::Settle(_) => {}
+                    Step::Renumber(index) => {
+                        let at = next.get_mut(&names[index]).unwrap();
+                        (at.epoch, at.sequence) = (at.epoch + 1, 0);
+                        for (_, numbered, _) in wanted.values_mut().filter(|(name, _, _)| *name == names[index]) {
+                            *numbered = at.clone();
+                            at.sequence += 1;
+                        }
+                        outbox.renumber(&names[index], at.epoch).unwrap();
+                    }
+                    Step::Flush => outbox.flush().unwrap(),
+                    Step::Rewrite => {
+                        outbox.flush().unwrap();
+                        outbox.rewrite().unwrap();
+                    }
+                    Step::Reopen => {
+                        outbox.flush().unwrap();
+                        drop(outbox);
+                        outbox = OutboxFile::open(&path, false).unwrap();
+                    }
+                }
+                let recovered = outbox.recovered();
+                let found: Vec<_> =
+                    recovered.entries.iter().map(|found| (found.entry, &found.session, &found.slot)).collect();
+                let told: Vec<_> = wanted.iter().map(|(entry, (name, at, _))| (*entry, name, at)).collect();
+                prop_assert_eq!(found, told);
+                for (entry, (name, _, text)) in &wanted {
+                    prop_assert_eq!(&outbox.read(*entry).unwrap(), &batch(text));
+                    prop_assert_eq!(recovered.next.get(name), next.get(name), "entries are alive, so the next is known");
+                }
+            }
+        }
     }
 }

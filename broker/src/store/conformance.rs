@@ -76,7 +76,8 @@ pub(crate) async fn appends_and_reads(store: impl Store) {
     let log = session.opened.log;
     let read = |from, records, bytes| store.read(log, from, ReadLimit { records, bytes });
     assert_eq!(texts(&read(1, 2, 99).await.unwrap()), ["one", ""]);
-    assert_eq!(texts(&read(0, 9, 7).await.unwrap()), ["zero", "one", ""]);
+    // One byte more than three records have: a read may end where the bytes are used up.
+    assert_eq!(texts(&read(0, 9, 8).await.unwrap()), ["zero", "one", ""]);
     assert_eq!(texts(&read(0, 9, 1).await.unwrap()), ["zero"], "one record is always returned");
     for from in [4, 5, u64::MAX] {
         let end = read(from, 9, 99).await.unwrap();
@@ -235,7 +236,7 @@ pub(crate) async fn refuses_after_shutdown(store: impl Store) {
     store.shutdown().await.unwrap();
 }
 
-/// Runs every test over the store that the given async closure makes.
+/// Runs every test over the store that the given async closure makes, beside what must outlive it.
 macro_rules! suite {
     ($make:expr) => {
         crate::store::conformance::suite!(
@@ -254,7 +255,8 @@ macro_rules! suite {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $test() {
             let make = $make;
-            crate::store::conformance::$test(make().await).await;
+            let (store, _outlives_it) = make().await;
+            crate::store::conformance::$test(store).await;
         }
     )*};
 }

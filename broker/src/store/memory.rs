@@ -301,5 +301,5 @@ mod tests {
     use super::*;
     use crate::store::conformance;
 
-    conformance::suite!(async || MemoryStore::new());
+    conformance::suite!(async || (MemoryStore::new(), ()));
 }

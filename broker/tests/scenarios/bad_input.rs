@@ -214,6 +214,8 @@ fn the_command_line_says_what_keeps_it_from_serving() {
     std::fs::write(&file, "x").unwrap();
     let not_a_folder = serve(&["--listen", "127.0.0.1:0", "--data", file.to_str().unwrap()]);
     assert!(not_a_folder.contains(file.to_str().unwrap()), "{not_a_folder}");
+    let unwritable = serve(&["--listen", "127.0.0.1:0", "--data", "/proc/longwire"]);
+    assert!(unwritable.contains("/proc/longwire"), "{unwritable}");
     let config = folder.path().join("longwire.toml");
     std::fs::write(&config, "colour = 'red'\n").unwrap();
     let unknown = serve(&["--config", config.to_str().unwrap()]);

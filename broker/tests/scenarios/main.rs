@@ -2,9 +2,13 @@
 #![allow(clippy::unwrap_used)] // tests: a panic is their failure
 
 mod bad_input;
+mod cuts;
 mod drain;
 mod hostile;
 mod kill9;
+mod outbox;
 mod protocol;
+mod python;
 mod residency;
+mod slow_reader;
 mod support;

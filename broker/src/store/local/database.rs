@@ -199,6 +199,17 @@ impl Database {
     }
 }
 
+impl Drop for Database {
+    fn drop(&mut self) {
+        // redb writes its allocator's state when it closes, and may panic when that was damaged.
+        let handle = self.handle.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let closed = handle.open.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(closed))).is_err() {
+            warn!("the database could not be closed in order; it is repaired at the next start");
+        }
+    }
+}
+
 fn open(disk: &Arc<dyn Disk>, cache_bytes: usize) -> Result<redb::Database, DatabaseFailure> {
     let file = disk.open(DATABASE_FILE).map_err(|error| DatabaseFailure::Redb(redb::Error::Io(error)))?;
     let mut builder = redb::Builder::new();

@@ -51,7 +51,7 @@ pub enum OpenStoreError {
          be lost, so the store stays closed: restore the folder from a backup, or move it away to begin anew"
     )]
     DamagedJournal {
-        /// Where the commit was expected: the segment in which the commit before it ends, or the oldest one.
+        /// Where the commit was expected: the segment of the commit before it, or else of the one after it.
         segment: u64,
         /// The first commit that is missing.
         commit: u64,

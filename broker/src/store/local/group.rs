@@ -311,3 +311,82 @@ fn name(payload: &mut Bytes) -> Option<SessionId> {
     let name = take(payload, length as usize)?;
     SessionId::parse(std::str::from_utf8(&name).ok()?).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::local::record::seal;
+
+    const SEAL: Seal = Seal { salt: 0x0123_4567_89ab_cdef, segment: 7, commit: 42, durable: 41 };
+
+    fn written() -> (Vec<Item>, Vec<u8>) {
+        let name = SessionId::parse("acme/a").unwrap();
+        let entries =
+            vec![LineageEntry { epoch: 3, from_offset: 0 }, LineageEntry { epoch: 4, from_offset: 9 }];
+        let lineage = Lineage::from_entries(entries).unwrap();
+        let create = Create { log: LogId(5), name: name.clone(), lineage };
+        let append = Append {
+            log: LogId(5),
+            term: Term(2),
+            version: Version(1),
+            batch: BatchId(0xb),
+            base: 9,
+            records: seal(LogId(5), 9, vec![Bytes::from_static(b"hello"), Bytes::new()]),
+            projection: Some(Bytes::from_static(b"row")),
+        };
+        let delete = Delete { log: LogId(4), name, next_epoch: 6 };
+        let mut group = GroupWriter::default();
+        group.create(&create);
+        group.append(&append);
+        group.delete(&delete);
+        let bytes = group.seal(SEAL).to_vec();
+        (vec![Item::Create(create), Item::Append(append), Item::Delete(delete)], bytes)
+    }
+
+    /// These bytes are on people's disks: a change of them is a change of the format.
+    #[test]
+    fn bytes_stay_as_they_are() {
+        let (_, bytes) = written();
+        assert_eq!(bytes.len(), BLOCK_BYTES);
+        let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        let hex: String = bytes[..=end].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, GOLDEN.replace(['\n', ' '], ""));
+    }
+
+    // Header; create; its lineage; append; its base and projection; its records; delete.
+    const GOLDEN: &str = "
+        4c574731 f4b21708 0700000000000000 2a00000000000000 2900000000000000 9e000000 00000000
+        01 0500000000000000 0600 61636d652f61
+        0200 0300000000000000 0000000000000000 0400000000000000 0900000000000000
+        02 0500000000000000 0200000000000000 0100000000000000 0b000000000000000000000000000000
+        0900000000000000 01 03000000 726f77
+        02000000 05000000 2e50bed5 68656c6c6f 00000000 660008ba
+        03 0400000000000000 0600 61636d652f61 06
+    ";
+
+    #[test]
+    fn what_is_written_is_found() {
+        let (items_written, bytes) = written();
+        let found = find(SEAL.salt, SEAL.segment, &bytes).unwrap();
+        assert_eq!((found.commit, found.durable, found.bytes), (42, 41, BLOCK_BYTES));
+        assert_eq!(items(found.payload.clone()), Some(items_written));
+        for length in 0..found.payload.len() {
+            let cut = items(found.payload.slice(..length));
+            assert!(cut.is_none_or(|items| items.len() < 3));
+        }
+    }
+
+    #[test]
+    fn a_group_is_sealed_again_for_another_segment() {
+        let mut group = GroupWriter::default();
+        group.delete(&Delete { log: LogId(1), name: SessionId::parse("a").unwrap(), next_epoch: 1 });
+        let first = group.seal(SEAL).to_vec();
+        let second = group.seal(Seal { segment: 8, ..SEAL }).to_vec();
+        let payload = |segment, bytes: &[u8]| find(SEAL.salt, segment, bytes).map(|found| found.payload);
+        assert_eq!(payload(7, &first), payload(8, &second));
+        assert_eq!(payload(8, &first), None);
+        group.clear();
+        group.delete(&Delete { log: LogId(1), name: SessionId::parse("a").unwrap(), next_epoch: 1 });
+        assert_eq!(group.seal(SEAL), first);
+    }
+}

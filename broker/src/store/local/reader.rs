@@ -135,6 +135,9 @@ pub async fn read(shared: Arc<Shared>, log: LogId, from: u64, limit: ReadLimit) 
             Ok(more) => {
                 if first {
                     chunk.from = more.from;
+                } else if more.records.first().is_some_and(|record| record.len() > left.bytes) {
+                    // One record is always returned, but here there is one already.
+                    return Ok(chunk);
                 }
                 let bytes: usize = more.records.iter().map(Bytes::len).sum();
                 left.bytes = left.bytes.saturating_sub(bytes);

@@ -65,8 +65,9 @@ pub fn scan(disk: &dyn Disk, salt: u64, settled: u64) -> Result<Found, OpenStore
     match missing {
         None => Ok(found),
         Some(commit) => {
-            let before = places.range(..commit).next_back().map(|(_, segment)| *segment);
-            let segment = before.or_else(|| found.segments.first().copied()).unwrap_or_default();
+            let before = places.range(..commit).next_back();
+            let nearest = before.or_else(|| places.range(commit..).next());
+            let segment = nearest.map(|(_, segment)| *segment).unwrap_or_default();
             Err(OpenStoreError::DamagedJournal { segment, commit })
         }
     }

@@ -24,27 +24,24 @@ fn lazy() -> Tuning {
 
 mod settled {
     use super::*;
-    conformance::suite!(async || FaultyDisk::new().store(eager()));
+    conformance::suite!(async || (FaultyDisk::new().store(eager()), ()));
 }
 
 mod in_memory {
     use super::*;
-    conformance::suite!(async || FaultyDisk::new().store(lazy()));
+    conformance::suite!(async || (FaultyDisk::new().store(lazy()), ()));
 }
 
 mod evicting {
     use super::*;
-    conformance::suite!(async || FaultyDisk::new().store(Tuning { logs_max: 8, ..eager() }));
+    conformance::suite!(async || (FaultyDisk::new().store(Tuning { logs_max: 8, ..eager() }), ()));
 }
 
 mod on_disk {
     use super::*;
     use crate::store::local::LocalConfig;
     conformance::suite!(async || {
-        let folder = tempfile::tempdir().unwrap().keep();
-        let store = LocalStore::open(LocalConfig::new(&folder)).unwrap();
-        // The store holds its files open; nobody opens them by name again.
-        std::fs::remove_dir_all(&folder).ok();
-        store
+        let folder = tempfile::tempdir().unwrap();
+        (LocalStore::open(LocalConfig::new(folder.path())).unwrap(), folder)
     });
 }

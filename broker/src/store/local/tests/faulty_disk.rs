@@ -19,6 +19,8 @@ struct Content {
     durable: Vec<u8>,
     /// Where `cached` may differ from `durable`.
     unsynced: Vec<(usize, usize)>,
+    /// A sync has failed: what is here must not be trusted any more.
+    failed: bool,
 }
 
 /// What goes wrong.
@@ -36,6 +38,7 @@ struct Inner {
     files: BTreeMap<String, Arc<Mutex<Content>>>,
     faults: Faults,
     failures: usize,
+    misuses: usize,
 }
 
 /// See the top of this file. Cloning gives another handle of the same disk.
@@ -64,6 +67,11 @@ impl FaultyDisk {
         self.inner().failures
     }
 
+    /// How often a segment was written to although a sync of it had failed.
+    pub(crate) fn misuses(&self) -> usize {
+        self.inner().misuses
+    }
+
     /// Bytes that all files together have.
     pub(crate) fn used(&self) -> usize {
         self.inner().used()
@@ -76,7 +84,7 @@ impl FaultyDisk {
         let inner = self.inner();
         let mut files = BTreeMap::new();
         for (name, file) in &inner.files {
-            let Content { cached, durable: mut left, unsynced } = file.lock().unwrap().clone();
+            let Content { cached, durable: mut left, unsynced, .. } = file.lock().unwrap().clone();
             // The length is metadata: it may be as new as the file was.
             if left.len() != cached.len() && keep() {
                 left.resize(cached.len(), 0);
@@ -91,7 +99,8 @@ impl FaultyDisk {
                     at = (at / SECTOR + 1) * SECTOR;
                 }
             }
-            let content = Content { cached: left.clone(), durable: left, unsynced: Vec::new() };
+            let content =
+                Content { cached: left.clone(), durable: left, unsynced: Vec::new(), failed: false };
             files.insert(name.clone(), Arc::new(Mutex::new(content)));
         }
         Self(Arc::new(Mutex::new(Inner { files, ..Inner::default() })))
@@ -168,15 +177,16 @@ struct FaultyFile {
 }
 
 impl FaultyFile {
-    /// Whether the file may grow by so many bytes.
-    fn check_room(&self, growth: usize) -> io::Result<()> {
+    /// The lock of the disk, held for a whole operation so that a copy is of one moment; refuses to grow a full disk.
+    fn growing_to(&self, bytes: usize) -> io::Result<MutexGuard<'_, Inner>> {
         let mut inner = self.disk.inner();
+        let growth = bytes.saturating_sub(self.content().cached.len());
         match inner.faults.room {
             Some(room) if growth > 0 && inner.used() + growth > room => {
                 inner.failures += 1;
                 Err(io::ErrorKind::StorageFull.into())
             }
-            _ => Ok(()),
+            _ => Ok(inner),
         }
     }
 
@@ -201,9 +211,9 @@ impl DiskFile for FaultyFile {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let (from, to) = (offset as usize, offset as usize + bytes.len());
-        let length = self.content().cached.len();
-        self.check_room(to.saturating_sub(length))?;
+        let mut inner = self.growing_to(to)?;
         let mut content = self.content();
+        inner.misuses += usize::from(content.failed && self.name.starts_with("journal/"));
         if content.cached.len() < to {
             content.cached.resize(to, 0);
         }
@@ -213,31 +223,30 @@ impl DiskFile for FaultyFile {
     }
 
     fn set_bytes(&self, bytes: u64) -> io::Result<()> {
-        let length = self.content().cached.len();
-        self.check_room((bytes as usize).saturating_sub(length))?;
+        let _inner = self.growing_to(bytes as usize)?;
         self.content().cached.resize(bytes as usize, 0);
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        let mut inner = self.disk.inner();
+        if let Some((prefix, left, failing)) = &mut inner.faults.fail_sync
+            && self.name.starts_with(*prefix)
         {
-            let mut inner = self.disk.inner();
-            if let Some((prefix, left, failing)) = &mut inner.faults.fail_sync
-                && self.name.starts_with(*prefix)
-            {
-                if *left > 0 {
-                    *left -= 1;
-                } else if *failing > 0 {
-                    *failing -= 1;
-                    inner.failures += 1;
-                    // As Linux does it: what could not be written is forgotten and will not be tried again.
-                    self.content().unsynced.clear();
-                    return Err(io::Error::other("injected"));
-                }
+            if *left > 0 {
+                *left -= 1;
+            } else if *failing > 0 {
+                *failing -= 1;
+                inner.failures += 1;
+                // As Linux does it: what could not be written is forgotten and will not be tried again.
+                let mut content = self.content();
+                content.unsynced.clear();
+                content.failed = true;
+                return Err(io::Error::other("injected"));
             }
         }
         let mut content = self.content();
-        let Content { cached, durable, unsynced } = &mut *content;
+        let Content { cached, durable, unsynced, .. } = &mut *content;
         durable.resize(cached.len(), 0);
         for (from, to) in unsynced.drain(..) {
             let to = to.min(cached.len());

@@ -54,6 +54,8 @@ pub(crate) struct OutboxFile {
     next_entry: Entry,
     done: Vec<Entry>,
     unsynced: bool,
+    /// Dead bytes above which the file is rewritten.
+    dead_bytes_max: u64,
     /// The file and memory differ: nothing more is accepted.
     broken: Option<OutboxError>,
     cut_bytes: u64,
@@ -99,10 +101,12 @@ impl OutboxFile {
             next_entry: 0,
             done: Vec::new(),
             unsynced: false,
+            dead_bytes_max: DEAD_BYTES_MAX,
             broken: None,
             cut_bytes: 0,
         };
         outbox.replay()?;
+        outbox.sync_name().map_err(error("synced"))?;
         Ok(outbox)
     }
 
@@ -243,7 +247,9 @@ impl OutboxFile {
         self.file.seek(SeekFrom::Start(live.place)).map_err(|source| io_error(&self.path, "read", source))?;
         match read_entry(&mut self.file).map_err(|source| io_error(&self.path, "read", source))? {
             Some((payload, _)) => match FileEntry::parse(payload) {
-                Some(FileEntry::Publish { batch, .. }) => Ok(EncodedBatch(batch)),
+                Some(FileEntry::Publish { entry: found, batch, .. }) if found == entry => {
+                    Ok(EncodedBatch(batch))
+                }
                 _ => Err(damaged()),
             },
             None => Err(damaged()),
@@ -283,8 +289,11 @@ impl OutboxFile {
                 self.write(&bytes)?;
             }
             let dead = self.length.saturating_sub(self.live_bytes);
-            if dead > self.live_bytes + DEAD_BYTES_MAX && self.broken.is_none() {
+            if dead > self.live_bytes + self.dead_bytes_max && self.broken.is_none() {
+                // After a failure (such as a full disk) the next try waits until twice as much is dead.
+                self.dead_bytes_max = 2 * dead;
                 self.rewrite()?;
+                self.dead_bytes_max = DEAD_BYTES_MAX;
             }
         }
         Ok(())
@@ -303,6 +312,16 @@ impl OutboxFile {
         }
         self.unsynced = false;
         Ok(())
+    }
+
+    /// Makes the file's name safe against a crash of the machine, when that was asked for.
+    fn sync_name(&self) -> std::io::Result<()> {
+        let folder = self.path.parent().filter(|_| self.sync);
+        match folder {
+            Some(folder) if folder.as_os_str().is_empty() => File::open(".")?.sync_all(),
+            Some(folder) => File::open(folder)?.sync_all(),
+            None => Ok(()),
+        }
     }
 
     fn reset(&mut self) -> std::io::Result<()> {
@@ -342,7 +361,7 @@ impl OutboxFile {
             length += bytes.len() as u64;
         }
         file.sync_data().map_err(error)?;
-        std::fs::rename(&path, &self.path).map_err(error)?;
+        std::fs::rename(&path, &self.path).and_then(|()| self.sync_name()).map_err(error)?;
         (self.file, self.length) = (file, length);
         for (entry, place, length) in places {
             if let Some(live) = self.live.get_mut(&entry) {

@@ -11,9 +11,11 @@ mod serve;
 mod session;
 mod tail;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 use longwire::ConnectError;
 
 /// Exit code of a failure that has no code of its own.
@@ -50,6 +52,23 @@ enum Command {
     Tail(tail::TailArgs),
     Pub(publish::PublishArgs),
     Session(session::SessionArgs),
+}
+
+impl Cli {
+    /// Parses the command line, and checks what clap cannot: `--json` belongs to every command, `--raw` to one.
+    ///
+    /// # Errors
+    /// A usage error, which clap prints and which exits with 2.
+    pub(crate) fn parse_from_line(
+        line: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> Result<Self, clap::Error> {
+        let cli = Self::try_parse_from(line)?;
+        if cli.json && matches!(&cli.command, Command::Tail(tail) if tail.raw) {
+            let message = "--raw and --json cannot be used together: choose one";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
+        }
+        Ok(cli)
+    }
 }
 
 /// What every client command needs to know.
@@ -94,8 +113,6 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -126,7 +143,7 @@ mod tests {
             "longwire session delete a",
             "longwire serve --listen 127.0.0.1:0 --data d",
         ] {
-            Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
+            Cli::parse_from_line(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
         for line in [
             "longwire run a/b",
@@ -136,7 +153,7 @@ mod tests {
             "longwire tail a/b -n 3 --from start",
             "longwire pub a/b x --header novalue",
         ] {
-            let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+            let error = Cli::parse_from_line(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}: {error}");
         }
     }

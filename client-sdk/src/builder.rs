@@ -15,8 +15,9 @@ use crate::connection_state::ConnectionState;
 use crate::driver::{Driver, Parts};
 use crate::error::ConnectError;
 use crate::link::Link;
+use crate::machine::Machine;
+use crate::machine::io::Config;
 use crate::machine::outbox::Recovered;
-use crate::machine::{Config, Machine};
 use crate::outbox_file::OutboxFile;
 use crate::outbox_space::{
     OUTBOX_BYTES_MAX, OUTBOX_ENTRIES_MAX, OUTBOX_FILE_BYTES_MAX, OUTBOX_FILE_ENTRIES_MAX, OutboxSpace,

@@ -10,6 +10,7 @@
 //! entries. Equal inputs give equal outputs; the only randomness is the seed of the jitter.
 
 pub(crate) mod calls;
+pub(crate) mod io;
 #[cfg(test)]
 mod model;
 pub(crate) mod outbox;
@@ -25,13 +26,13 @@ use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
 
-use crate::backoff::{Backoff, Jitter};
+use crate::backoff::Jitter;
 use crate::connection_state::ConnectionState;
-use crate::error::{Closed, PublishError, Refusal, RequestError, SubscriptionError};
-use crate::machine::calls::{Answer, Call, Calls, Ticket};
-use crate::machine::outbox::{Decision, Due, Entry, Outbox, Recovered, Slot};
+use crate::error::{Closed, Refusal, SubscriptionError};
+use crate::machine::calls::{Answer, Calls, Ticket};
+use crate::machine::io::{Config, Input, Output};
+use crate::machine::outbox::{Decision, Due, Entry, Outbox, Slot};
 use crate::machine::subscriptions::{Event, Subscriptions, Violation, Wish};
-use crate::published::Published;
 
 /// A broker that accepted the connection must welcome the client within this time.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,92 +44,6 @@ const SILENCE_HEARTBEAT_TENTHS: u64 = 25;
 const PINGS_PER_IDLE_TIMEOUT: u64 = 3;
 /// The shortest interval between pings, whatever the broker says.
 const PING_INTERVAL_MIN: Duration = Duration::from_millis(10);
-
-/// What the machine is told once.
-#[derive(Debug)]
-pub(crate) struct Config {
-    pub(crate) device: String,
-    pub(crate) client: String,
-    pub(crate) backoff: Backoff,
-    /// Unique for each process and client: new producers are named after it.
-    pub(crate) producer_base: String,
-    pub(crate) seed: u64,
-    pub(crate) recovered: Recovered,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub(crate) enum Input {
-    Connected,
-    /// No connection could be made. `fatal` when none ever will.
-    ConnectFailed {
-        error: String,
-        fatal: bool,
-    },
-    Disconnected {
-        error: String,
-    },
-    /// A frame and its size.
-    Frame(Box<ServerFrame>, u64),
-    Time,
-    /// A publish was written to the spool under the slot from [`Machine::reserve`].
-    Accepted {
-        entry: Entry,
-        session: SessionId,
-        bytes: u64,
-    },
-    /// The spool could not give back a publish that [`Machine::poll_publish`] named.
-    Lost {
-        due: Due,
-        error: PublishError,
-    },
-    Call {
-        ticket: Ticket,
-        call: Call,
-    },
-    Subscribe {
-        number: u32,
-        wish: Wish,
-    },
-    Unsubscribe {
-        number: u32,
-    },
-    Consumed {
-        number: u32,
-        through: longwire_proto::position::Position,
-        bytes: u64,
-    },
-    Close(Closed),
-}
-
-/// What to do.
-#[derive(Debug)]
-pub(crate) enum Output {
-    /// Make a connection.
-    Connect,
-    /// Drop the connection; no input about it is wanted.
-    Disconnect,
-    Send(ClientFrame),
-    /// Settle a publish: answer its caller and drop it from the spool.
-    Settled {
-        entry: Entry,
-        result: Result<Published, PublishError>,
-    },
-    /// Write down that what the spool has of the session is numbered anew.
-    Renumbered {
-        session: SessionId,
-        epoch: u64,
-    },
-    Answer {
-        ticket: Ticket,
-        result: Result<Answer, RequestError>,
-    },
-    Event {
-        number: u32,
-        event: Event,
-    },
-    State(ConnectionState),
-}
 
 #[derive(Debug)]
 enum Link {

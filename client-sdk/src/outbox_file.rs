@@ -54,6 +54,8 @@ pub(crate) struct OutboxFile {
     next_entry: Entry,
     done: Vec<Entry>,
     unsynced: bool,
+    /// Dead bytes above which the file is rewritten.
+    dead_bytes_max: u64,
     /// The file and memory differ: nothing more is accepted.
     broken: Option<OutboxError>,
     cut_bytes: u64,
@@ -99,10 +101,12 @@ impl OutboxFile {
             next_entry: 0,
             done: Vec::new(),
             unsynced: false,
+            dead_bytes_max: DEAD_BYTES_MAX,
             broken: None,
             cut_bytes: 0,
         };
         outbox.replay()?;
+        outbox.sync_name().map_err(error("synced"))?;
         Ok(outbox)
     }
 
@@ -243,7 +247,9 @@ impl OutboxFile {
         self.file.seek(SeekFrom::Start(live.place)).map_err(|source| io_error(&self.path, "read", source))?;
         match read_entry(&mut self.file).map_err(|source| io_error(&self.path, "read", source))? {
             Some((payload, _)) => match FileEntry::parse(payload) {
-                Some(FileEntry::Publish { batch, .. }) => Ok(EncodedBatch(batch)),
+                Some(FileEntry::Publish { entry: found, batch, .. }) if found == entry => {
+                    Ok(EncodedBatch(batch))
+                }
                 _ => Err(damaged()),
             },
             None => Err(damaged()),
@@ -283,8 +289,11 @@ impl OutboxFile {
                 self.write(&bytes)?;
             }
             let dead = self.length.saturating_sub(self.live_bytes);
-            if dead > self.live_bytes + DEAD_BYTES_MAX && self.broken.is_none() {
+            if dead > self.live_bytes + self.dead_bytes_max && self.broken.is_none() {
+                // After a failure (such as a full disk) the next try waits until twice as much is dead.
+                self.dead_bytes_max = 2 * dead;
                 self.rewrite()?;
+                self.dead_bytes_max = DEAD_BYTES_MAX;
             }
         }
         Ok(())
@@ -303,6 +312,16 @@ impl OutboxFile {
         }
         self.unsynced = false;
         Ok(())
+    }
+
+    /// Makes the file's name safe against a crash of the machine, when that was asked for.
+    fn sync_name(&self) -> std::io::Result<()> {
+        let folder = self.path.parent().filter(|_| self.sync);
+        match folder {
+            Some(folder) if folder.as_os_str().is_empty() => File::open(".")?.sync_all(),
+            Some(folder) => File::open(folder)?.sync_all(),
+            None => Ok(()),
+        }
     }
 
     fn reset(&mut self) -> std::io::Result<()> {
@@ -342,7 +361,7 @@ impl OutboxFile {
             length += bytes.len() as u64;
         }
         file.sync_data().map_err(error)?;
-        std::fs::rename(&path, &self.path).map_err(error)?;
+        std::fs::rename(&path, &self.path).and_then(|()| self.sync_name()).map_err(error)?;
         (self.file, self.length) = (file, length);
         for (entry, place, length) in places {
             if let Some(live) = self.live.get_mut(&entry) {
@@ -378,6 +397,8 @@ fn read_whole(reader: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<bool
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn session(text: &str) -> SessionId {
@@ -509,5 +530,87 @@ mod tests {
         }
         std::fs::write(&path, "something else").unwrap();
         assert!(matches!(OutboxFile::open(&path, false), Err(OutboxError::Foreign { .. })));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Append(usize),
+        Settle(usize),
+        Renumber(usize),
+        Flush,
+        Rewrite,
+        Reopen,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0..3usize).prop_map(Step::Append),
+            5 => any::<usize>().prop_map(Step::Settle),
+            1 => (0..3usize).prop_map(Step::Renumber),
+            2 => Just(Step::Flush),
+            1 => Just(Step::Rewrite),
+            2 => Just(Step::Reopen),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+        /// The file against a map: whatever is done, it has the same entries, slots and batches after every reopening.
+        #[test]
+        fn says_after_any_reopening_what_it_was_told(steps in proptest::collection::vec(step(), 1..60)) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("outbox");
+            let mut outbox = OutboxFile::open(&path, false).unwrap();
+            let names = ["a", "b", "c/d"].map(session);
+            let mut next: BTreeMap<SessionId, Slot> =
+                names.iter().map(|name| (name.clone(), slot(0, 0))).collect();
+            let mut wanted: BTreeMap<Entry, (SessionId, Slot, String)> = BTreeMap::new();
+            for (count, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Append(index) => {
+                        let at = next.get_mut(&names[index]).unwrap();
+                        let text = format!("batch {count}");
+                        let entry = outbox.append(&names[index], at, batch(&text)).unwrap();
+                        prop_assert!(wanted.insert(entry, (names[index].clone(), at.clone(), text)).is_none());
+                        at.sequence += 1;
+                    }
+                    Step::Settle(index) if !wanted.is_empty() => {
+                        let entry = *wanted.keys().nth(index % wanted.len()).unwrap();
+                        wanted.remove(&entry);
+                        outbox.remove(entry);
+                    }
+                    Step::Settle(_) => {}
+                    Step::Renumber(index) => {
+                        let at = next.get_mut(&names[index]).unwrap();
+                        (at.epoch, at.sequence) = (at.epoch + 1, 0);
+                        for (_, numbered, _) in wanted.values_mut().filter(|(name, _, _)| *name == names[index]) {
+                            *numbered = at.clone();
+                            at.sequence += 1;
+                        }
+                        outbox.renumber(&names[index], at.epoch).unwrap();
+                    }
+                    Step::Flush => outbox.flush().unwrap(),
+                    Step::Rewrite => {
+                        outbox.flush().unwrap();
+                        outbox.rewrite().unwrap();
+                    }
+                    Step::Reopen => {
+                        outbox.flush().unwrap();
+                        drop(outbox);
+                        outbox = OutboxFile::open(&path, false).unwrap();
+                    }
+                }
+                let recovered = outbox.recovered();
+                let found: Vec<_> =
+                    recovered.entries.iter().map(|found| (found.entry, &found.session, &found.slot)).collect();
+                let told: Vec<_> = wanted.iter().map(|(entry, (name, at, _))| (*entry, name, at)).collect();
+                prop_assert_eq!(found, told);
+                for (entry, (name, _, text)) in &wanted {
+                    prop_assert_eq!(&outbox.read(*entry).unwrap(), &batch(text));
+                    prop_assert_eq!(recovered.next.get(name), next.get(name), "entries are alive, so the next is known");
+                }
+            }
+        }
     }
 }

@@ -40,8 +40,8 @@ pub(crate) struct TailArgs {
     no_follow: bool,
     /// Print the messages' bodies exactly, and nothing else. On a terminal, all control characters but colours are made
     /// visible
-    #[arg(long, conflicts_with = "json")]
-    raw: bool,
+    #[arg(long)]
+    pub(crate) raw: bool,
 }
 
 fn parse_from(text: &str) -> Result<From, String> {

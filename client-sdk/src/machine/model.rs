@@ -13,8 +13,10 @@ use longwire_proto::wire::server_frame::Frame as ServerFrame;
 use proptest::prelude::*;
 
 use super::*;
+use crate::backoff::Backoff;
+use crate::error::PublishError;
 use crate::from::From;
-use crate::machine::outbox::RecoveredEntry;
+use crate::machine::outbox::{Recovered, RecoveredEntry};
 
 const SESSIONS: [&str; 3] = ["a/1", "a/2", "b"];
 const WINDOW_BYTES: u64 = 64;

@@ -198,8 +198,8 @@ async fn pump(
             to.flush().await
         };
         let shown: std::io::Result<()> = shown.await;
-        let recorded = recorder.push(bytes).await;
-        if shown.is_err() || !recorded {
+        recorder.push(bytes).await;
+        if shown.is_err() {
             // Whoever read our output has gone. Closing the pipe tells the command as it would have been told itself.
             break;
         }

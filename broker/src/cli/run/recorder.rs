@@ -75,12 +75,13 @@ pub(crate) struct StreamRecorder {
 }
 
 impl StreamRecorder {
-    /// Takes bytes as they came; false when nothing is recorded any more.
-    pub(crate) async fn push(&mut self, bytes: &[u8]) -> bool {
+    /// Takes bytes as they came. When nothing is recorded any more, which was said then, they are dropped: the command
+    /// goes on.
+    pub(crate) async fn push(&mut self, bytes: &[u8]) {
         let mut chunk = Vec::new();
         let stream = self.stream;
         self.splitter.push(bytes, |line| chunk.push(publication(stream, line)));
-        self.send(chunk).await
+        self.send(chunk).await;
     }
 
     /// The stream ended.
@@ -89,13 +90,11 @@ impl StreamRecorder {
         self.send(last.into_iter().collect()).await;
     }
 
-    async fn send(&self, chunk: Vec<Publication>) -> bool {
-        if chunk.is_empty() {
-            return true;
+    async fn send(&self, chunk: Vec<Publication>) {
+        if !chunk.is_empty() {
+            // Fails only when the recorder gave up.
+            drop(self.chunks.send(chunk).await);
         }
-        // A recorder that gave up said why; the command goes on unrecorded.
-        drop(self.chunks.send(chunk).await);
-        true
     }
 }
 

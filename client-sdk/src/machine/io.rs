@@ -1,0 +1,100 @@
+//! What the machine is made of, what it is told and what it says.
+
+use longwire_proto::position::Position;
+use longwire_proto::session_id::SessionId;
+use longwire_proto::wire::client_frame::Frame as ClientFrame;
+use longwire_proto::wire::server_frame::Frame as ServerFrame;
+
+use crate::backoff::Backoff;
+use crate::connection_state::ConnectionState;
+use crate::error::{Closed, PublishError, RequestError};
+use crate::machine::calls::{Answer, Call, Ticket};
+use crate::machine::outbox::{Due, Entry, Recovered};
+use crate::machine::subscriptions::{Event, Wish};
+use crate::published::Published;
+
+/// What the machine is told once.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) device: String,
+    pub(crate) client: String,
+    pub(crate) backoff: Backoff,
+    /// Unique for each process and client: new producers are named after it.
+    pub(crate) producer_base: String,
+    pub(crate) seed: u64,
+    pub(crate) recovered: Recovered,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Connected,
+    /// No connection could be made. `fatal` when none ever will.
+    ConnectFailed {
+        error: String,
+        fatal: bool,
+    },
+    Disconnected {
+        error: String,
+    },
+    /// A frame and its size.
+    Frame(Box<ServerFrame>, u64),
+    Time,
+    /// A publish was written to the spool under the slot from [`Machine::reserve`](crate::machine::Machine::reserve).
+    Accepted {
+        entry: Entry,
+        session: SessionId,
+        bytes: u64,
+    },
+    /// The spool could not give back a publish that [`Machine::poll_publish`](crate::machine::Machine::poll_publish) named.
+    Lost {
+        due: Due,
+        error: PublishError,
+    },
+    Call {
+        ticket: Ticket,
+        call: Call,
+    },
+    Subscribe {
+        number: u32,
+        wish: Wish,
+    },
+    Unsubscribe {
+        number: u32,
+    },
+    Consumed {
+        number: u32,
+        through: Position,
+        bytes: u64,
+    },
+    Close(Closed),
+}
+
+/// What to do.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// Make a connection.
+    Connect,
+    /// Drop the connection; no input about it is wanted.
+    Disconnect,
+    Send(ClientFrame),
+    /// Settle a publish: answer its caller and drop it from the spool.
+    Settled {
+        entry: Entry,
+        result: Result<Published, PublishError>,
+    },
+    /// Write down that what the spool has of the session is numbered anew.
+    Renumbered {
+        session: SessionId,
+        epoch: u64,
+    },
+    Answer {
+        ticket: Ticket,
+        result: Result<Answer, RequestError>,
+    },
+    Event {
+        number: u32,
+        event: Event,
+    },
+    State(ConnectionState),
+}

@@ -100,7 +100,7 @@ pub(crate) async fn dispatch(cli: Cli) -> ExitCode {
 fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<ConnectError>() {
         _ if error.is::<connect::Unreachable>() => EXIT_UNREACHABLE,
-        Some(ConnectError::InvalidUrl { .. } | ConnectError::TlsUnsupported { .. }) => EXIT_USAGE,
+        Some(ConnectError::InvalidUrl { .. }) => EXIT_USAGE,
         _ => EXIT_FAILURE,
     }
 }

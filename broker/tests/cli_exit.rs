@@ -1,25 +1,24 @@
 //! What `longwire` says and exits with when there is no broker, no command or no sense in what was asked.
 #![allow(clippy::unwrap_used)]
 
-use std::net::TcpListener;
 use std::process::{Command, Output};
+
+/// An address at which nobody listens: a free port could be taken by another test meanwhile.
+const NOBODY: &str = "ws://127.0.0.1:1";
 
 struct Place {
     folder: tempfile::TempDir,
-    url: String,
 }
 
 impl Place {
-    /// A state folder of its own, and an address at which nobody listens.
+    /// A state folder of its own.
     fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("ws://{}", listener.local_addr().unwrap());
-        Self { folder: tempfile::tempdir().unwrap(), url }
+        Self { folder: tempfile::tempdir().unwrap() }
     }
 
     fn longwire(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_longwire"));
-        command.args(arguments).env("LONGWIRE_URL", &self.url).env("XDG_STATE_HOME", self.folder.path());
+        command.args(arguments).env("LONGWIRE_URL", NOBODY).env("XDG_STATE_HOME", self.folder.path());
         command.stdin(std::process::Stdio::null()).output().unwrap()
     }
 

@@ -53,7 +53,7 @@ pub(crate) async fn wait(client: &Client, leftovers: &[Leftover], title: Option<
             Err(error) => eprintln!("longwire: {error}"),
         },
         () = stop => {}
-        () = show(client) => {}
+        () = show(client, leftovers) => {}
     }
     let status = client.outbox().borrow().clone();
     if status.entries == 0 {
@@ -66,13 +66,22 @@ pub(crate) async fn wait(client: &Client, leftovers: &[Leftover], title: Option<
     Drained::Left
 }
 
+/// Batches and bytes that the broker does not have.
+fn left(client: &Client, leftovers: &[Leftover]) -> (u64, u64) {
+    let clients = leftovers.iter().map(|leftover| &leftover.client).chain([client]);
+    clients.fold((0, 0), |(entries, bytes), client| {
+        let outbox = client.outbox();
+        let status = outbox.borrow();
+        (entries + status.entries, bytes + status.bytes)
+    })
+}
+
 /// Shows what is waited for. Never ends.
-async fn show(client: &Client) {
-    let mut outbox = client.outbox();
+async fn show(client: &Client, leftovers: &[Leftover]) {
     tokio::time::sleep(QUIET_FOR).await;
     let hint = "Ctrl-C leaves them to the next `longwire run`";
     if !std::io::stderr().is_terminal() {
-        let entries = outbox.borrow().entries;
+        let (entries, _) = left(client, leftovers);
         eprintln!("longwire: waiting until the broker has {entries} batches; {hint}");
         return std::future::pending().await;
     }
@@ -83,15 +92,10 @@ async fn show(client: &Client) {
     let _cleared = ClearOnDrop(&bar);
     bar.enable_steady_tick(TICK);
     loop {
-        let status = outbox.borrow_and_update().clone();
-        let kib = status.bytes.div_ceil(1024);
-        bar.set_message(format!(
-            "the broker does not have {} batches ({kib} KiB) yet; {hint}",
-            status.entries
-        ));
-        if outbox.changed().await.is_err() {
-            return std::future::pending().await;
-        }
+        let (entries, bytes) = left(client, leftovers);
+        let kib = bytes.div_ceil(1024);
+        bar.set_message(format!("the broker does not have {entries} batches ({kib} KiB) yet; {hint}"));
+        tokio::time::sleep(TICK).await;
     }
 }
 

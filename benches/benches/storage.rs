@@ -105,6 +105,7 @@ async fn append(store: &LocalStore, session: &mut Session, records: usize) -> Re
     let batch = Batch {
         id: BatchId(u128::from(session.end)),
         base: session.end,
+        last_time_ms: 0,
         records: (0..records).map(|_| Bytes::from(vec![7; RECORD_BYTES])).collect(),
         projection: None,
         reservation,

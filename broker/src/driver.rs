@@ -398,6 +398,7 @@ impl Owner {
         let batch = Batch {
             id: BatchId((u128::from(self.nonce) << 64) | u128::from(self.batches)),
             base: write.base,
+            last_time_ms: write.last_time_ms,
             records: write.records,
             projection: write.projection,
             reservation: std::mem::replace(&mut self.reserved, Reservation::none()),

@@ -31,6 +31,8 @@ pub struct Write {
     pub base: u64,
     /// Sealed records; never none.
     pub records: Vec<Bytes>,
+    /// Time of the last record, in Unix milliseconds.
+    pub last_time_ms: u64,
     /// The session's row in the list of sessions, when it changed.
     pub projection: Option<Bytes>,
 }
@@ -191,7 +193,7 @@ impl Machine {
         let closed = self.state.summary().closed;
         self.in_flight = Some(InFlight { number: self.next_batch, from, records: records.clone(), closed });
         self.next_batch += 1;
-        Some(Write { base: from, records, projection })
+        Some(Write { base: from, records, last_time_ms: self.state.last_time_ms(), projection })
     }
 
     /// Takes the outcome of the write over and releases what waited for it.

@@ -70,7 +70,7 @@ fn from_listed(listed: &Listed) -> wire::Session {
         end: listed.end,
         meta: Some(summary.meta.to_wire()),
         created_ms: summary.created_ms,
-        last_time_ms: 0,
+        last_time_ms: listed.last_time_ms,
         closed: summary.closed,
     }
 }

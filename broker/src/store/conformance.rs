@@ -18,7 +18,14 @@ pub(crate) fn id(text: &str) -> SessionId {
 /// A batch of text records.
 pub(crate) fn batch(batch: u128, base: u64, records: &[&str]) -> Batch {
     let records = records.iter().map(|record| Bytes::copy_from_slice(record.as_bytes())).collect();
-    Batch { id: BatchId(batch), base, records, projection: None, reservation: Reservation::none() }
+    Batch {
+        id: BatchId(batch),
+        base,
+        last_time_ms: 1000 + batch as u64,
+        records,
+        projection: None,
+        reservation: Reservation::none(),
+    }
 }
 
 /// The records as text.
@@ -160,7 +167,7 @@ pub(crate) async fn lists_in_order(store: impl Store) {
     let names = |listed: Vec<crate::store::Listed>| {
         for entry in &listed {
             assert_eq!(entry.projection, entry.session.as_str());
-            assert_eq!((entry.start, entry.end), (0, 1));
+            assert_eq!((entry.start, entry.end, entry.last_time_ms), (0, 1, 1001));
         }
         listed.into_iter().map(|entry| entry.session.to_string()).collect::<Vec<_>>()
     };

@@ -42,6 +42,7 @@ struct Log {
     version: u64,
     batch: Option<BatchId>,
     records: Vec<Bytes>,
+    last_time_ms: u64,
     projection: Bytes,
     rows: BTreeMap<Bytes, Bytes>,
     snapshot_through: Option<u64>,
@@ -118,6 +119,7 @@ impl Inner {
             version: 0,
             batch: None,
             records: Vec::new(),
+            last_time_ms: 0,
             projection: Bytes::new(),
             rows: BTreeMap::new(),
             snapshot_through: None,
@@ -155,6 +157,7 @@ impl Inner {
         log.exists = true;
         log.version += 1;
         log.batch = Some(batch.id);
+        log.last_time_ms = batch.last_time_ms;
         log.records.extend(batch.records);
         if let Some(projection) = batch.projection {
             log.projection = projection;
@@ -270,6 +273,7 @@ impl Store for MemoryStore {
                     epoch: log.lineage.epoch(),
                     start: 0,
                     end: log.end(),
+                    last_time_ms: log.last_time_ms,
                     projection: log.projection.clone(),
                 });
             Ok(listed.collect())

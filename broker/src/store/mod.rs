@@ -70,6 +70,8 @@ pub struct Batch {
     pub base: u64,
     /// Encoded records, in order. May be empty when only the projection changes.
     pub records: Vec<Bytes>,
+    /// When the last record was made, in Unix milliseconds, for the list of sessions.
+    pub last_time_ms: u64,
     /// The session's row in the list of sessions, when it changes; opaque to the store.
     pub projection: Option<Bytes>,
     /// The quota that the batch was admitted under; released when the batch is settled.
@@ -124,6 +126,8 @@ pub struct Listed {
     pub start: u64,
     /// Next offset to be assigned.
     pub end: u64,
+    /// What the last batch said.
+    pub last_time_ms: u64,
     /// The row that the last batch with one carried.
     pub projection: Bytes,
 }

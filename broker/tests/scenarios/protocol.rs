@@ -299,6 +299,11 @@ async fn sessions_are_listed_in_pages() {
         client.send(ClientFrame::ListSessions(list)).await;
         let ServerFrame::SessionList(page) = client.receive().await else { panic!() };
         assert!(page.sessions.len() <= 10);
+        assert!(
+            page.sessions
+                .iter()
+                .all(|session| session.last_time_ms >= session.created_ms && session.created_ms > 0)
+        );
         found.extend(page.sessions.into_iter().map(|session| (session.session, session.end)));
         after = page.next_after;
         if after.is_empty() {

@@ -14,7 +14,7 @@
 //!
 //! item     kind u8, then
 //! 1 create log u64 · name (u16 length, bytes) · lineage (u16 count, then epoch u64, from_offset u64 each)
-//! 2 append log u64 · term u64 · version u64 · batch u128 · base u64 · projection u8 (0 none, 1 some: u32 length, bytes)
+//! 2 append log u64 · term u64 · version u64 · batch u128 · base u64 · last_time_ms u64 · projection u8 (0 none, 1 some: u32 length, bytes)
 //!          · records (u32 count, then u32 length, u32 crc, bytes each)
 //! 3 delete log u64 · name (u16 length, bytes) · next_epoch u64
 //! ```
@@ -62,6 +62,8 @@ pub struct Append {
     pub batch: BatchId,
     /// The offset of the first record.
     pub base: u64,
+    /// When the last record was made.
+    pub last_time_ms: u64,
     /// The records.
     pub records: Records,
     /// The session's row in the list, when it changes.
@@ -145,6 +147,7 @@ impl GroupWriter {
         self.u64(append.version.0);
         self.buffer.extend(append.batch.0.to_le_bytes());
         self.u64(append.base);
+        self.u64(append.last_time_ms);
         self.buffer.push(u8::from(append.projection.is_some()));
         if let Some(projection) = &append.projection {
             self.u32(projection.len() as u32);
@@ -269,6 +272,7 @@ fn item(payload: &mut Bytes) -> Option<Item> {
             let version = Version(u64(payload)?);
             let batch = BatchId(payload.try_get_u128_le().ok()?);
             let base = u64(payload)?;
+            let last_time_ms = u64(payload)?;
             let projection = match payload.try_get_u8().ok()? {
                 0 => None,
                 _ => {
@@ -284,7 +288,7 @@ fn item(payload: &mut Bytes) -> Option<Item> {
                     Some(Record { bytes: take(payload, length as usize)?, crc })
                 })
                 .collect::<Option<Records>>()?;
-            Some(Item::Append(Append { log, term, version, batch, base, records, projection }))
+            Some(Item::Append(Append { log, term, version, batch, base, last_time_ms, records, projection }))
         }
         DELETE => {
             let log = LogId(u64(payload)?);
@@ -331,6 +335,7 @@ mod tests {
             version: Version(1),
             batch: BatchId(0xb),
             base: 9,
+            last_time_ms: 0x1122,
             records: seal(LogId(5), 9, vec![Bytes::from_static(b"hello"), Bytes::new()]),
             projection: Some(Bytes::from_static(b"row")),
         };
@@ -353,13 +358,13 @@ mod tests {
         assert_eq!(hex, GOLDEN.replace(['\n', ' '], ""));
     }
 
-    // Header; create; its lineage; append; its base and projection; its records; delete.
+    // Header; create; its lineage; append; its base, time and projection; its records; delete.
     const GOLDEN: &str = "
-        4c574731 f4b21708 0700000000000000 2a00000000000000 2900000000000000 9e000000 00000000
+        4c574731 cbfa5a5a 0700000000000000 2a00000000000000 2900000000000000 a6000000 00000000
         01 0500000000000000 0600 61636d652f61
         0200 0300000000000000 0000000000000000 0400000000000000 0900000000000000
         02 0500000000000000 0200000000000000 0100000000000000 0b000000000000000000000000000000
-        0900000000000000 01 03000000 726f77
+        0900000000000000 2211000000000000 01 03000000 726f77
         02000000 05000000 2e50bed5 68656c6c6f 00000000 660008ba
         03 0400000000000000 0600 61636d652f61 06
     ";

@@ -35,6 +35,8 @@ pub struct Head {
     pub end: u64,
     /// The last batch.
     pub batch: Option<BatchId>,
+    /// When its last record was made.
+    pub last_time_ms: u64,
 }
 
 /// A durable batch that is not settled.
@@ -109,7 +111,7 @@ impl Log {
     /// An id for a session that does not exist yet.
     #[must_use]
     pub fn reserved(name: SessionId, epoch: u64, term: Term) -> Self {
-        let head = Head { stage: Stage::Reserved, version: 0, end: 0, batch: None };
+        let head = Head { stage: Stage::Reserved, version: 0, end: 0, batch: None, last_time_ms: 0 };
         Self {
             name,
             lineage: Lineage::beginning(epoch),
@@ -130,7 +132,8 @@ impl Log {
     /// A log as the database has it.
     #[must_use]
     pub fn settled(row: LogRow, term: Term) -> Self {
-        let head = Head { stage: Stage::Live, version: row.version, end: row.end, batch: row.batch };
+        let LogRow { version, end, batch, last_time_ms, .. } = row;
+        let head = Head { stage: Stage::Live, version, end, batch, last_time_ms };
         Self {
             name: row.name,
             lineage: row.lineage,
@@ -158,6 +161,7 @@ impl Log {
             end: self.durable.end,
             version: self.durable.version,
             batch: self.durable.batch,
+            last_time_ms: self.durable.last_time_ms,
             snapshot_through: self.snapshot_through,
             projection: self.projection.clone(),
         }

@@ -206,6 +206,7 @@ impl LocalStore {
         log.next.version += 1;
         log.next.end += records.len() as u64;
         log.next.batch = Some(batch.id);
+        log.next.last_time_ms = batch.last_time_ms;
         let version = Version(log.next.version);
         let append = Append {
             log: id,
@@ -213,6 +214,7 @@ impl LocalStore {
             version,
             batch: batch.id,
             base: batch.base,
+            last_time_ms: batch.last_time_ms,
             records,
             projection: batch.projection,
         };

@@ -317,6 +317,7 @@ fn overlay(
             epoch: log.lineage.epoch(),
             start: log.start,
             end: log.durable.end,
+            last_time_ms: log.durable.last_time_ms,
             projection: log.projection.clone(),
         });
         sessions += usize::from(listed.is_some());
@@ -362,6 +363,7 @@ fn list_page(
                 epoch: row.lineage.epoch(),
                 start: row.start,
                 end: row.end,
+                last_time_ms: row.last_time_ms,
                 projection: row.projection,
             });
         }

@@ -342,6 +342,7 @@ impl State {
             version: append.version.0,
             end: append.base + append.records.len() as u64,
             batch: Some(append.batch),
+            last_time_ms: append.last_time_ms,
         };
         // Replaying goes without a queue.
         if log.next == log.durable {

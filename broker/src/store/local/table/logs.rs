@@ -4,7 +4,7 @@
 //! key    log id u64
 //! value  crc u32 · name (u16 length, bytes) · lineage (u16 count, then epoch u64, from_offset u64 each)
 //!        · start u64 · end u64 · version u64 · batch (u8 0 or 1, u128) · snapshot_through (u8 0 or 1, u64)
-//!        · projection (u32 length, bytes)
+//!        · last_time_ms u64 · projection (u32 length, bytes)
 //! ```
 
 use bytes::{Buf, Bytes};
@@ -36,6 +36,8 @@ pub struct LogRow {
     pub batch: Option<BatchId>,
     /// What the rows reflect.
     pub snapshot_through: Option<u64>,
+    /// When the last record was made.
+    pub last_time_ms: u64,
     /// The session's row in the list.
     pub projection: Bytes,
 }
@@ -59,6 +61,7 @@ impl LogRow {
         payload.extend(self.batch.map_or(0, |batch| batch.0).to_le_bytes());
         payload.push(u8::from(self.snapshot_through.is_some()));
         payload.extend(self.snapshot_through.unwrap_or(0).to_le_bytes());
+        payload.extend(self.last_time_ms.to_le_bytes());
         payload.extend((self.projection.len() as u32).to_le_bytes());
         payload.extend_from_slice(&self.projection);
         seal(TAG, &[&log.0.to_le_bytes()], &payload)
@@ -94,6 +97,7 @@ fn parse(mut payload: &[u8]) -> Option<LogRow> {
     let batch = BatchId(payload.try_get_u128_le().ok()?);
     let has_snapshot = payload.try_get_u8().ok()? == 1;
     let through = payload.try_get_u64_le().ok()?;
+    let last_time_ms = payload.try_get_u64_le().ok()?;
     let length = payload.try_get_u32_le().ok()? as usize;
     let projection = (payload.len() == length).then(|| Bytes::copy_from_slice(payload))?;
     Some(LogRow {
@@ -104,6 +108,7 @@ fn parse(mut payload: &[u8]) -> Option<LogRow> {
         version,
         batch: has_batch.then_some(batch),
         snapshot_through: has_snapshot.then_some(through),
+        last_time_ms,
         projection,
     })
 }

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
-use crate::hub::{Operation, ReplyTo, Request};
+use crate::request::{Operation, ReplyTo, Request};
 use crate::store::{
     Batch, BatchId, LogId, Opened, ReadLimit, Reservation, Snapshot, Store, StoreError, StoreFuture, Term,
     Version,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use longwire_core::command::{Command, Reply};
+use longwire_core::command::Command;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::session_id::SessionId;
 use tokio::sync::{mpsc, watch};
@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::driver::Driver;
+use crate::request::{Operation, ReplyTo, Request};
 use crate::store::Store;
 use crate::tail::{Tail, TailBudget, TailReader};
 
@@ -21,56 +22,6 @@ use crate::tail::{Tail, TailBudget, TailReader};
 pub const SESSION_REQUESTS_MAX: usize = 256;
 /// Live sessions: each costs a task, a queue and its open state, about 16 KiB when idle.
 pub const SESSIONS_LIVE_MAX: usize = 100_000;
-
-/// What a session is asked.
-#[derive(Debug)]
-pub enum Operation {
-    /// A command for its machine.
-    Command(Command),
-    /// Delete it.
-    Delete,
-}
-
-/// The answer to an [`Operation`], addressed by the number that its asker gave it.
-#[derive(Debug)]
-pub struct Answer {
-    /// The asker's number.
-    pub request: u64,
-    /// `None` when a delete was carried out.
-    pub result: Result<Option<Reply>, Error>,
-}
-
-/// Where an answer goes. The asker never has more requests open than the channel has room for, so an answer is never
-/// waited with.
-#[derive(Clone, Debug)]
-pub struct ReplyTo {
-    /// The asker's number.
-    pub request: u64,
-    /// The asker's answers.
-    pub answers: mpsc::Sender<Answer>,
-}
-
-impl ReplyTo {
-    /// Answers. An asker that has gone is not told.
-    pub fn answer(self, result: Result<Option<Reply>, Error>) {
-        let answer = Answer { request: self.request, result };
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.answers.try_send(answer) {
-            tracing::error!(
-                request = self.request,
-                "an asker has more requests open than it has room for answers"
-            );
-        }
-    }
-}
-
-/// A request to a session.
-#[derive(Debug)]
-pub struct Request {
-    /// What is asked.
-    pub operation: Operation,
-    /// Where the answer goes.
-    pub reply_to: ReplyTo,
-}
 
 /// A live session.
 #[derive(Clone, Debug)]

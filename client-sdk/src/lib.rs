@@ -80,3 +80,8 @@ pub use session_info::{SessionInfo, SessionMeta};
 pub use session_list::SessionList;
 pub use subscribe::Subscribe;
 pub use subscription::{Subscription, WINDOW_BYTES_DEFAULT};
+
+/// The example of the README is compiled with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

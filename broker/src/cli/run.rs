@@ -2,6 +2,7 @@
 
 mod child;
 mod drain;
+mod ending;
 mod input;
 mod recorder;
 mod spool;
@@ -15,8 +16,9 @@ use longwire::{Client, Session, SessionId, SessionMeta};
 use crate::cli::Context;
 use crate::cli::clock_text::{date, now_ms};
 use crate::cli::connect::builder;
-use crate::cli::run::child::{Ending, NotStarted};
+use crate::cli::run::child::NotStarted;
 use crate::cli::run::drain::Drained;
+use crate::cli::run::ending::Ending;
 use crate::cli::run::recorder::Recorder;
 use crate::cli::run::spool::SpoolDir;
 

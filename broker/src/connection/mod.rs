@@ -36,7 +36,8 @@ use crate::clock::Clock;
 use crate::connection::reply::{Asked, answer, refused, session_list};
 use crate::connection::subscriptions::{SubscriptionEvent, Subscriptions};
 use crate::driver::to_error;
-use crate::hub::{Answer, Hub, Operation, ReplyTo, Request};
+use crate::hub::Hub;
+use crate::request::{Answer, Operation, ReplyTo, Request};
 use crate::subscription::Event as Delivered;
 use crate::transport::{FrameSink, FrameSource, Gone, LinkEnd};
 

@@ -1,10 +1,8 @@
 //! The command: starting it, passing signals and bytes through, and how it ended.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::io::ErrorKind;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use longwire::{Session, SessionId, URL_VARIABLE};
@@ -16,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::cli::run::ending::Ending;
 use crate::cli::run::input;
 use crate::cli::run::recorder::{Recorder, Stream, StreamRecorder};
 
@@ -25,8 +24,6 @@ const SESSION_VARIABLE: &str = "LONGWIRE_SESSION";
 const EXIT_NOT_FOUND: u8 = 127;
 /// Exit code for a command that cannot be run, as shells have it.
 const EXIT_NOT_EXECUTABLE: u8 = 126;
-/// What shells add to the number of the signal that ended a command.
-const EXIT_SIGNAL_BASE: i32 = 128;
 /// Bytes read of the command at a time: a whole pipe.
 const READ_BYTES: usize = 64 << 10;
 /// After a signal, output is read for this long from pipes that something else keeps open when the command has ended.
@@ -64,42 +61,6 @@ pub(crate) fn start(
         let message = format!("{name}: cannot be run: {error}; nothing was published");
         NotStarted { message, code: EXIT_NOT_EXECUTABLE }
     })
-}
-
-/// How a command ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// It exited with this status.
-    Exited(i32),
-    /// This signal ended it.
-    Signalled(i32),
-}
-
-impl Ending {
-    fn new(status: ExitStatus) -> Self {
-        match (status.code(), status.signal()) {
-            (Some(code), _) => Self::Exited(code),
-            (None, signal) => Self::Signalled(signal.unwrap_or(0)),
-        }
-    }
-
-    /// The status as a shell would give it.
-    pub(crate) fn shell_status(self) -> u8 {
-        let status = match self {
-            Self::Exited(code) => code,
-            Self::Signalled(signal) => EXIT_SIGNAL_BASE + signal,
-        };
-        u8::try_from(status).unwrap_or(u8::MAX)
-    }
-}
-
-impl fmt::Display for Ending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exited(code) => write!(f, "exit status {code}"),
-            Self::Signalled(signal) => write!(f, "signal {signal}"),
-        }
-    }
 }
 
 /// Whether a terminal sends its signals to us and to the command alike.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::cli::batch::Batch;
 use crate::cli::lines::{LINE_BYTES_MAX, Line, LineSplitter};
-use crate::cli::run::child::Ending;
+use crate::cli::run::ending::Ending;
 use crate::cli::run::{EXIT_STATUS_HEADER, EXIT_TYPE, PARTIAL_HEADER, STREAM_HEADER, TRUE};
 
 /// What a line waits for others to join its batch: not noticed by a human, and long enough for a burst.

@@ -107,8 +107,8 @@ impl State {
         self.cold_producers && !self.producers.contains_key(key)
     }
 
-    /// Takes over what the store has of a producer. A row that cannot be read counts as none, since a publish must not
-    /// be taken for new on the strength of a damaged row; the store refuses damaged rows before this.
+    /// Takes over what the store has of a producer. The store has checked the row's bytes; one that is none of this fold
+    /// counts as absent, and the producer is asked to begin anew.
     pub fn load(&mut self, key: ProducerKey, row: Option<&[u8]>) {
         if let Some(producer) = row.and_then(Producer::decode) {
             self.producers.entry(key).or_insert(producer);

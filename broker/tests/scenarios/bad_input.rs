@@ -220,6 +220,10 @@ fn the_command_line_says_what_keeps_it_from_serving() {
     std::fs::write(&config, "colour = 'red'\n").unwrap();
     let unknown = serve(&["--config", config.to_str().unwrap()]);
     assert!(unknown.contains("colour") && unknown.contains("heartbeat_ms"), "{unknown}");
+    let mut variable = std::process::Command::new(crate::support::broker::LONGWIRE);
+    let variable = variable.arg("serve").env("LONGWIRE_SERVE_COLOUR", "red").output().unwrap();
+    let variable = String::from_utf8(variable.stderr).unwrap();
+    assert!(variable.to_lowercase().contains("colour"), "{variable}");
     let open = serve(&["--listen", "0.0.0.0:0", "--data", other.to_str().unwrap()]);
     assert!(open.contains("loopback"), "{open}");
     assert_eq!(std::fs::read(&file).unwrap(), b"x");

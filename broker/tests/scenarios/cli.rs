@@ -90,6 +90,9 @@ async fn a_command_is_watched_over_two_kills_of_the_broker() {
     for watcher in watchers {
         let output = tokio::task::spawn_blocking(move || watcher.wait_with_output().unwrap()).await.unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
+        let waited = text(&output.stderr).contains("no session demo/job yet");
+        // Two were there before the session; the one of them that was stopped is not asked any more.
+        assert_eq!(waited, seen.is_empty(), "{}", text(&output.stderr));
         seen.push(text(&output.stdout));
     }
     assert_eq!(lines_with(&seen[0], "out"), expected("out"));

@@ -90,9 +90,6 @@ async fn a_command_is_watched_over_two_kills_of_the_broker() {
     for watcher in watchers {
         let output = tokio::task::spawn_blocking(move || watcher.wait_with_output().unwrap()).await.unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
-        let waited = text(&output.stderr).contains("no session demo/job yet");
-        // Two were there before the session; the one of them that was stopped is not asked any more.
-        assert_eq!(waited, seen.is_empty(), "{}", text(&output.stderr));
         seen.push(text(&output.stdout));
     }
     assert_eq!(lines_with(&seen[0], "out"), expected("out"));
@@ -125,6 +122,22 @@ async fn a_command_ends_while_the_broker_is_away_and_nothing_of_it_is_lost() {
     let tail =
         output(command(&proxy.url(), &spool).args(["tail", "s", "--from", "start", "--raw", "--no-follow"]));
     assert_eq!(text(&tail.stdout), (1..=5000).map(|line| format!("{line}\n")).collect::<String>());
+}
+
+#[test]
+fn a_session_that_is_not_there_yet_is_waited_for_and_said_so() {
+    let (folder, data) = folder();
+    let spool = folder.path().join("state");
+    let broker = Broker::start(&data);
+    let mut tail = tail_raw(&broker.url(), &spool, "later");
+    let mut stderr = BufReader::new(tail.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("no session later yet") {
+        assert!(stderr.read_line(&mut said).unwrap() > 0, "{said}");
+    }
+    let now = |arguments: &[&str]| output(command(&broker.url(), &spool).args(arguments)).status.success();
+    assert!(now(&["pub", "later", "at last"]) && now(&["session", "close", "later"]));
+    assert_eq!(text(&tail.wait_with_output().unwrap().stdout), "at last\n");
 }
 
 #[test]

@@ -10,8 +10,8 @@ use prost_types::field_descriptor_proto::Type;
 
 const PROTO: &str = "longwire/v1/longwire.proto";
 /// Messages that carry records, and those that carry these.
-const RAW_MESSAGES: [&str; 4] = ["ClientFrame", "ServerFrame", "Publish", "Delivery"];
-const RAW_FIELDS: [(&str, &str); 2] = [("Publish", "records"), ("Delivery", "records")];
+const RAW_MESSAGES: [&str; 5] = ["ClientFrame", "ServerFrame", "Publish", "Delivery", "Page"];
+const RAW_FIELDS: [(&str, &str); 3] = [("Publish", "records"), ("Delivery", "records"), ("Page", "records")];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");

@@ -16,8 +16,9 @@ use longwire_proto::wire;
 use tokio::sync::watch;
 
 use crate::driver::to_error;
+use crate::filter::{Filter, Passed};
 use crate::store::{ReadLimit, Store};
-use crate::tail::{Progress, TailRead, TailReader, TailState};
+use crate::tail::{Progress, Tail, TailRead, TailReader, TailState};
 
 /// Records and bytes of one delivery from the store.
 const CATCH_UP_LIMIT: ReadLimit = ReadLimit { records: 4096, bytes: DELIVERY_BYTES_MAX };
@@ -128,6 +129,7 @@ pub struct Subscription {
     progress: Progress,
     next: u64,
     window: Option<Window>,
+    filter: Option<Filter>,
     ended: bool,
 }
 
@@ -142,13 +144,38 @@ impl Subscription {
         progress: Progress,
         next: u64,
     ) -> Self {
-        Self { number, encoding, store, reader, progress, next, window: None, ended: false }
+        Self { number, encoding, store, reader, progress, next, window: None, filter: None, ended: false }
     }
 
     /// Keeps at most `bytes_max` bytes of records that were sent and not consumed; one delivery may pass it.
     #[must_use]
     pub fn with_window(mut self, bytes_max: u64, consumed_through: watch::Receiver<u64>) -> Self {
         self.window = Some(Window { bytes_max, consumed_through, sent: VecDeque::new(), sent_bytes: 0 });
+        self
+    }
+
+    /// Its number on the connection.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The tail that it reads.
+    #[must_use]
+    pub fn tail(&self) -> &Arc<Tail> {
+        self.reader.tail()
+    }
+
+    /// The session's end when it was opened.
+    #[must_use]
+    pub fn known_end(&self) -> u64 {
+        self.progress.end
+    }
+
+    /// Delivers only what passes; every delivery still covers all offsets of its range.
+    #[must_use]
+    pub fn with_filter(mut self, filter: Option<Filter>) -> Self {
+        self.filter = filter;
         self
     }
 
@@ -161,7 +188,13 @@ impl Subscription {
             match self.reader.read(self.next) {
                 TailRead::Batch(batch) => {
                     let (next, bytes) = (batch.next(), batch.bytes());
-                    return Some(self.deliver(batch.body(self.encoding, self.next), next, bytes));
+                    return Some(match &self.filter {
+                        None => self.deliver(batch.body(self.encoding, self.next), next, bytes),
+                        Some(filter) => {
+                            let passed = filter.apply(self.next, batch.records_from(self.next));
+                            self.deliver_passed(next, passed)
+                        }
+                    });
                 }
                 TailRead::Behind(end) => return Some(self.catch_up(end).await),
                 TailRead::AtEnd(state) => {
@@ -203,9 +236,22 @@ impl Subscription {
             let message = format!("records from offset {} on are missing in the store", self.next);
             return self.end(Error::new(ErrorCode::DataCorrupt, message));
         }
+        if let Some(filter) = &self.filter {
+            let passed = filter.apply(chunk.from, &chunk.records);
+            return self.deliver_passed(chunk.next(), passed);
+        }
         let body = DeliveryBody::new(self.encoding, self.progress.epoch(), chunk.from, &chunk.records);
         let bytes = chunk.records.iter().map(Bytes::len).sum();
         self.deliver(body, chunk.next(), bytes)
+    }
+
+    /// A delivery of its own: what passes a filter is not shared with others.
+    fn deliver_passed(&mut self, next: u64, passed: Passed) -> Event {
+        let Passed { records, offsets } = passed;
+        let bytes = records.iter().map(Bytes::len).sum();
+        let body =
+            DeliveryBody::sparse(self.encoding, self.progress.epoch(), self.next..next, &records, offsets);
+        self.deliver(body, next, bytes)
     }
 
     fn deliver(&mut self, body: Result<DeliveryBody, Error>, next: u64, bytes: usize) -> Event {

@@ -92,6 +92,13 @@ impl TailBatch {
         self.bytes
     }
 
+    /// The records from `from` on.
+    #[must_use]
+    pub fn records_from(&self, from: u64) -> &[Bytes] {
+        let skip = usize::try_from(from.saturating_sub(self.from)).unwrap_or(usize::MAX);
+        &self.records[skip.min(self.records.len())..]
+    }
+
     /// The delivery of the records from `from` on: the shared one when that is all of them.
     ///
     /// # Errors
@@ -103,8 +110,7 @@ impl TailBatch {
                 .get_or_init(|| DeliveryBody::new(encoding, self.epoch, self.from, &self.records))
                 .clone();
         }
-        let skip = usize::try_from(from - self.from).unwrap_or(usize::MAX).min(self.records.len());
-        DeliveryBody::new(encoding, self.epoch, from, &self.records[skip..])
+        DeliveryBody::new(encoding, self.epoch, from, self.records_from(from))
     }
 }
 

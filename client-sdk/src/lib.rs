@@ -43,6 +43,7 @@ mod outbox_space;
 mod outbox_status;
 mod publication;
 mod published;
+mod read_page;
 mod record;
 mod session;
 mod session_info;
@@ -74,6 +75,7 @@ pub use outbox_space::{
 pub use outbox_status::OutboxStatus;
 pub use publication::Publication;
 pub use published::Published;
+pub use read_page::{Page, ReadPage};
 pub use record::{Body, Record, Sender};
 pub use session::{Acknowledgement, Session};
 pub use session_info::{SessionInfo, SessionMeta};

@@ -319,6 +319,10 @@ impl Machine {
                 self.answer(list.request, Answer::List(list));
                 Ok(())
             }
+            ServerFrame::Page(page) => {
+                self.answer(page.request, Answer::Page(Box::new(page)));
+                Ok(())
+            }
             ServerFrame::Done(done) => {
                 self.answer(done.request, Answer::Done);
                 Ok(())

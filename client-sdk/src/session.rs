@@ -15,6 +15,7 @@ use crate::from::From;
 use crate::machine::calls::{Answer, Call};
 use crate::publication::{EncodedBatch, Publication};
 use crate::published::Published;
+use crate::read_page::ReadPage;
 use crate::session_info::{SessionInfo, SessionMeta};
 use crate::subscribe::Subscribe;
 
@@ -121,6 +122,11 @@ impl Session {
     /// options; awaiting it waits for the broker's answer.
     pub fn subscribe(&self, from: impl Into<From>) -> Subscribe {
         Subscribe::new(self.client.clone(), self.id.clone(), from.into())
+    }
+
+    /// Reads one page of records, forwards or backwards: `session.read().before(position).limit(50).await?`.
+    pub fn read(&self) -> ReadPage {
+        ReadPage::new(self.client.clone(), &self.id)
     }
 
     /// What the broker knows of the session.

@@ -20,12 +20,14 @@ use crate::subscription::Subscription;
 pub struct Subscribe {
     client: Client,
     wish: Wish,
+    until_end: bool,
 }
 
 impl Subscribe {
     pub(crate) fn new(client: Client, session: SessionId, from: From) -> Self {
         let window_bytes = client.handle().window_bytes;
-        Self { client, wish: Wish { session, from, wait: false, window_bytes } }
+        let until_end = false;
+        Self { client, until_end, wish: Wish { session, from, wait: false, window_bytes, filter: None } }
     }
 
     /// Waits for a session that does not exist yet, instead of failing: all its records come from its creation on.
@@ -40,13 +42,32 @@ impl Subscribe {
         self
     }
 
+    /// Ends the stream at the end that the session has when the subscription begins, instead of following it.
+    pub fn until_end(mut self) -> Self {
+        self.until_end = true;
+        self
+    }
+
+    /// Only records of these kinds; 0 is a message. At most 32.
+    pub fn kinds(mut self, kinds: impl IntoIterator<Item = u32>) -> Self {
+        self.wish.filter.get_or_insert_default().kinds = kinds.into_iter().collect();
+        self
+    }
+
+    /// Only records of these application types. At most 32.
+    pub fn types<T: Into<String>>(mut self, types: impl IntoIterator<Item = T>) -> Self {
+        self.wish.filter.get_or_insert_default().types = types.into_iter().map(Into::into).collect();
+        self
+    }
+
     async fn subscribe(self) -> Result<Subscription, SubscriptionError> {
         let handle = self.client.handle();
         let number = handle.next_subscription.fetch_add(1, Ordering::Relaxed);
         let (events, events_in) = mpsc::unbounded_channel();
         let from = self.wish.from;
         // From here on a drop of this future unsubscribes.
-        let mut subscription = Subscription::new(self.client.clone(), number, from, events_in);
+        let mut subscription =
+            Subscription::new(self.client.clone(), number, from, self.until_end, events_in);
         handle.command(Command::Subscribe { number, wish: self.wish, events }).await?;
         match subscription.first_event().await {
             Some(Event::Began(began)) => {

@@ -34,6 +34,8 @@ pub struct Subscription {
     records: VecDeque<(u64, wire::Record)>,
     delivery: Option<Reading>,
     position: Option<Position>,
+    /// Ends the stream at the end that the session has when it begins.
+    until_end: bool,
     ended: bool,
 }
 
@@ -49,6 +51,7 @@ impl Subscription {
         client: Client,
         number: u32,
         from: From,
+        until_end: bool,
         events: mpsc::UnboundedReceiver<Event>,
     ) -> Self {
         let position = match from {
@@ -63,6 +66,7 @@ impl Subscription {
             records: VecDeque::new(),
             delivery: None,
             position,
+            until_end,
             ended: false,
         }
     }
@@ -117,7 +121,7 @@ impl Subscription {
                 }
                 self.consumed(reading);
             }
-            if self.ended {
+            if self.ended || self.end_reached() {
                 return Poll::Ready(None);
             }
             match ready!(self.events.poll_recv(context)) {
@@ -147,6 +151,11 @@ impl Subscription {
                 }
             }
         }
+    }
+
+    fn end_reached(&self) -> bool {
+        let Some((began, position)) = self.began.zip(self.position) else { return false };
+        self.until_end && position >= Position { epoch: began.epoch, offset: began.end }
     }
 
     /// The delivery was read to its end: the broker may send more.

@@ -1,5 +1,7 @@
 //! Frames to bytes and back, in both encodings of the wire.
 
+use std::ops::Range;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
@@ -130,6 +132,23 @@ pub fn encode_server(encoding: Encoding, frame: wire::server_frame::Frame) -> By
     }
 }
 
+/// Writes a page of records.
+///
+/// # Errors
+/// [`ErrorCode::InvalidRecord`] when a record cannot be expressed in JSON because it is not a record.
+pub fn encode_page(encoding: Encoding, page: raw::Page) -> Result<Bytes, Error> {
+    let frame = raw::ServerFrame { frame: Some(raw::server_frame::Frame::Page(page)) };
+    let proto = Bytes::from(frame.encode_to_vec());
+    match encoding {
+        Encoding::Proto => Ok(proto),
+        Encoding::Json => {
+            let typed = wire::ServerFrame::decode(proto)
+                .map_err(|error| Error::new(ErrorCode::InvalidRecord, error.to_string()))?;
+            Ok(to_json(&typed))
+        }
+    }
+}
+
 /// The part of a delivery that is the same for every subscriber, encoded once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliveryBody {
@@ -143,12 +162,26 @@ impl DeliveryBody {
     /// # Errors
     /// [`ErrorCode::InvalidRecord`] when a record cannot be expressed in JSON because it is not a record.
     pub fn new(encoding: Encoding, epoch: u64, from: u64, records: &[Bytes]) -> Result<Self, Error> {
-        let next = from + records.len() as u64;
+        Self::sparse(encoding, epoch, from..from + records.len() as u64, records, Vec::new())
+    }
+
+    /// Encodes the delivery of those `records` of a range that have these `offsets`; with no offsets they are all of the
+    /// range, or none of it. The range must not be empty.
+    ///
+    /// # Errors
+    /// As [`DeliveryBody::new`].
+    pub fn sparse(
+        encoding: Encoding,
+        epoch: u64,
+        range: Range<u64>,
+        records: &[Bytes],
+        offsets: Vec<u64>,
+    ) -> Result<Self, Error> {
+        let Range { start: from, end: next } = range;
         let body = match encoding {
             Encoding::Proto => {
                 let records = records.to_vec();
-                let delivery =
-                    raw::Delivery { subscription: 0, epoch, from, next, records, offsets: Vec::new() };
+                let delivery = raw::Delivery { subscription: 0, epoch, from, next, records, offsets };
                 Bytes::from(delivery.encode_to_vec())
             }
             Encoding::Json => {
@@ -157,7 +190,7 @@ impl DeliveryBody {
                         .map_err(|error| Error::new(ErrorCode::InvalidRecord, error.to_string()))
                 };
                 let records = records.iter().map(decode).collect::<Result<_, _>>()?;
-                to_json(&wire::Delivery { subscription: 0, epoch, from, next, records, offsets: Vec::new() })
+                to_json(&wire::Delivery { subscription: 0, epoch, from, next, records, offsets })
             }
         };
         Ok(Self { encoding, body })

@@ -41,6 +41,14 @@ pub const HEADER_NAME_BYTES_MAX: usize = 64;
 pub const HEADER_VALUE_BYTES_MAX: usize = 4096;
 /// Bytes of a session's title, and of the reason of a close.
 pub const TITLE_BYTES_MAX: usize = 512;
+/// Records on one page of a read; fewer when they have more than `delivery_bytes_max`.
+pub const READ_PAGE_MAX: usize = 1000;
+/// Records on one page of a read when the client names no limit.
+pub const READ_PAGE_DEFAULT: usize = 100;
+/// Records that one page of a read looks at: a filter that few records pass gives short pages, not long waits.
+pub const READ_SCAN_MAX: usize = 16_384;
+/// Kinds, and types, that one filter names.
+pub const FILTER_VALUES_MAX: usize = 32;
 /// Sessions on one page of a list.
 pub const LIST_PAGE_MAX: usize = 1000;
 /// Sessions on one page of a list when the client names no limit.
@@ -68,6 +76,10 @@ pub const TABLE: &[(&str, usize)] = &[
     ("header_name_bytes_max", HEADER_NAME_BYTES_MAX),
     ("header_value_bytes_max", HEADER_VALUE_BYTES_MAX),
     ("title_bytes_max", TITLE_BYTES_MAX),
+    ("read_page_max", READ_PAGE_MAX),
+    ("read_page_default", READ_PAGE_DEFAULT),
+    ("read_scan_max", READ_SCAN_MAX),
+    ("filter_values_max", FILTER_VALUES_MAX),
     ("list_page_max", LIST_PAGE_MAX),
     ("list_page_default", LIST_PAGE_DEFAULT),
 ];

@@ -326,6 +326,8 @@ pub struct Sealed<'a> {
     pub producer: Option<SealedProducer<'a>>,
     /// What it means to the broker.
     pub kind: u32,
+    /// What it means to the application.
+    pub record_type: &'a str,
     /// The body, text or data.
     pub body: &'a [u8],
 }
@@ -347,7 +349,14 @@ impl<'a> Sealed<'a> {
     /// # Errors
     /// [`ErrorCode::InvalidRecord`] when the bytes are not a record.
     pub fn parse(record: &'a [u8]) -> Result<Self, Error> {
-        let mut sealed = Self { time_ms: 0, principal: "", producer: None, kind: kind::MESSAGE, body: &[] };
+        let mut sealed = Self {
+            time_ms: 0,
+            principal: "",
+            producer: None,
+            kind: kind::MESSAGE,
+            record_type: "",
+            body: &[],
+        };
         for item in Fields(record) {
             let Field { number, value, .. } = item?;
             match (number, value) {
@@ -357,6 +366,9 @@ impl<'a> Sealed<'a> {
                     sealed.producer = Some(sealed_producer(producer)?)
                 }
                 (field::KIND, Value::Varint(kind)) => sealed.kind = u32::try_from(kind).map_err(malformed)?,
+                (field::TYPE, value @ Value::Bytes(_)) => {
+                    sealed.record_type = text("type", &value, RECORD_BYTES_MAX)?;
+                }
                 (field::TEXT | field::DATA, Value::Bytes(body)) => sealed.body = body,
                 _ => {}
             }

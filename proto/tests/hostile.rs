@@ -77,7 +77,9 @@ fn client_frames() -> Vec<ClientFrame> {
         from: from(wire::from::From::Position("0000000000000000_0000000000000042".into())),
         window_bytes: Some(1 << 20),
         wait: true,
+        filter: Some(wire::Filter { kinds: vec![0, 40], types: vec!["note".into()] }),
     };
+    let place = Some(wire::read::Place::Before("0000000000000000_0000000000000042".into()));
     let meta = wire::SessionMeta {
         title: "T".into(),
         labels: [("k".into(), "v".into())].into(),
@@ -106,6 +108,7 @@ fn client_frames() -> Vec<ClientFrame> {
             meta: Some(meta),
             update: true,
         }),
+        ClientFrame::Read(wire::Read { request: 1, session: "a".into(), place, limit: 5, filter: None }),
         ClientFrame::ListSessions(wire::ListSessions {
             request: 1,
             prefix: "a".into(),

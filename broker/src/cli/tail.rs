@@ -6,7 +6,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use longwire::{Began, From, Position, Record, SessionId, Subscription, SubscriptionError};
+use longwire::{From, Position, Record, SessionId, Subscription, SubscriptionError};
 
 use crate::cli::Context;
 use crate::cli::connect;
@@ -38,6 +38,9 @@ pub(crate) struct TailArgs {
     /// Stop at the end that the session has now
     #[arg(long)]
     no_follow: bool,
+    /// Only records of this type; may be repeated
+    #[arg(long = "type", value_name = "TYPE")]
+    types: Vec<String>,
     /// Print the messages' bodies exactly, and nothing else. On a terminal, all control characters but colours are made
     /// visible
     #[arg(long)]
@@ -70,36 +73,31 @@ pub(crate) async fn run(args: TailArgs, context: Context) -> anyhow::Result<Exit
     }
     let session = client.session(args.id.as_str())?;
     let from = args.from.unwrap_or(From::Last(args.last.unwrap_or(LAST_DEFAULT)));
-    let subscribe = session.subscribe(from);
-    let mut records = if args.no_follow { subscribe.await? } else { subscribe.wait_for_session().await? };
+    let mut subscribe = session.subscribe(from);
+    if !args.types.is_empty() {
+        subscribe = subscribe.types(args.types.clone());
+    }
+    let subscribe = if args.no_follow { subscribe.until_end() } else { subscribe.wait_for_session() };
+    let mut records = subscribe.await?;
     let began = records.outcome();
     if began.is_some_and(|began| !began.exists) {
         eprintln!("longwire: there is no session {} yet; waiting for it", args.id);
     }
     let terminal = std::io::stdout().is_terminal();
     let view = View::choose(args.raw, context.json, terminal);
-    let failed = show(&mut records, view, stop_at(&args, began)).await?;
+    let failed = show(&mut records, view).await?;
     drop(records);
     // What it would say was said already.
     drop(client.close().await);
     Ok(if failed { ExitCode::from(crate::cli::EXIT_FAILURE) } else { ExitCode::SUCCESS })
 }
 
-/// The first offset that is not shown any more.
-fn stop_at(args: &TailArgs, began: Option<Began>) -> Option<u64> {
-    began.filter(|_| args.no_follow).map(|began| began.end)
-}
-
 /// Shows records until the end; says whether something is wrong with them.
-async fn show(records: &mut Subscription, view: View, stop_at: Option<u64>) -> anyhow::Result<bool> {
+async fn show(records: &mut Subscription, view: View) -> anyhow::Result<bool> {
     let mut out = std::io::stdout();
     let mut text = Vec::new();
     let mut failed = false;
-    let reached = |position: Option<Position>| match (stop_at, position) {
-        (Some(end), Some(position)) => position.offset >= end,
-        _ => false,
-    };
-    while !reached(records.position()) {
+    loop {
         let next = match records.try_next() {
             Some(next) => Some(next),
             // Nothing more is here: show what was gathered before waiting.

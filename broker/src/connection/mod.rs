@@ -3,6 +3,7 @@
 //! One task owns it. It reads a frame only while it has room for the answer, and waits for a slow client with nothing but
 //! cursors: what the client has not taken stays in the store.
 
+mod read;
 mod reply;
 mod request;
 mod subscriptions;
@@ -107,7 +108,7 @@ enum Event {
     Frame(Result<Bytes, LinkEnd>),
     Answer(Answer),
     Passed(Result<(), (Error, ReplyTo)>),
-    Listed(ServerFrame),
+    LookedUp(Bytes),
     Subscription(SubscriptionEvent),
     Heartbeat,
     Idle,
@@ -126,7 +127,8 @@ struct Connection<R, W> {
     next_request: u64,
     /// A request that waits for room in its session's queue; nothing is read meanwhile, so order is kept.
     passing: Option<BoxFuture<'static, Result<(), (Error, ReplyTo)>>>,
-    lists: FuturesUnordered<BoxFuture<'static, ServerFrame>>,
+    /// Lists and pages that are being read; each becomes a whole frame.
+    lookups: FuturesUnordered<BoxFuture<'static, Bytes>>,
     subscriptions: Subscriptions,
     fed_bytes: usize,
     received_at: Instant,
@@ -218,7 +220,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             asked: HashMap::new(),
             next_request: 0,
             passing: None,
-            lists: FuturesUnordered::new(),
+            lookups: FuturesUnordered::new(),
             subscriptions: Subscriptions::new(Arc::clone(&context.hub), encoding),
             fed_bytes: 0,
             received_at: now,
@@ -256,7 +258,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     }
 
     async fn event(&mut self) -> Event {
-        let open = self.asked.len() + self.lists.len() + self.subscriptions.opening();
+        let open = self.asked.len() + self.lookups.len() + self.subscriptions.opening();
         let reads = self.passing.is_none() && open < REQUESTS_MAX;
         let idle_at = self.received_at + self.context.times.idle_timeout;
         tokio::select! {
@@ -264,7 +266,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             frame = self.source.next(), if reads => Event::Frame(frame),
             Some(answer) = self.answered.recv() => Event::Answer(answer),
             passed = pass(&mut self.passing), if self.passing.is_some() => Event::Passed(passed),
-            Some(listed) = self.lists.next(), if !self.lists.is_empty() => Event::Listed(listed),
+            Some(frame) = self.lookups.next(), if !self.lookups.is_empty() => Event::LookedUp(frame),
             event = self.subscriptions.next() => Event::Subscription(event),
             () = sleep_until(self.heartbeat_at) => Event::Heartbeat,
             () = sleep_until(idle_at), if reads => Event::Idle,
@@ -288,7 +290,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                     reply_to.answer(Err(error));
                 }
             }
-            Event::Listed(frame) => self.feed(frame).await?,
+            Event::LookedUp(frame) => self.feed_bytes(frame).await?,
             Event::Subscription(event) => self.subscription(event).await?,
             Event::Heartbeat => self.heartbeat().await?,
             Event::Idle => {
@@ -349,6 +351,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 self.ask(delete.request, session, Ok(Operation::Delete)).await?;
             }
             ClientFrame::ListSessions(list) => self.list(list).await?,
+            ClientFrame::Read(read) => self.read(read).await?,
             ClientFrame::Subscribe(subscribe) => self.subscribe(subscribe).await?,
             ClientFrame::Unsubscribe(unsubscribe) => {
                 let wire::Unsubscribe { request, subscription } = unsubscribe;
@@ -411,10 +414,29 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             Err(_) => LIST_PAGE_MAX,
         };
         let listed = self.context.hub.store().list(prefix, after, limit + 1);
-        self.lists.push(Box::pin(async move {
-            match listed.await {
+        let encoding = self.encoding;
+        self.lookups.push(Box::pin(async move {
+            let frame = match listed.await {
                 Ok(listed) => session_list(request, listed, limit),
                 Err(error) => refused(request, 0, &to_error(&error)),
+            };
+            encode_server(encoding, frame)
+        }));
+        Ok(())
+    }
+
+    async fn read(&mut self, read: wire::Read) -> Result<(), End> {
+        let request = read.request;
+        let session = match request::session_id(&read.session) {
+            Ok(session) => session,
+            Err(error) => return self.feed(refused(request, 0, &error)).await,
+        };
+        let after_requests = self.asked.values().any(|asked| asked.session == session);
+        let (hub, encoding) = (Arc::clone(&self.context.hub), self.encoding);
+        self.lookups.push(Box::pin(async move {
+            match read::page(&hub, encoding, session, read, after_requests).await {
+                Ok(page) => page,
+                Err(error) => encode_server(encoding, refused(request, 0, &error)),
             }
         }));
         Ok(())

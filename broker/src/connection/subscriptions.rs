@@ -12,6 +12,7 @@ use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use tokio::sync::watch;
 
+use crate::filter::Filter;
 use crate::hub::Hub;
 use crate::subscription::{Event, Start, Subscription, resolve};
 use crate::tail::{Progress, Tail, TailReader};
@@ -36,6 +37,7 @@ struct Opened {
     session: SessionId,
     result: Result<(TailReader, Progress, Start), Error>,
     window_bytes: Option<u64>,
+    filter: Option<Filter>,
 }
 
 /// What a subscription has for the client.
@@ -99,7 +101,9 @@ impl Subscriptions {
         subscription: wire::Subscription,
         after_requests: bool,
     ) -> Result<(), Error> {
-        let wire::Subscription { subscription: number, session: _, from, window_bytes, wait } = subscription;
+        let wire::Subscription { subscription: number, session: _, from, window_bytes, wait, filter } =
+            subscription;
+        let filter = Filter::from_wire(filter)?;
         self.remove(number);
         if self.entries.len() >= SUBSCRIPTIONS_MAX {
             let message =
@@ -118,7 +122,7 @@ impl Subscriptions {
                 hub.flush(&session).await;
             }
             let result = attach(&hub, &session, from.and_then(|from| from.from), wait).await;
-            Opened { number, generation, request, session, result, window_bytes }
+            Opened { number, generation, request, session, result, window_bytes, filter }
         }));
         Ok(())
     }
@@ -184,7 +188,7 @@ impl Subscriptions {
     }
 
     fn opened(&mut self, opened: Opened) -> Option<SubscriptionEvent> {
-        let Opened { number, generation, request, session, result, window_bytes } = opened;
+        let Opened { number, generation, request, session, result, window_bytes, filter } = opened;
         if !self.is_current(number, generation) {
             let message = "the subscription was replaced or ended before it was opened";
             let error = Error::new(ErrorCode::SubscriptionNotFound, message).field("subscription");
@@ -210,29 +214,26 @@ impl Subscriptions {
             gap_from: start.gap_from,
         };
         if start.outcome.is_subscribed() {
-            self.follow(number, generation, reader, progress, start.from, window_bytes);
+            let subscription = self.subscription(number, reader, progress, start.from).with_filter(filter);
+            self.follow(generation, subscription, window_bytes);
         } else {
             self.remove(number);
         }
         Some(SubscriptionEvent::Subscribed(Box::new(subscribed)))
     }
 
-    fn follow(
-        &mut self,
-        number: u32,
-        generation: Generation,
-        reader: TailReader,
-        progress: Progress,
-        from: u64,
-        window_bytes: Option<u64>,
-    ) {
+    fn subscription(&self, number: u32, reader: TailReader, progress: Progress, from: u64) -> Subscription {
+        let store = Arc::clone(self.hub.store());
+        Subscription::new(number, self.encoding, store, reader, progress, from)
+    }
+
+    fn follow(&mut self, generation: Generation, mut subscription: Subscription, window_bytes: Option<u64>) {
+        let number = subscription.number();
         let Some(entry) = self.entries.get_mut(&number) else { return };
         let (abort, registration) = AbortHandle::new_pair();
         entry.abort = abort;
-        entry.tail = Some(Arc::clone(reader.tail()));
-        entry.told_end = progress.end;
-        let store = Arc::clone(self.hub.store());
-        let mut subscription = Subscription::new(number, self.encoding, store, reader, progress, from);
+        entry.tail = Some(Arc::clone(subscription.tail()));
+        entry.told_end = subscription.known_end();
         if let Some(window_bytes) = window_bytes {
             subscription = subscription.with_window(window_bytes, entry.consumed_through.subscribe());
         }

@@ -257,6 +257,11 @@ fn sessions_are_listed_shown_created_closed_and_deleted() {
         text(&list.stdout)
     );
     assert_eq!(json(&["session", "show", "a/c"])["end"], 3);
+    assert!(run(&["pub", "a/d", "noise"]).status.success());
+    assert!(run(&["pub", "a/d", "signal", "--type", "note"]).status.success());
+    assert!(run(&["pub", "a/d", "noise"]).status.success());
+    let notes = run(&["tail", "a/d", "--from", "start", "--type", "note", "--raw", "--no-follow"]);
+    assert_eq!(text(&notes.stdout), "signal\n");
     assert!(run(&["session", "close", "a/c"]).status.success());
     let late = run(&["pub", "a/c", "late"]);
     assert!(late.status.code() == Some(1) && text(&late.stderr).contains("closed"), "{}", text(&late.stderr));

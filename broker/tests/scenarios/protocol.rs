@@ -420,3 +420,91 @@ async fn the_hand_over_from_catch_up_to_live_has_no_gap() {
         assert!(reader.await.unwrap() > 10);
     }
 }
+
+#[tokio::test]
+async fn records_are_filtered_and_every_offset_is_covered() {
+    let (_folder, data) = folder();
+    let broker = Broker::start(&data);
+    let mut writer = WireClient::connect(broker.address(), Encoding::Proto).await;
+    let typed = |name: &str| wire::Record { r#type: name.into(), ..record(name) };
+    let publish = |names: &[&str]| {
+        let records = names.iter().map(|name| typed(name)).collect();
+        wire::Publish { session: "s".into(), records, ..Default::default() }
+    };
+    published(writer.publish_with(publish(&["a", "b", "a", "b"])).await);
+    for encoding in Encoding::ALL {
+        let mut reader = WireClient::connect(broker.address(), encoding).await;
+        let end = writer.publish_with(publish(&["b"])).await;
+        let end = published(end).next;
+        let filter = Some(wire::Filter { kinds: vec![0], types: vec!["a".into()] });
+        let from = Some(wire::From { from: Some(From::Offset(1)) });
+        let subscription =
+            wire::Subscription { subscription: 1, session: "s".into(), from, filter, ..Default::default() };
+        subscribed(reader.subscribe_with(subscription.clone()).await);
+        let (mut next, mut seen) = (1, Vec::new());
+        let mut take = |delivery: wire::Delivery| {
+            assert_eq!(delivery.from, next);
+            assert_eq!(delivery.offsets.len(), delivery.records.len());
+            seen.extend(
+                delivery.offsets.iter().copied().zip(delivery.records.iter().map(|r| text(r).to_owned())),
+            );
+            next = delivery.next;
+            next
+        };
+        while take(delivery(reader.receive().await)) < end {}
+        // Live: what does not pass still moves the reader on.
+        let live = published(writer.publish_with(publish(&["b", "a", "b"])).await);
+        while take(delivery(reader.receive().await)) < live.next {}
+        assert_eq!(seen.first(), Some(&(2, "a".to_owned())));
+        assert_eq!(seen.last(), Some(&(live.from + 1, "a".to_owned())));
+        assert!(seen.iter().all(|(_, text)| text == "a"));
+        let many = Some(wire::Filter { kinds: (0..33).collect(), types: Vec::new() });
+        let refused =
+            refusal(reader.subscribe_with(wire::Subscription { filter: many, ..subscription }).await);
+        assert_eq!((refused.code.as_str(), refused.limit), ("invalid_argument", 32));
+    }
+}
+
+#[tokio::test]
+async fn a_session_is_read_in_pages_both_ways() {
+    let (_folder, data) = folder();
+    let broker = Broker::start(&data);
+    let mut writer = WireClient::connect(broker.address(), Encoding::Proto).await;
+    let texts: Vec<String> = (0..250).map(|number| number.to_string()).collect();
+    writer.publish("s", &texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    for encoding in Encoding::ALL {
+        let client = longwire::Client::builder().url(broker.url()).encoding(encoding).build().unwrap();
+        tokio::spawn(client.1);
+        let session = client.0.session("s").unwrap();
+        let newest = session.read().limit(100).await.unwrap();
+        assert!(newest.is_last() && !newest.is_first());
+        let mut before = newest.from;
+        let mut seen: Vec<_> =
+            newest.records.iter().map(|record| record.text().unwrap().to_owned()).collect();
+        loop {
+            let page = session.read().before(before).limit(70).await.unwrap();
+            assert_eq!(page.next, before);
+            seen.splice(0..0, page.records.iter().map(|record| record.text().unwrap().to_owned()));
+            before = page.from;
+            if page.is_first() {
+                break;
+            }
+        }
+        assert_eq!(seen, texts);
+        let middle = session.read().after(longwire::Position { epoch: 0, offset: 240 }).await.unwrap();
+        assert_eq!((middle.records.len(), middle.is_last()), (10, true));
+        let typed = session.read().types(["none"]).await.unwrap();
+        assert!(typed.records.is_empty() && typed.is_first());
+        let foreign = session.read().after(longwire::Position { epoch: 7, offset: 240 }).await.unwrap();
+        assert_eq!((foreign.outcome, foreign.from.offset), (longwire::Outcome::EpochChanged, 0));
+        let absent = client.0.session("absent").unwrap().read().await.unwrap_err();
+        assert!(matches!(absent, longwire::RequestError::NotFound(_)), "{absent}");
+    }
+    let mut client = WireClient::connect(broker.address(), Encoding::Proto).await;
+    let place = Some(wire::read::Place::Before("12".into()));
+    client
+        .send(ClientFrame::Read(wire::Read { request: 1, session: "s".into(), place, ..Default::default() }))
+        .await;
+    let error = client.refusal().await;
+    assert_eq!((error.code.as_str(), error.field.as_str()), ("invalid_position", "before"));
+}

@@ -1,4 +1,4 @@
-//! Requests on sessions that wait for their answer: describe, create, close, delete, list.
+//! Requests on sessions that wait for their answer: describe, create, close, delete, list, read.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,6 +25,7 @@ pub(crate) enum Call {
     Close(wire::CloseSession),
     Delete(wire::DeleteSession),
     List(wire::ListSessions),
+    Read(wire::Read),
 }
 
 impl Call {
@@ -35,6 +36,7 @@ impl Call {
             Self::Close(call) => Frame::CloseSession(wire::CloseSession { request, ..call }),
             Self::Delete(call) => Frame::DeleteSession(wire::DeleteSession { request, ..call }),
             Self::List(call) => Frame::ListSessions(wire::ListSessions { request, ..call }),
+            Self::Read(call) => Frame::Read(wire::Read { request, ..call }),
         }
     }
 
@@ -45,6 +47,7 @@ impl Call {
             Self::Close(call) => call.session.clone(),
             Self::Delete(call) => call.session.clone(),
             Self::List(_) => String::new(),
+            Self::Read(call) => call.session.clone(),
         }
     }
 }
@@ -54,6 +57,7 @@ impl Call {
 pub(crate) enum Answer {
     Session(Box<wire::Session>),
     List(wire::SessionList),
+    Page(Box<wire::Page>),
     Done,
 }
 

@@ -66,6 +66,7 @@ pub(crate) struct Wish {
     pub(crate) from: From,
     pub(crate) wait: bool,
     pub(crate) window_bytes: u64,
+    pub(crate) filter: Option<wire::Filter>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,6 +201,7 @@ impl Subscriptions {
                 from: Some(subscription.from().to_wire()),
                 window_bytes: Some(subscription.wish.window_bytes),
                 wait: subscription.wish.wait,
+                filter: subscription.wish.filter.clone(),
             });
         }
         frame

@@ -1,0 +1,75 @@
+//! A read of one page, from the request to the frame.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use longwire_proto::codec::{Encoding, encode_page};
+use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::limits::{READ_PAGE_DEFAULT, READ_PAGE_MAX};
+use longwire_proto::outcome::Outcome;
+use longwire_proto::session_id::SessionId;
+use longwire_proto::wire::from::From;
+use longwire_proto::wire::read::Place;
+use longwire_proto::{raw, wire};
+
+use crate::filter::Filter;
+use crate::hub::Hub;
+use crate::page::PageReader;
+use crate::subscription::resolve;
+
+/// Reads one page. With `after_requests` it reflects what the session was asked before.
+///
+/// # Errors
+/// [`ErrorCode::SessionNotFound`], [`ErrorCode::InvalidPosition`], [`ErrorCode::InvalidArgument`], and those of reading.
+pub(super) async fn page(
+    hub: &Arc<Hub>,
+    encoding: Encoding,
+    session: SessionId,
+    read: wire::Read,
+    after_requests: bool,
+) -> Result<Bytes, Error> {
+    let wire::Read { request, session: _, place, limit, filter } = read;
+    let filter = Filter::from_wire(filter)?;
+    let limit = match usize::try_from(limit) {
+        Ok(0) => READ_PAGE_DEFAULT,
+        Ok(limit) => limit.min(READ_PAGE_MAX),
+        Err(_) => READ_PAGE_MAX,
+    };
+    if after_requests {
+        hub.flush(&session).await;
+    }
+    let mut reader = hub.attach(&session).await?;
+    let progress = reader.loaded().await?;
+    if !progress.exists() {
+        return Err(Error::new(ErrorCode::SessionNotFound, "there is no such session").field("session"));
+    }
+    let (wish, field) = match &place {
+        None => (From::End(true), ""),
+        Some(Place::After(position)) => (From::Position(position.clone()), "after"),
+        Some(Place::Before(position)) => (From::Position(position.clone()), "before"),
+    };
+    let start = resolve(Some(&wish), &progress).map_err(|error| error.field(field))?;
+    // A closed session that was read to its end still has pages.
+    let outcome = if start.outcome == Outcome::Closed { Outcome::Resumed } else { start.outcome };
+    let pages = PageReader { store: Arc::clone(hub.store()), log: progress.log, filter, limit };
+    let page = match place {
+        Some(Place::After(_)) => pages.forwards(start.from, progress.end).await?,
+        _ => pages.backwards(progress.start, start.from).await?,
+    };
+    let filtered = page.records.len() as u64 != page.next - page.from;
+    let (offsets, records): (Vec<u64>, Vec<Bytes>) = page.records.into_iter().unzip();
+    encode_page(
+        encoding,
+        raw::Page {
+            request,
+            epoch: progress.epoch(),
+            start: progress.start,
+            end: progress.end,
+            outcome: outcome.as_str().to_owned(),
+            from: page.from,
+            next: page.next,
+            records,
+            offsets: if filtered { offsets } else { Vec::new() },
+        },
+    )
+}

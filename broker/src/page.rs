@@ -1,0 +1,124 @@
+//! Pages of a session's records, read from the store in both directions.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::limits::{DELIVERY_BYTES_MAX, READ_SCAN_MAX};
+
+use crate::driver::to_error;
+use crate::filter::{Filter, Passed};
+use crate::store::{Chunk, LogId, ReadLimit, Store};
+
+/// Records read at a time, and bytes: a page looks at few records when it needs few.
+const PIECE: ReadLimit = ReadLimit { records: 512, bytes: 1 << 20 };
+
+/// The records of `[from, next)` that pass the filter, by offset.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Where the range that the page covers begins.
+    pub from: u64,
+    /// Where it ends.
+    pub next: u64,
+    /// The records that pass.
+    pub records: VecDeque<(u64, Bytes)>,
+}
+
+/// Reads pages of one log.
+pub struct PageReader {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// The log.
+    pub log: LogId,
+    /// Which records to show; `None` for all.
+    pub filter: Option<Filter>,
+    /// Records on the page, at least 1.
+    pub limit: usize,
+}
+
+impl PageReader {
+    /// The first records of `[from, end)`.
+    ///
+    /// # Errors
+    /// [`ErrorCode::DataCorrupt`] or [`ErrorCode::StorageUnavailable`].
+    pub async fn forwards(&self, from: u64, end: u64) -> Result<Page, Error> {
+        let mut page = Page { from, next: from, records: VecDeque::new() };
+        let mut bytes = 0;
+        while page.next < end && page.records.len() < self.limit && self.may_scan(&page) {
+            let piece = self.piece(page.next, end, self.step()).await?;
+            let next = piece.next();
+            for (offset, record) in self.passing(&piece) {
+                if page.records.len() == self.limit || !fits(&page, bytes, &record) {
+                    page.next = offset;
+                    return Ok(page);
+                }
+                bytes += record.len();
+                page.records.push_back((offset, record));
+            }
+            page.next = next;
+        }
+        Ok(page)
+    }
+
+    /// The last records of `[start, before)`, in their order.
+    ///
+    /// # Errors
+    /// As [`PageReader::forwards`].
+    pub async fn backwards(&self, start: u64, before: u64) -> Result<Page, Error> {
+        let mut page = Page { from: before, next: before, records: VecDeque::new() };
+        let (mut bytes, mut step) = (0, self.step());
+        while page.from > start && page.records.len() < self.limit && self.may_scan(&page) {
+            let from = page.from.saturating_sub(step as u64).max(start);
+            let piece = self.piece(from, page.from, step).await?;
+            if piece.next() < page.from {
+                // It has more bytes than are read at a time; the end of it is what is wanted.
+                step = (step / 2).max(1);
+                continue;
+            }
+            for (offset, record) in self.passing(&piece).rev() {
+                if page.records.len() == self.limit || !fits(&page, bytes, &record) {
+                    page.from = offset + 1;
+                    return Ok(page);
+                }
+                bytes += record.len();
+                page.records.push_front((offset, record));
+            }
+            page.from = from;
+        }
+        Ok(page)
+    }
+
+    /// Without a filter every record counts, so no more than the page's are read.
+    fn step(&self) -> usize {
+        if self.filter.is_some() { PIECE.records } else { self.limit.min(PIECE.records) }
+    }
+
+    fn may_scan(&self, page: &Page) -> bool {
+        page.next - page.from < READ_SCAN_MAX as u64
+    }
+
+    async fn piece(&self, from: u64, until: u64, records: usize) -> Result<Chunk, Error> {
+        let left = usize::try_from(until - from).unwrap_or(usize::MAX);
+        let limit = ReadLimit { records: records.min(left), ..PIECE };
+        let chunk = self.store.read(self.log, from, limit).await.map_err(|error| to_error(&error))?;
+        if chunk.from != from || chunk.records.is_empty() {
+            let message = format!("records from offset {from} on are missing in the store");
+            return Err(Error::new(ErrorCode::DataCorrupt, message));
+        }
+        Ok(chunk)
+    }
+
+    fn passing(&self, piece: &Chunk) -> impl DoubleEndedIterator<Item = (u64, Bytes)> + use<> {
+        let passed = match &self.filter {
+            Some(filter) => filter.apply(piece.from, &piece.records),
+            None => Passed { records: piece.records.clone(), offsets: (piece.from..piece.next()).collect() },
+        };
+        passed.offsets.into_iter().zip(passed.records)
+    }
+}
+
+/// One record is always on a page, whatever its length.
+fn fits(page: &Page, bytes: usize, record: &Bytes) -> bool {
+    page.records.is_empty() || bytes + record.len() <= DELIVERY_BYTES_MAX
+}

@@ -9,6 +9,7 @@ mod publish;
 mod run;
 mod serve;
 mod session;
+mod store;
 mod tail;
 
 use std::ffi::OsString;
@@ -52,6 +53,7 @@ enum Command {
     Tail(tail::TailArgs),
     Pub(publish::PublishArgs),
     Session(session::SessionArgs),
+    Store(store::StoreArgs),
 }
 
 impl Cli {
@@ -87,6 +89,7 @@ pub(crate) async fn dispatch(cli: Cli) -> ExitCode {
         Command::Tail(args) => Box::pin(tail::run(args, context)).await,
         Command::Pub(args) => Box::pin(publish::run(args, context)).await,
         Command::Session(args) => Box::pin(session::run(args, context)).await,
+        Command::Store(args) => Box::pin(store::run(args, context.json)).await,
     };
     result.unwrap_or_else(|error| {
         if is_broken_pipe(&error) {
@@ -142,6 +145,8 @@ mod tests {
             "longwire session close a --reason done",
             "longwire session delete a",
             "longwire serve --listen 127.0.0.1:0 --data d",
+            "longwire store check --data d",
+            "longwire store compact --data d --json",
         ] {
             Cli::parse_from_line(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }

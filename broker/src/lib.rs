@@ -10,6 +10,7 @@ pub mod driver;
 pub mod filter;
 pub mod http;
 pub mod hub;
+pub mod inspect;
 pub mod page;
 pub mod request;
 pub mod server;

@@ -12,4 +12,5 @@ mod protocol;
 mod python;
 mod residency;
 mod slow_reader;
+mod store_cli;
 mod support;

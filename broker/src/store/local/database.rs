@@ -46,7 +46,15 @@ macro_rules! from_redb {
         }
     )*};
 }
-from_redb!(StorageError, TableError, TransactionError, CommitError, DatabaseError, SetDurabilityError);
+from_redb!(
+    StorageError,
+    TableError,
+    TransactionError,
+    CommitError,
+    DatabaseError,
+    SetDurabilityError,
+    CompactionError
+);
 
 impl DatabaseFailure {
     /// Whether the disk is full.
@@ -179,6 +187,19 @@ impl Database {
             self.reopen(generation);
         }
         result
+    }
+
+    /// Moves pages together until nothing moves any more, and shortens the file.
+    ///
+    /// # Errors
+    /// Those of redb.
+    pub fn compact(&mut self) -> Result<(), DatabaseFailure> {
+        let handle = self.handle.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(open) = &mut handle.open else { return Err(DatabaseFailure::Redb(redb::Error::PreviousIo)) };
+        guard(|| {
+            while open.compact()? {}
+            Ok(())
+        })
     }
 
     fn reopen(&self, failed: u64) {

@@ -8,6 +8,7 @@
 //! ```
 
 pub mod ballast;
+pub mod compact;
 pub mod database;
 pub mod disk;
 pub mod error;

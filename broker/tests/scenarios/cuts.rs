@@ -9,9 +9,9 @@ use longwire::{Backoff, Client, Encoding, From, Position};
 use crate::support::broker::{Broker, folder};
 use crate::support::history::{History, Outcome};
 use crate::support::proxy::Proxy;
-use crate::support::rng::Rng;
+use crate::support::rng::{Rng, repetitions};
 
-/// Cuts in the test command.
+/// Cuts in the test command; `LONGWIRE_TEST_CUTS` for more.
 const CUTS: u64 = 1000;
 /// Publishes that a writer has under way.
 const IN_FLIGHT: usize = 16;
@@ -26,10 +26,15 @@ fn client(url: &str, encoding: Encoding) -> Client {
     client
 }
 
-async fn write(proxy: Arc<Proxy>, encoding: Encoding, name: String) -> (String, Vec<(String, Outcome)>) {
+async fn write(
+    proxy: Arc<Proxy>,
+    cuts: u64,
+    encoding: Encoding,
+    name: String,
+) -> (String, Vec<(String, Outcome)>) {
     let session = client(&proxy.url(), encoding).session("cut").unwrap();
     let mut published = Vec::new();
-    while proxy.cuts() < CUTS {
+    while proxy.cuts() < cuts {
         let mut acknowledgements = Vec::new();
         for _ in 0..IN_FLIGHT {
             let value = format!("{name}-{}", published.len() + acknowledgements.len());
@@ -73,9 +78,10 @@ async fn a_thousand_cuts_lose_and_repeat_nothing() {
         Some((1 + rng.below(UP_BYTES), 1 + rng.below(DOWN_BYTES)))
     };
     let proxy = Arc::new(Proxy::start_with(broker.address(), Arc::new(plan)).await);
+    let cuts = repetitions("LONGWIRE_TEST_CUTS", CUTS);
     let (mut writers, mut readers) = (Vec::new(), Vec::new());
     for (index, encoding) in [Encoding::Proto, Encoding::Json, Encoding::Proto].into_iter().enumerate() {
-        writers.push(tokio::spawn(write(Arc::clone(&proxy), encoding, format!("w{index}"))));
+        writers.push(tokio::spawn(write(Arc::clone(&proxy), cuts, encoding, format!("w{index}"))));
         readers.push(tokio::spawn(read(proxy.url(), encoding, format!("r{index}"))));
     }
     let mut history = History::default();

@@ -6,6 +6,11 @@ pub(crate) struct Rng {
     state: u64,
 }
 
+/// How often: from the variable, for a longer run than that of the test command.
+pub(crate) fn repetitions(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|count| count.parse().ok()).unwrap_or(default)
+}
+
 impl Rng {
     /// The seed of `LONGWIRE_TEST_SEED`, or `default`; printed, so that a failure shows it.
     pub(crate) fn from_env(default: u64) -> Self {

@@ -250,8 +250,12 @@ impl Owner {
                 Event::Appended(outcome) => self.appended(outcome),
                 Event::Snapshotted(through, outcome) => {
                     self.snapshots.pop_front();
-                    if outcome.is_ok() {
-                        self.loaded.machine.snapshot_durable(through);
+                    match outcome {
+                        Ok(()) => self.loaded.machine.snapshot_durable(through),
+                        Err(error) => {
+                            tracing::debug!(%error, "a snapshot was not taken; it is tried again");
+                            self.loaded.machine.snapshot_failed();
+                        }
                     }
                 }
                 Event::Admitted(prepared) => self.admitted(prepared),

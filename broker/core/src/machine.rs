@@ -20,6 +20,10 @@ pub const SNAPSHOT_EVERY_RECORDS: u64 = 8192;
 /// Resident producers at which a snapshot is due early, so that those written since the last one stay bounded.
 pub const SNAPSHOT_EVERY_PRODUCERS: usize = 4 * PRODUCERS_RESIDENT_MAX;
 
+/// Records after which a snapshot that the store did not take is tried again: a store in trouble is not asked at every
+/// command.
+pub const SNAPSHOT_RETRY_RECORDS: u64 = 1024;
+
 /// Names a command to the driver that waits for its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
@@ -107,6 +111,8 @@ pub struct Machine {
     /// A snapshot through this offset was released, and is durable when `snapshot_durable` says so.
     snapshot_through: u64,
     snapshot_pending: bool,
+    /// No snapshot is due before this end, because the last one failed.
+    snapshot_not_before: u64,
     failed: bool,
 }
 
@@ -129,6 +135,7 @@ impl Machine {
             ready: VecDeque::new(),
             snapshot_through,
             snapshot_pending: false,
+            snapshot_not_before: 0,
             failed: false,
         }
     }
@@ -233,6 +240,12 @@ impl Machine {
         self.snapshot_pending = false;
         self.snapshot_through = through;
         self.state.evict(through);
+    }
+
+    /// The snapshot that was released is not durable and will not be: another one is tried later.
+    pub fn snapshot_failed(&mut self) {
+        self.snapshot_pending = false;
+        self.snapshot_not_before = self.state.end() + SNAPSHOT_RETRY_RECORDS;
     }
 
     fn decide(&mut self, command: Command, now_ms: u64) -> Result<Reply, Error> {
@@ -356,7 +369,9 @@ impl Machine {
 
     fn snapshot_when_due(&mut self) {
         let records = self.state.end().saturating_sub(self.snapshot_through);
-        if records >= SNAPSHOT_EVERY_RECORDS || self.state.producers_resident() >= SNAPSHOT_EVERY_PRODUCERS {
+        let due =
+            records >= SNAPSHOT_EVERY_RECORDS || self.state.producers_resident() >= SNAPSHOT_EVERY_PRODUCERS;
+        if due && self.state.end() >= self.snapshot_not_before {
             self.request_snapshot();
         }
     }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use longwire_core::command::{Command, Reply};
-use longwire_core::machine::{Machine, Output, Persisted, Ticket};
+use longwire_core::machine::{
+    Machine, Output, Persisted, SNAPSHOT_EVERY_RECORDS, SNAPSHOT_RETRY_RECORDS, Ticket,
+};
 use longwire_core::state::State;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::PRODUCER_WINDOW;
@@ -393,6 +395,27 @@ fn check_log(log: &[Bytes]) {
         }
         last = publish;
     }
+}
+
+#[test]
+fn a_snapshot_that_failed_is_tried_again_and_not_at_every_command() {
+    let mut machine = Disk::default().load();
+    let publish =
+        || Command::Publish { sender: sender(), producer: None, if_end: None, records: vec![record("x")] };
+    let mut tried = Vec::new();
+    for ticket in 0..SNAPSHOT_EVERY_RECORDS + 2 * SNAPSHOT_RETRY_RECORDS + 10 {
+        machine.handle(Ticket(ticket), publish(), 0);
+        drop(machine.poll_write());
+        machine.handle_persisted(Persisted::Durable);
+        while let Some(output) = machine.poll_output() {
+            if let Output::Snapshot { through, .. } = output {
+                tried.push(through);
+                machine.snapshot_failed();
+            }
+        }
+    }
+    let first = SNAPSHOT_EVERY_RECORDS;
+    assert_eq!(tried, [first, first + SNAPSHOT_RETRY_RECORDS, first + 2 * SNAPSHOT_RETRY_RECORDS]);
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Every bad input gets a typed error that names what was wrong and what is allowed.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
 use bytes::Bytes;
 use longwire_proto::codec::Encoding;
 use longwire_proto::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, RECORD_BYTES_MAX};
@@ -193,6 +196,18 @@ async fn pages_of_another_origin_may_not_connect() {
     }
 }
 
+/// Every file below a folder, by its path.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        match entry.file_type().unwrap().is_dir() {
+            true => found.extend(contents(&entry.path())),
+            false => drop(found.insert(entry.path(), std::fs::read(entry.path()).unwrap())),
+        }
+    }
+    found
+}
+
 #[test]
 fn the_command_line_says_what_keeps_it_from_serving() {
     let (folder, data) = folder();
@@ -228,4 +243,12 @@ fn the_command_line_says_what_keeps_it_from_serving() {
     assert!(open.contains("loopback"), "{open}");
     assert_eq!(std::fs::read(&file).unwrap(), b"x");
     assert!(broker.terminate());
+    // A folder of a newer version is refused, and left as it was.
+    let format = Path::new(data).join("FORMAT");
+    let newer = std::fs::read_to_string(&format).unwrap().replace("longwire-store 1", "longwire-store 2");
+    std::fs::write(&format, newer).unwrap();
+    let before = contents(Path::new(data));
+    let refused = serve(&["--listen", "127.0.0.1:0", "--data", data]);
+    assert!(refused.contains("format") && refused.contains('2'), "{refused}");
+    assert!(before == contents(Path::new(data)), "the folder was touched");
 }

@@ -309,7 +309,7 @@ impl Machine {
                 self.subscriptions.subscribed(&subscribed)
             }
             ServerFrame::Delivery(delivery) => self.subscriptions.delivery(delivery, bytes),
-            ServerFrame::SubscriptionEnded(ended) => self.subscriptions.ended(ended),
+            ServerFrame::SubscriptionEnded(ended) => self.subscriptions.ended(now, ended, &mut self.jitter),
             ServerFrame::SessionDescription(answer) => {
                 let session = Box::new(answer.session.unwrap_or_default());
                 self.answer(answer.request, Answer::Session(session));

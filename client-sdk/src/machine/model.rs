@@ -766,3 +766,29 @@ fn a_producer_that_the_broker_forgot_begins_again() {
     assert_eq!(world.broker.logs[SESSIONS[0]].records, ["2.0"]);
     assert_eq!(world.machine.unacknowledged(), 0);
 }
+
+#[test]
+fn a_subscription_that_ended_for_now_is_asked_for_again_on_the_same_connection() {
+    let mut world = world_with(0);
+    world.step(Step::ToBroker(99));
+    told(&mut world, subscribed("resumed"));
+    let mut error = Error::new(ErrorCode::StorageUnavailable, "reading failed").to_wire();
+    error.retry_after_ms = 700;
+    let ended = wire::SubscriptionEnded { subscription: 1, epoch: 2, next: 5, error: Some(error) };
+    assert!(told(&mut world, ServerFrame::SubscriptionEnded(ended)).is_empty());
+    let asked = |world: &World| {
+        world.to_broker.iter().any(|frame| match frame {
+            ToBroker::Frame(ClientFrame::Subscribe(subscribe)) => {
+                let again =
+                    subscribe.subscriptions.iter().find(|subscription| subscription.subscription == 1);
+                let position = Position { epoch: 2, offset: 5 }.to_string();
+                again.and_then(|again| again.from.clone()?.from) == Some(wire::from::From::Position(position))
+            }
+            _ => false,
+        })
+    };
+    world.step(Step::Advance(699));
+    assert!(!asked(&world));
+    world.step(Step::Advance(1));
+    assert!(asked(&world), "it resumes where it was");
+}

@@ -343,7 +343,12 @@ impl Subscriptions {
         }
     }
 
-    pub(crate) fn ended(&mut self, ended: wire::SubscriptionEnded) -> Result<(), Violation> {
+    pub(crate) fn ended(
+        &mut self,
+        now: Duration,
+        ended: wire::SubscriptionEnded,
+        jitter: &mut Jitter,
+    ) -> Result<(), Violation> {
         let number = ended.subscription;
         let Some(subscription) = self.all.get_mut(&number) else { return Ok(()) };
         let refusal = Refusal::from(ended.error);
@@ -356,11 +361,8 @@ impl Subscriptions {
                 self.end(number, None);
             }
             Some(ErrorCode::SessionDeleted) => self.end(number, Some(SubscriptionError::Deleted)),
-            // The goodbye follows; reading resumes on the next connection.
-            _ if refusal.retryable => {
-                subscription.phase = Phase::Wanted(Duration::MAX);
-                self.wanted.insert(number);
-            }
+            // Such as a read of the disk that failed, or a drain: reading resumes here, or on the next connection.
+            _ if refusal.retryable => self.refused(now, number, refusal, jitter),
             _ => self.end(number, Some(SubscriptionError::Refused(refusal))),
         }
         Ok(())

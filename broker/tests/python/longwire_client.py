@@ -598,10 +598,12 @@ class Subscription:
 
     async def _subscriptionEnded(self, fields):
         error = LongwireError(fields.get("error", {}))
-        # A broker that drains is about to say goodbye; the next connection takes the subscription up.
         if not error.retryable:
             await self._put([Event(error.code, fields)])
             self._finish(None)
+        elif error.code != "draining":
+            # A broker that drains says goodbye next, and the next connection takes the subscription up.
+            await self._refused(error)
 
     async def _refused(self, error):
         if error.retryable:

@@ -9,6 +9,7 @@ pub mod connection;
 pub mod driver;
 pub mod http;
 pub mod hub;
+pub mod page;
 pub mod request;
 pub mod server;
 pub mod store;

@@ -1,0 +1,291 @@
+// The broker's page: the sessions, and one of them, live. What others wrote reaches the document as text only.
+import { Client, randomId } from './client.js';
+import { ago, bodyText, visible } from './text.js';
+
+const PAGE = 200; // records, and sessions, of one reading
+const ROWS_MAX = 1_000; // rows in the document; the others are read again when they are scrolled to
+const CHARS_MAX = 4 << 20; // and characters in them
+const ROW_CHARS_MAX = 16 << 10; // characters of one row, until more of it is asked for
+const NEAR = 400; // pixels from an edge where the next records are read
+const LIST_EVERY_MS = 4_000;
+const LIST_MAX = 1_000; // sessions of which the list is kept fresh
+const SESSION = 10; // the kind of record that tells of a change of the session itself
+
+const $ = (id) => document.getElementById(id);
+const log = $('log');
+const producers = new Map(); // by session: they outlive the view
+let unsent = 0;
+let view = null;
+
+const url = `${location.origin.replace(/^http/, 'ws')}/v1/connect`;
+const client = new Client(url, { device: 'page', name: 'longwire-page/0.1', onState: showState });
+
+function element(name, className, text = '', ...children) {
+  const made = Object.assign(document.createElement(name), { className, textContent: visible(text) });
+  made.append(...children);
+  return made;
+}
+const button = (text, onclick) => Object.assign(element('button', '', text), { type: 'button', onclick });
+
+function showState() {
+  if (client.state === 'connecting') return; // what was last said of the connection stays true until it is known
+  const words = { waiting: 'No connection, trying again…', closed: `Stopped: ${client.error?.message}`, open: view?.state() ?? 'Connected' };
+  const text = visible(words[client.state]);
+  if ($('state').textContent !== text) $('state').textContent = text;
+  $('state').className = client.state;
+}
+
+function showTitle(title) {
+  $('title').textContent = visible(title);
+  document.title = title === 'Longwire' ? title : `${visible(title)} · Longwire`;
+}
+
+/** One open session. The document has the records `[first, next)`; `live` is the next that the broker will deliver. */
+class View {
+  rows = []; chars = 0; pending = new Map(); stick = true; lastTop = 0; epoch = null; start = 0; first = 0; next = 0; live = 0; over = '';
+
+  constructor(session) {
+    this.session = session;
+    if (!producers.has(session)) producers.set(session, client.producer(session));
+    this.producer = producers.get(session);
+    showTitle(session);
+    this.note('');
+    this.follow();
+    this.describe();
+  }
+  follow() {
+    const [begun, deliver, ended] = ['begun', 'deliver', 'ended'].map((name) => this[name].bind(this));
+    this.subscription = client.subscribe({ session: this.session, from: { last: PAGE }, begun, deliver, ended });
+  }
+  leave() {
+    this.subscription.cancel();
+    $('rows').replaceChildren();
+    $('pending').replaceChildren();
+  }
+  state() {
+    return this.over || (this.epoch === null ? 'Waiting' : this.live < this.subscription.end ? 'Catching up…' : 'Live');
+  }
+  note(text) { $('note').textContent = visible(text); }
+  async describe() {
+    const { session } = await client.ask('describeSession', { session: this.session }).catch(() => ({}));
+    if (view === this && session?.meta?.title) showTitle(session.meta.title);
+  }
+  begun({ outcome, exists, epoch = 0, start = 0, from = 0, gapFrom = 0 }) {
+    const same = exists && this.epoch === Number(epoch) && this.live === Number(from);
+    if (!same) this.reset(exists ? Number(epoch) : null, Number(from));
+    if (!exists) this.note('There is nothing in this session yet.');
+    else if (outcome === 'gap') this.note(`Records ${gapFrom} to ${from - 1} are no longer kept.`);
+    else if (outcome === 'epoch_changed') this.note('The session was made anew: this is another history.');
+    this.start = Number(start);
+    this.moved();
+  }
+  deliver(records, { epoch = 0, next }) {
+    if (this.epoch === null) this.note(''), this.reset(Number(epoch), 0);
+    // Who reads further up is not disturbed: what does not fit is read when it is scrolled to.
+    if (this.next === this.live && (this.stick || this.rows.length < ROWS_MAX)) this.append(records, Number(next));
+    this.live = Number(next);
+    for (const { id, producer, kind } of records) {
+      if (kind === SESSION) this.describe();
+      if (producer?.id === this.producer.id) this.pending.get(id)?.remove(), this.pending.delete(id);
+    }
+    this.moved();
+  }
+  ended(code, error) {
+    if (code === 'future_position') {
+      this.reset(null, 0);
+      this.follow();
+      return this.note('Records that were shown here are gone from the broker.');
+    }
+    const closed = code.endsWith('closed');
+    this.over = closed ? 'Closed' : code === 'session_deleted' ? 'Deleted' : 'Stopped';
+    this.note(closed ? 'The session is closed: it takes no more messages.' : error.message);
+    $('fields').disabled = true;
+    this.moved();
+  }
+  reset(epoch, offset) {
+    $('rows').replaceChildren();
+    Object.assign(this, { rows: [], chars: 0, epoch, first: offset, next: offset, live: offset, stick: true });
+  }
+  append(records, next) {
+    this.add(records, 'append', 'push');
+    this.next = next;
+    if (this.stick) this.trim('shift');
+  }
+  add(records, place, push) {
+    const made = records.map((record) => this.row(record));
+    $('rows')[place](...made.map(({ element }) => element));
+    this.rows[push](...made);
+    this.chars = this.rows.reduce((sum, { chars }) => sum + chars, 0);
+  }
+  /** Drops rows from one end, for as long as there are too many. */
+  trim(end) {
+    const before = this.rows.length;
+    while (this.rows.length > 1 && (this.rows.length > ROWS_MAX || this.chars > CHARS_MAX)) {
+      const dropped = this.rows[end]();
+      dropped.element.remove();
+      this.chars -= dropped.chars;
+    }
+    if (this.rows.length < before && end === 'pop') this.next = this.rows.at(-1).offset + 1;
+    if (this.rows.length < before && end === 'shift') this.first = this.rows[0].offset;
+  }
+  /** Changes the rows while what the reader sees stays where it is, seen from the end. */
+  still(change) {
+    const below = bottom();
+    change();
+    log.scrollTop = log.scrollHeight - log.clientHeight - below;
+  }
+  /** Reads on at one edge of what the document has. */
+  async read(older) {
+    const { session, epoch, first, next, live } = this;
+    const until = older ? first : Math.min(next + PAGE, live);
+    this.busy = true;
+    try {
+      const found = older ? client.readBefore(session, epoch, first, PAGE) : client.readRange(session, epoch, next, until);
+      const records = await found;
+      this.busy = false;
+      if (view !== this || this.epoch !== epoch || (older ? this.first !== first : this.next !== next)) return;
+      if (older) {
+        this.still(() => this.add(records, 'prepend', 'unshift'));
+        if (records.length) this.first = records[0].offset;
+        else this.start = first; // nothing is kept before it
+        this.trim('pop');
+      } else {
+        this.append(records, records.length ? records.at(-1).offset + 1 : until);
+        this.still(() => this.trim('shift'));
+      }
+      this.moved();
+    } catch (error) {
+      this.busy = false; // scrolling on tries again
+      this.note(error.message);
+    }
+  }
+  /** The rows, or the place among them, changed: keeps to the end, or reads what the reader is about to need. */
+  moved() {
+    if (view !== this) return;
+    if (this.stick) log.scrollTop = log.scrollHeight;
+    this.lastTop = log.scrollTop;
+    $('jump').hidden = this.stick;
+    showState();
+    if (this.busy || this.epoch === null) return;
+    if (this.next < this.live && (this.stick || bottom() < NEAR)) this.read(false);
+    else if (log.scrollTop < NEAR && this.first > this.start) this.read(true);
+  }
+  scrolled() {
+    const up = log.scrollTop < this.lastTop;
+    if (up && bottom() > 4) this.stick = false;
+    else if (!up && bottom() < 40 && this.next >= this.live) this.stick = true;
+    this.moved();
+  }
+  /** To the end, which is read anew when it is not in the document. */
+  jump() {
+    const { epoch, start, next, live } = this;
+    if (next < live) this.reset(epoch, Math.max(start, live - PAGE)), (this.live = live);
+    this.stick = true;
+    this.moved();
+  }
+  row({ offset, sender = {}, producer, headers = {}, kind = 0, type, timeMs, ...body }) {
+    const stream = ['stdout', 'stderr'].find((name) => name === headers['longwire-stream']);
+    const exit = type === 'longwire.exit';
+    const said = !stream && !exit && kind !== SESSION;
+    const mine = producer?.id === this.producer.id;
+    const by = mine ? ['You'] : [sender.principal, sender.device, sender.via && `via ${sender.via}`];
+    const text = visible(kind === SESSION ? 'The session was changed.' : bodyText(body));
+    const shown = element('span', 'text', text.slice(0, ROW_CHARS_MAX));
+    const block = element('div', '', '', shown);
+    if (said) block.prepend(element('span', 'who', [...by, kind && `kind ${kind}`, type].filter(Boolean).join(' · ')));
+    const rest = button(`Show all ${text.length} characters`, () => (rest.remove(), (shown.textContent = text)));
+    if (text.length > ROW_CHARS_MAX) block.append(rest);
+    const time = new Date(Number(timeMs));
+    const clock = element('time', '', time.toLocaleTimeString([], { hourCycle: 'h23' }));
+    clock.title = time.toLocaleString();
+    const row = element('li', `row ${said ? 'said' : stream ?? 'event'} ${mine ? 'mine' : ''}`, '', clock, block);
+    if (exit && headers['longwire-exit-status'] !== '0') row.classList.add('failed');
+    row.dataset.offset = offset;
+    return { element: row, offset, chars: text.length };
+  }
+  send(text) {
+    const id = randomId();
+    const { element: row } = this.row({ text, timeMs: Date.now(), producer: this.producer });
+    const say = (...words) => row.querySelector('.who').replaceChildren(...words);
+    const publish = async () => {
+      say('You · sending…');
+      row.classList.remove('failed');
+      unsent++;
+      try {
+        await this.producer.publish([{ id, text }]);
+        say('You · saved');
+      } catch (error) {
+        row.classList.add('failed');
+        say(visible(`Not sent: ${error.message} `), button('Send again', publish));
+      }
+      unsent--;
+    };
+    this.pending.set(id, row);
+    $('pending').append(row);
+    publish();
+    this.jump();
+  }
+}
+
+const bottom = () => log.scrollHeight - log.scrollTop - log.clientHeight;
+
+let listed = { count: 0, after: '', ticket: 0 };
+async function list(more = false) {
+  const ticket = ++listed.ticket;
+  const wish = more ? { after: listed.after, limit: PAGE } : { limit: Math.max(PAGE, listed.count) };
+  const found = await client.ask('listSessions', { prefix: $('prefix').value, ...wish }).catch(() => null);
+  if (!found || ticket !== listed.ticket || view) return;
+  const items = (found.sessions ?? []).map(({ session, meta, start = 0, end = 0, lastTimeMs = 0, closed }) => {
+    const count = `${(end - start).toLocaleString()} record${end - start === 1 ? '' : 's'}`;
+    const link = element('a', '', '', element('b', '', meta?.title || session), element('span', '', ago(Number(lastTimeMs))),
+      element('code', '', meta?.title && session), element('span', '', closed ? `closed · ${count}` : count));
+    link.href = `#/s/${session}`;
+    return element('li', '', '', link);
+  });
+  const focused = document.activeElement.hash;
+  $('sessions')[more ? 'append' : 'replaceChildren'](...items);
+  [...$('sessions').querySelectorAll('a')].find(({ hash }) => hash === focused)?.focus();
+  Object.assign(listed, { count: $('sessions').children.length, after: found.nextAfter ?? '' });
+  $('more').hidden = !listed.after;
+  $('empty').hidden = listed.count > 0;
+}
+
+function route() {
+  view?.leave();
+  const [, session] = /^#\/s\/([\w.~/-]+)$/.exec(location.hash) ?? [];
+  view = null;
+  $('list').hidden = Boolean(session);
+  log.hidden = $('send').hidden = !session;
+  $('fields').disabled = false;
+  showTitle('Longwire');
+  if (session) view = new View(session);
+  else list();
+  showState();
+}
+
+const on = (target, name, then) => target.addEventListener(name, then);
+on($('send'), 'submit', (event) => {
+  event.preventDefault();
+  if ($('message').value.trim()) view.send($('message').value);
+  $('message').value = '';
+  $('message').rows = 1;
+});
+on($('message'), 'input', ({ target }) => (target.rows = Math.min(8, target.value.split('\n').length)));
+on($('message'), 'keydown', (event) => {
+  // On a phone Enter begins a line: there is a button to send.
+  if (event.key !== 'Enter' || event.shiftKey || event.isComposing || matchMedia('(pointer: coarse)').matches) return;
+  event.preventDefault();
+  $('send').requestSubmit();
+});
+on($('jump'), 'click', () => view.jump());
+on($('more'), 'click', () => list(true));
+on($('prefix'), 'input', () => ((listed.count = 0), list()));
+on(log, 'scroll', () => view?.scrolled());
+new ResizeObserver(() => view?.moved()).observe(log);
+const idle = () => view || document.hidden || client.state !== 'open' || listed.count > LIST_MAX;
+setInterval(() => idle() || list(), LIST_EVERY_MS);
+for (const name of ['visibilitychange', 'online', 'pageshow']) on(window, name, () => document.hidden || client.check());
+on(window, 'hashchange', route);
+on(window, 'beforeunload', (event) => unsent && event.preventDefault());
+route();
+client.connect();

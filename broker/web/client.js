@@ -7,7 +7,6 @@ const PAUSE_MS = 1_000; // before a broker is asked again for what it got wrong,
 const WINDOW_BYTES = 256 << 10; // of records on their way to one subscription
 const READ_CHARS_MAX = 2 << 20; // of bodies that the reading of one range holds
 const PUBLISHES_WAITING_MAX = 64; // of one producer; one more is refused rather than forgotten
-
 /** What the broker, or this client, says against something. Go by `code`; `retryable`: it can succeed later. */
 export class WireError extends Error {
   constructor({ code, message, retryable = false, retryAfterMs = 0, field = '' }) {
@@ -17,18 +16,14 @@ export class WireError extends Error {
 }
 const fail = (code, message) => new WireError({ code, message });
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-
 /** The text of a position. */
 export const position = (epoch, offset) => [epoch, offset].map((part) => String(part).padStart(16, '0')).join('_');
-
 /** Full jitter. */
 export const backoffMs = (attempt, random = Math.random) =>
   random() * Math.min(RECONNECT_MOST_MS, RECONNECT_FIRST_MS * 2 ** Math.min(attempt, 20));
-
 /** A short id that nobody else has. (`randomUUID` exists in secure contexts only.) */
 export const randomId = () =>
   Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
-
 /** How far a session was read: what to ask for next, and whether what comes joins what came. It knows no connection. */
 export class Cursor {
   constructor(from) { Object.assign(this, { from, epoch: 0, next: null }); }
@@ -53,7 +48,6 @@ export class Cursor {
   }
   took({ epoch = 0, next = 0 }) { Object.assign(this, { epoch: Number(epoch), next: Number(next) }); }
 }
-
 /**
  * One device of a principal. From `connect` to `close` it keeps a connection, and takes everything up again on the next.
  * `onState(state)`: `connecting`, `open`, `waiting` (for the next try), `closed` (for good; `error` says why).
@@ -61,11 +55,9 @@ export class Cursor {
 export class Client {
   #socket = null; #timers = {}; #attempt = 0; #number = 0; #opened = [];
   #requests = new Map(); #subscriptions = new Map();
-
   constructor(url, { device = '', name = 'longwire-js/0.1', onState = () => {} } = {}) {
     Object.assign(this, { url, device, name, onState, state: 'connecting', welcome: null, error: null });
   }
-
   connect() {
     this.#drop('connecting');
     const socket = (this.#socket = new WebSocket(this.url, ['longwire.v1.json']));
@@ -85,20 +77,17 @@ export class Client {
       if (this.welcome) this.#after('silence', 2 * Number(this.welcome.heartbeatMs), () => this.#lost());
     });
   }
-
   /** Call it when the device may have slept or changed its network: proves the connection, or replaces it at once. */
   check() {
     if (this.state === 'open') this.#send('ping', { token: 1 }), this.#after('check', CHECK_MS, () => this.#lost());
     if (this.state === 'connecting') this.#after('silence', CHECK_MS, () => this.#lost());
     if (this.state === 'waiting') this.connect();
   }
-
   close(error = fail('closed', 'the client was closed')) {
     this.error = error;
     this.#drop('closed');
     for (const subscription of this.#subscriptions.values()) this.#end(subscription, error.code, error);
   }
-
   /** One request on one connection. Rejects with `disconnected` when that ends before the answer. */
   async request(kind, fields) {
     while (this.state !== 'open') {
@@ -112,23 +101,18 @@ export class Client {
     this.#socket.send(frame);
     return new Promise((resolve, reject) => this.#requests.set(request, { resolve, reject }));
   }
-
   /** A request that may be carried out twice without harm: repeated until it is answered. */
   async ask(kind, fields) {
     for (let attempt = 0; ; attempt++) {
-      try {
-        return await this.request(kind, fields);
-      } catch (error) {
-        if (!error.retryable) throw error;
-        if (error.code !== 'disconnected') await sleep(error.retryAfterMs || backoffMs(attempt));
-      }
+      const refused = await this.request(kind, fields).then((answer) => ({ answer }), (error) => error);
+      if (refused.answer) return refused.answer;
+      if (!refused.retryable) throw refused;
+      if (refused.code !== 'disconnected') await sleep(refused.retryAfterMs || backoffMs(attempt));
     }
   }
-
   /**
-   * Reads a session, across any number of connections. `deliver(records, frame)` gets every record once, in order; the
-   * broker is given credit when what it returns has settled. `begun(frame)` gets each `subscribed`; `ended(code, error)`
-   * comes last, unless `cancel` did.
+   * Reads a session, across any number of connections. `deliver(records, frame)` gets every record once, in order, and
+   * credit is given when what it returns has settled. `begun(frame)` gets each `subscribed`; `ended(code, error)` is last.
    */
   subscribe({ session, from, windowBytes = WINDOW_BYTES, deliver, begun = () => {}, ended = () => {} }) {
     const number = ++this.#number;
@@ -141,12 +125,8 @@ export class Client {
     if (this.state === 'open') this.#begin([subscription]);
     return subscription;
   }
-
   /** At most `limit` records before an offset. The broker reads forwards only, so this begins early and stops there. */
-  readBefore(session, epoch, offset, limit) {
-    return this.readRange(session, epoch, Math.max(0, offset - limit), offset, true);
-  }
-
+  readBefore(session, epoch, next, limit) { return this.readRange(session, epoch, Math.max(0, next - limit), next, true); }
   /** The retained records of `[from, next)`; of more than memory should hold, the first ones, or the `last`. */
   readRange(session, epoch, from, next, last = false) {
     if (from >= next) return Promise.resolve([]);
@@ -166,17 +146,11 @@ export class Client {
         if (Number(frame.next) >= next || (!last && chars > READ_CHARS_MAX)) end(resolve, found);
       };
       const ended = (code, error) => reject(error);
-      const windowBytes = WINDOW_BYTES / 4;
-      const reading = this.subscribe({ session, from: { offset: from }, windowBytes, begun, deliver, ended });
+      const reading = this.subscribe({ session, from: { offset: from }, begun, deliver, ended });
     });
   }
-
   producer(session) { return new Producer(this, session); }
-
-  #after(name, ms, then) {
-    clearTimeout(this.#timers[name]);
-    this.#timers[name] = setTimeout(then, ms);
-  }
+  #after(name, ms, then) { clearTimeout(this.#timers[name]), (this.#timers[name] = setTimeout(then, ms)); }
   #enter(state) {
     this.state = state;
     this.onState(state);
@@ -209,7 +183,6 @@ export class Client {
     const still = () => socket === this.#socket && this.#subscriptions.has(subscription.number);
     setTimeout(() => still() && this.#begin([subscription]), error.retryAfterMs || PAUSE_MS);
   }
-
   #take(kind, fields) {
     const subscription = this.#subscriptions.get(fields.subscription);
     const answer = this.#requests.get(Number(fields.request ?? 0));
@@ -221,41 +194,34 @@ export class Client {
       this.#begin([...this.#subscriptions.values()]);
       this.#enter('open');
     } else if (kind === 'goodbye') {
-      if (error.retryable) this.#lost(Number(fields.reconnectAfterMs ?? 0));
-      else this.close(error);
+      error.retryable ? this.#lost(Number(fields.reconnectAfterMs ?? 0)) : this.close(error);
     } else if (kind === 'delivery' && subscription) {
       const taken = subscription.deliver(subscription.cursor.delivery(fields), fields);
       subscription.cursor.took(fields);
-      const { subscription: number, next } = fields;
-      Promise.resolve(taken).then(() => this.#send('credit', { subscription: number, consumedThrough: next }));
+      const credit = { subscription: subscription.number, consumedThrough: fields.next };
+      Promise.resolve(taken).then(() => this.#send('credit', credit));
     } else if (kind === 'subscribed' && subscription) {
       subscription.end = Number(fields.end ?? 0);
-      if (subscription.cursor.subscribed(fields)) subscription.begun(fields);
-      else this.#end(subscription, fields.outcome);
+      subscription.cursor.subscribed(fields) ? subscription.begun(fields) : this.#end(subscription, fields.outcome);
     } else if (kind === 'heartbeat') {
-      for (const { subscription, end = 0 } of fields.ends ?? []) {
-        Object.assign(this.#subscriptions.get(subscription) ?? {}, { end: Number(end) });
-      }
+      for (const ends of fields.ends ?? []) Object.assign(this.#subscriptions.get(ends.subscription) ?? {}, { end: +ends.end });
     } else if ((kind === 'subscriptionEnded' || kind === 'refused') && subscription) {
       this.#end(subscription, error.code, error);
     } else if (answer && ['published', 'done', 'sessionDescription', 'sessionList', 'refused'].includes(kind)) {
       this.#requests.delete(Number(fields.request));
-      if (error) answer.reject(error);
-      else answer.resolve(fields);
+      error ? answer.reject(error) : answer.resolve(fields);
     }
   }
 }
-
 /** Publishes to one session, in order, one at a time: what is not answered is sent again under the same sequence. */
 class Producer {
   #waiting = [];
   constructor(client, session) { Object.assign(this, { client, session, id: randomId(), sequence: 0 }); }
   /** Resolves to the `published`, once the records are on disk; rejects when they never will be. */
   publish(records) {
-    if (this.#waiting.length >= PUBLISHES_WAITING_MAX) return Promise.reject(fail('overloaded', 'too much waits to be sent'));
-    return new Promise((resolve, reject) => {
-      if (this.#waiting.push({ records, resolve, reject }) === 1) this.#run();
-    });
+    const full = this.#waiting.length >= PUBLISHES_WAITING_MAX;
+    if (full) return Promise.reject(fail('overloaded', 'too much waits to be sent'));
+    return new Promise((resolve, reject) => this.#waiting.push({ records, resolve, reject }) === 1 && this.#run());
   }
   async #run() {
     for (; this.#waiting.length; this.#waiting.shift()) {

@@ -1,6 +1,6 @@
 // The broker's page: the sessions, and one of them, live. What others wrote reaches the document as text only.
 import { Client, randomId } from './client.js';
-import { ago, bodyText, visible } from './text.js';
+import { bodyText, visible } from './text.js';
 
 const PAGE = 200; // records, and sessions, of one reading
 const ROWS_MAX = 1_000; // rows in the document; the others are read again when they are scrolled to
@@ -14,61 +14,50 @@ const SESSION = 10; // the kind of record that tells of a change of the session 
 const $ = (id) => document.getElementById(id);
 const log = $('log');
 const producers = new Map(); // by session: they outlive the view
-let unsent = 0;
-let view = null;
-
+let [unsent, view] = [0, null];
 const url = `${location.origin.replace(/^http/, 'ws')}/v1/connect`;
 const client = new Client(url, { device: 'page', name: 'longwire-page/0.1', onState: showState });
 
 function element(name, className, text = '', ...children) {
   const made = Object.assign(document.createElement(name), { className, textContent: visible(text) });
-  made.append(...children);
-  return made;
+  return made.append(...children), made;
 }
 const button = (text, onclick) => Object.assign(element('button', '', text), { type: 'button', onclick });
 
 function showState() {
   if (client.state === 'connecting') return; // what was last said of the connection stays true until it is known
-  const words = { waiting: 'No connection, trying again…', closed: `Stopped: ${client.error?.message}`, open: view?.state() ?? 'Connected' };
+  const open = view?.state() ?? 'Connected';
+  const words = { waiting: 'No connection, trying again…', closed: `Stopped: ${client.error?.message}`, open };
   const text = visible(words[client.state]);
-  if ($('state').textContent !== text) $('state').textContent = text;
+  if ($('state').textContent !== text) $('state').textContent = text; // said aloud once
   $('state').className = client.state;
 }
-
 function showTitle(title) {
-  $('title').textContent = visible(title);
   document.title = title === 'Longwire' ? title : `${visible(title)} · Longwire`;
+  $('title').textContent = visible(title);
 }
-
 /** One open session. The document has the records `[first, next)`; `live` is the next that the broker will deliver. */
 class View {
-  rows = []; chars = 0; pending = new Map(); stick = true; lastTop = 0; epoch = null; start = 0; first = 0; next = 0; live = 0; over = '';
-
+  pending = new Map(); start = 0; lastTop = 0; over = '';
   constructor(session) {
     this.session = session;
-    if (!producers.has(session)) producers.set(session, client.producer(session));
-    this.producer = producers.get(session);
+    this.producer = producers.get(session) ?? client.producer(session);
+    producers.set(session, this.producer);
     showTitle(session);
     this.note('');
-    this.follow();
+    this.reset(null, 0);
     this.describe();
-  }
-  follow() {
     const [begun, deliver, ended] = ['begun', 'deliver', 'ended'].map((name) => this[name].bind(this));
-    this.subscription = client.subscribe({ session: this.session, from: { last: PAGE }, begun, deliver, ended });
+    this.subscription = client.subscribe({ session, from: { last: PAGE }, begun, deliver, ended });
   }
-  leave() {
-    this.subscription.cancel();
-    $('rows').replaceChildren();
-    $('pending').replaceChildren();
-  }
+  leave() { this.subscription.cancel(), $('pending').replaceChildren(); }
   state() {
     return this.over || (this.epoch === null ? 'Waiting' : this.live < this.subscription.end ? 'Catching up…' : 'Live');
   }
   note(text) { $('note').textContent = visible(text); }
   async describe() {
-    const { session } = await client.ask('describeSession', { session: this.session }).catch(() => ({}));
-    if (view === this && session?.meta?.title) showTitle(session.meta.title);
+    const found = await client.ask('describeSession', { session: this.session }).catch(() => null);
+    if (view === this && found?.session.meta?.title) showTitle(found.session.meta.title);
   }
   begun({ outcome, exists, epoch = 0, start = 0, from = 0, gapFrom = 0 }) {
     const same = exists && this.epoch === Number(epoch) && this.live === Number(from);
@@ -84,27 +73,23 @@ class View {
     // Who reads further up is not disturbed: what does not fit is read when it is scrolled to.
     if (this.next === this.live && (this.stick || this.rows.length < ROWS_MAX)) this.append(records, Number(next));
     this.live = Number(next);
-    for (const { id, producer, kind } of records) {
-      if (kind === SESSION) this.describe();
+    if (records.some(({ kind }) => kind === SESSION)) this.describe();
+    for (const { id, producer } of records) {
       if (producer?.id === this.producer.id) this.pending.get(id)?.remove(), this.pending.delete(id);
     }
     this.moved();
   }
   ended(code, error) {
-    if (code === 'future_position') {
-      this.reset(null, 0);
-      this.follow();
-      return this.note('Records that were shown here are gone from the broker.');
-    }
     const closed = code.endsWith('closed');
+    const gone = code === 'future_position' && 'Records that were shown here are gone from the broker: reload the page.';
     this.over = closed ? 'Closed' : code === 'session_deleted' ? 'Deleted' : 'Stopped';
-    this.note(closed ? 'The session is closed: it takes no more messages.' : error.message);
+    this.note(gone || (closed ? 'The session is closed: it takes no more messages.' : error.message));
     $('fields').disabled = true;
     this.moved();
   }
-  reset(epoch, offset) {
+  reset(epoch, offset, live = offset) {
     $('rows').replaceChildren();
-    Object.assign(this, { rows: [], chars: 0, epoch, first: offset, next: offset, live: offset, stick: true });
+    Object.assign(this, { rows: [], chars: 0, epoch, first: offset, next: offset, live, stick: true });
   }
   append(records, next) {
     this.add(records, 'append', 'push');
@@ -119,14 +104,12 @@ class View {
   }
   /** Drops rows from one end, for as long as there are too many. */
   trim(end) {
-    const before = this.rows.length;
     while (this.rows.length > 1 && (this.rows.length > ROWS_MAX || this.chars > CHARS_MAX)) {
-      const dropped = this.rows[end]();
-      dropped.element.remove();
-      this.chars -= dropped.chars;
+      const { element: dropped, offset, chars } = this.rows[end]();
+      dropped.remove();
+      this.chars -= chars;
+      end === 'pop' ? (this.next = offset) : (this.first = offset + 1);
     }
-    if (this.rows.length < before && end === 'pop') this.next = this.rows.at(-1).offset + 1;
-    if (this.rows.length < before && end === 'shift') this.first = this.rows[0].offset;
   }
   /** Changes the rows while what the reader sees stays where it is, seen from the end. */
   still(change) {
@@ -137,26 +120,24 @@ class View {
   /** Reads on at one edge of what the document has. */
   async read(older) {
     const { session, epoch, first, next, live } = this;
-    const until = older ? first : Math.min(next + PAGE, live);
     this.busy = true;
     try {
-      const found = older ? client.readBefore(session, epoch, first, PAGE) : client.readRange(session, epoch, next, until);
-      const records = await found;
-      this.busy = false;
-      if (view !== this || this.epoch !== epoch || (older ? this.first !== first : this.next !== next)) return;
-      if (older) {
+      const until = Math.min(next + PAGE, live);
+      const records = await (older ? client.readBefore(session, epoch, first, PAGE) : client.readRange(session, epoch, next, until));
+      const fits = view === this && this.epoch === epoch && (older ? this.first === first : this.next === next);
+      if (fits && older) {
         this.still(() => this.add(records, 'prepend', 'unshift'));
-        if (records.length) this.first = records[0].offset;
-        else this.start = first; // nothing is kept before it
+        this.first = records[0]?.offset ?? (this.start = first); // nothing is kept before it
         this.trim('pop');
-      } else {
-        this.append(records, records.length ? records.at(-1).offset + 1 : until);
+      } else if (fits) {
+        this.append(records, (records.at(-1)?.offset ?? until - 1) + 1);
         this.still(() => this.trim('shift'));
       }
+      this.busy = false;
       this.moved();
     } catch (error) {
       this.busy = false; // scrolling on tries again
-      this.note(error.message);
+      if (view === this) this.note(error.message);
     }
   }
   /** The rows, or the place among them, changed: keeps to the end, or reads what the reader is about to need. */
@@ -179,7 +160,7 @@ class View {
   /** To the end, which is read anew when it is not in the document. */
   jump() {
     const { epoch, start, next, live } = this;
-    if (next < live) this.reset(epoch, Math.max(start, live - PAGE)), (this.live = live);
+    if (next < live) this.reset(epoch, Math.max(start, live - PAGE), live);
     this.stick = true;
     this.moved();
   }
@@ -207,18 +188,15 @@ class View {
     const id = randomId();
     const { element: row } = this.row({ text, timeMs: Date.now(), producer: this.producer });
     const say = (...words) => row.querySelector('.who').replaceChildren(...words);
-    const publish = async () => {
-      say('You · sending…');
+    const refused = ({ message }) => {
+      row.classList.add('failed');
+      say(visible(`Not sent: ${message} `), button('Send again', publish));
+    };
+    const publish = () => {
       row.classList.remove('failed');
+      say('You · sending…');
       unsent++;
-      try {
-        await this.producer.publish([{ id, text }]);
-        say('You · saved');
-      } catch (error) {
-        row.classList.add('failed');
-        say(visible(`Not sent: ${error.message} `), button('Send again', publish));
-      }
-      unsent--;
+      this.producer.publish([{ id, text }]).then(() => say('You · saved'), refused).finally(() => unsent--);
     };
     this.pending.set(id, row);
     $('pending').append(row);
@@ -226,49 +204,42 @@ class View {
     this.jump();
   }
 }
-
 const bottom = () => log.scrollHeight - log.scrollTop - log.clientHeight;
-
 let listed = { count: 0, after: '', ticket: 0 };
 async function list(more = false) {
   const ticket = ++listed.ticket;
-  const wish = more ? { after: listed.after, limit: PAGE } : { limit: Math.max(PAGE, listed.count) };
-  const found = await client.ask('listSessions', { prefix: $('prefix').value, ...wish }).catch(() => null);
+  const wish = { prefix: $('prefix').value, after: more ? listed.after : '', limit: more ? PAGE : Math.max(PAGE, listed.count) };
+  const found = await client.ask('listSessions', wish).catch(() => null);
   if (!found || ticket !== listed.ticket || view) return;
   const items = (found.sessions ?? []).map(({ session, meta, start = 0, end = 0, lastTimeMs = 0, closed }) => {
     const count = `${(end - start).toLocaleString()} record${end - start === 1 ? '' : 's'}`;
-    const link = element('a', '', '', element('b', '', meta?.title || session), element('span', '', ago(Number(lastTimeMs))),
-      element('code', '', meta?.title && session), element('span', '', closed ? `closed · ${count}` : count));
-    link.href = `#/s/${session}`;
-    return element('li', '', '', link);
+    const words = [['b', meta?.title || session], ['span', new Date(Number(lastTimeMs)).toLocaleString()],
+      ['code', meta?.title && session], ['span', closed ? `closed · ${count}` : count]];
+    const link = element('a', '', '', ...words.map(([name, text]) => element(name, '', text)));
+    return element('li', '', '', Object.assign(link, { href: `#/s/${session}` }));
   });
   const focused = document.activeElement.hash;
   $('sessions')[more ? 'append' : 'replaceChildren'](...items);
   [...$('sessions').querySelectorAll('a')].find(({ hash }) => hash === focused)?.focus();
   Object.assign(listed, { count: $('sessions').children.length, after: found.nextAfter ?? '' });
-  $('more').hidden = !listed.after;
-  $('empty').hidden = listed.count > 0;
+  [$('more').hidden, $('empty').hidden] = [!listed.after, listed.count > 0];
 }
 
 function route() {
   view?.leave();
   const [, session] = /^#\/s\/([\w.~/-]+)$/.exec(location.hash) ?? [];
-  view = null;
+  view = session ? new View(session) : null;
   $('list').hidden = Boolean(session);
   log.hidden = $('send').hidden = !session;
   $('fields').disabled = false;
-  showTitle('Longwire');
-  if (session) view = new View(session);
-  else list();
+  if (!session) showTitle('Longwire'), list();
   showState();
 }
-
 const on = (target, name, then) => target.addEventListener(name, then);
 on($('send'), 'submit', (event) => {
   event.preventDefault();
   if ($('message').value.trim()) view.send($('message').value);
-  $('message').value = '';
-  $('message').rows = 1;
+  Object.assign($('message'), { value: '', rows: 1 });
 });
 on($('message'), 'input', ({ target }) => (target.rows = Math.min(8, target.value.split('\n').length)));
 on($('message'), 'keydown', (event) => {
@@ -282,10 +253,9 @@ on($('more'), 'click', () => list(true));
 on($('prefix'), 'input', () => ((listed.count = 0), list()));
 on(log, 'scroll', () => view?.scrolled());
 new ResizeObserver(() => view?.moved()).observe(log);
-const idle = () => view || document.hidden || client.state !== 'open' || listed.count > LIST_MAX;
-setInterval(() => idle() || list(), LIST_EVERY_MS);
+setInterval(() => view || document.hidden || client.state !== 'open' || listed.count > LIST_MAX || list(), LIST_EVERY_MS);
 for (const name of ['visibilitychange', 'online', 'pageshow']) on(window, name, () => document.hidden || client.check());
-on(window, 'hashchange', route);
 on(window, 'beforeunload', (event) => unsent && event.preventDefault());
+on(window, 'hashchange', route);
 route();
 client.connect();

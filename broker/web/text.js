@@ -12,11 +12,6 @@ export const visible = (text) =>
 /** A record's body; what is no UTF-8 as replacement characters. */
 export function bodyText({ text = '', data }) {
   if (data === undefined) return text;
-  return new TextDecoder('utf-8', { ignoreBOM: true }).decode(Uint8Array.from(atob(data), (char) => char.charCodeAt(0)));
-}
-
-export function ago(ms, now = Date.now()) {
-  const seconds = Math.max(0, (now - ms) / 1000);
-  const [unit, length] = [['d', 86_400], ['h', 3_600], ['min', 60]].find(([, length]) => seconds >= length) ?? [];
-  return unit ? `${Math.floor(seconds / length)} ${unit} ago` : 'just now';
+  const bytes = Uint8Array.from(atob(data), (char) => char.charCodeAt(0));
+  return new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes);
 }

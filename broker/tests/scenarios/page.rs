@@ -82,6 +82,16 @@ fn session(url: &str, id: &str) -> Session {
     client.session(id).unwrap()
 }
 
+#[test]
+fn what_the_client_decides_by_itself_is_right() {
+    if !browser_is_there() {
+        return;
+    }
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/client.test.mjs");
+    let output = std::process::Command::new("node").arg("--test").arg(tests).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_follows_a_command_over_two_kills_of_the_broker() {
     const ROUNDS: usize = 3;

@@ -1,4 +1,4 @@
-//! The HTTP side of the one port: health, metrics, and the upgrade to WebSocket (RFC 6455, section 4.2).
+//! The HTTP side of the one port: health, metrics, the page, and the upgrade to WebSocket (RFC 6455, section 4.2).
 
 use std::sync::Arc;
 
@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::connection::{ConnectionContext, serve};
 use crate::store::Health;
 use crate::transport::websocket::accept;
+use crate::web_page;
 
 /// The path that is upgraded to WebSocket.
 pub const CONNECT_PATH: &str = "/v1/connect";
@@ -45,12 +46,12 @@ pub struct SocketPermit(pub Arc<OwnedSemaphorePermit>);
 
 /// The routes of the port.
 pub fn router(context: Arc<HttpContext>) -> Router {
-    Router::new()
+    let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .route(CONNECT_PATH, any(connect))
-        .with_state(context)
+        .route(CONNECT_PATH, any(connect));
+    web_page::routes(router).with_state(context)
 }
 
 async fn ready(State(context): State<Arc<HttpContext>>) -> (StatusCode, String) {

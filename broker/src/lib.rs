@@ -18,3 +18,4 @@ pub mod store;
 pub mod subscription;
 pub mod tail;
 pub mod transport;
+pub mod web_page;

@@ -95,7 +95,7 @@ pub(crate) async fn run(args: RunArgs, context: Context) -> anyhow::Result<ExitC
         }
     };
     let driver = tokio::spawn(driver);
-    announce(&id, context.json);
+    announce(&id, &context);
     let leftovers = spool.leftovers(&context, &own);
     let title = args.title.map(|title| tokio::spawn(describe(session.clone(), title)));
 
@@ -116,12 +116,23 @@ pub(crate) async fn run(args: RunArgs, context: Context) -> anyhow::Result<ExitC
     Ok(ExitCode::from(ending.shell_status()))
 }
 
-fn announce(id: &SessionId, json: bool) {
-    if json {
-        eprintln!("{}", serde_json::json!({ "event": "running", "session": id.as_str() }));
+fn announce(id: &SessionId, context: &Context) {
+    let page = page_link(&context.url, id);
+    if context.json {
+        eprintln!("{}", serde_json::json!({ "event": "running", "session": id.as_str(), "page": page }));
     } else {
         eprintln!("longwire: watch with `longwire tail {id} --from start`");
+        eprintln!("longwire: or in a browser: {page}");
     }
+}
+
+/// The broker's page about a session. A path of the URL is where the WebSocket is, not the page.
+fn page_link(url: &str, id: &SessionId) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("ws", url));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let scheme = if scheme == "wss" { "https" } else { "http" };
+    format!("{scheme}://{host}/#/s/{id}")
 }
 
 async fn describe(session: Session, title: String) {
@@ -144,5 +155,19 @@ async fn finish(client: &Client, session: &Session, ending: &Ending, close: bool
             "longwire: the session was not closed; do it with `longwire session close {}`",
             session.id()
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_link_leads_to_the_page_of_the_broker() {
+        let id = SessionId::parse("acme/build/42").unwrap();
+        let link = |url| page_link(url, &id);
+        assert_eq!(link("ws://127.0.0.1:8700"), "http://127.0.0.1:8700/#/s/acme/build/42");
+        assert_eq!(link("wss://user:secret@host/"), "https://host/#/s/acme/build/42");
+        assert_eq!(link("ws://[::1]:8700/v1/connect"), "http://[::1]:8700/#/s/acme/build/42");
     }
 }

@@ -76,6 +76,7 @@ fn announce(address: SocketAddr, json: bool) {
         return;
     }
     println!("longwire {} is ready", env!("CARGO_PKG_VERSION"));
+    println!("  Page       http://{address}/");
     println!("  WebSocket  {url}{CONNECT_PATH}");
     println!("  Health     http://{address}/healthz, /readyz and /metrics");
     println!("  Try        longwire --url {url} run demo -- date");

@@ -8,6 +8,7 @@ mod drain;
 mod hostile;
 mod kill9;
 mod outbox;
+mod page;
 mod protocol;
 mod python;
 mod residency;

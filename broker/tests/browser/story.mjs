@@ -1,0 +1,191 @@
+// The broker's page in a real browser. `story.mjs STORY URL …` drives it, prints a line wherever the test has something
+// to do meanwhile, and ends with `ok`, or with what was wrong. Nothing waits for a time: every wait is for an event, and
+// its time is only what a machine may take for it.
+import { createRequire } from 'node:module';
+import process from 'node:process';
+import readline from 'node:readline';
+
+const { chromium } = createRequire(`${process.env.LONGWIRE_TEST_BROWSER}/`)('playwright-core');
+const PATIENCE_MS = 60_000;
+// Without these Chromium asks its maker's hosts for this and that.
+const ARGUMENTS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
+const PHONE = { viewport: { width: 390, height: 844 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true };
+
+const input = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+const say = (line) => console.log(line);
+/** Waits until the test has done its part. */
+const told = async () => (await input.next()).value;
+
+function check(holds, what) {
+  if (!holds) throw new Error(what);
+}
+
+const texts = (page) => page.$$eval('#rows .text', (found) => found.map((text) => text.textContent));
+const rows = (page) => page.$$eval('#rows li', (found) => found.map((row) => [Number(row.dataset.offset), row.querySelector('.text').textContent]));
+const state = (page, wanted) => page.waitForFunction((wanted) => document.getElementById('state').textContent === wanted, wanted);
+const overflow = (page) => page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+
+const stories = {
+  /** Follows a session to its close; the test ends brokers in between. Prints every text as JSON. */
+  async follow(page, url, session, ...marks) {
+    await page.goto(`${url}/#/s/${session}`);
+    await state(page, 'Waiting');
+    say('waiting');
+    for (const mark of marks) {
+      await page.waitForFunction((mark) => [...document.querySelectorAll('#rows .text')].some((text) => text.textContent === mark), mark);
+      say(`seen ${mark}`);
+      check((await told()) === 'killed', 'the broker was to be killed');
+      await state(page, 'No connection, trying again…');
+      say('noticed');
+    }
+    await state(page, 'Closed');
+    say(JSON.stringify(await texts(page)));
+    check(await page.$eval('#fields', (fields) => fields.disabled), 'a closed session takes messages');
+  },
+
+  /** Shows what wants to be more than text. Prints every text as JSON. */
+  async hostile(page, url, session, count) {
+    await page.goto(`${url}/#/s/${session}`);
+    await page.waitForFunction((count) => document.querySelectorAll('#rows .text').length === count, Number(count));
+    say(JSON.stringify(await texts(page)));
+    const made = await page.evaluate(() => ({
+      elements: [...document.querySelectorAll('#rows *')].map((element) => element.localName),
+      classes: [...document.querySelectorAll('#rows li')].map((row) => row.className),
+      links: document.querySelectorAll('main#log a').length,
+      ran: window.ran,
+      title: document.title,
+    }));
+    const known = ['li', 'time', 'div', 'span'];
+    check(made.elements.every((name) => known.includes(name)), `elements were made: ${made.elements}`);
+    check(!made.classes.join(' ').includes('unseen'), `a record chose its classes: ${made.classes}`);
+    check(made.ran === undefined && made.links === 0, 'a script ran, or a link was made');
+    say(made.title);
+    check((await overflow(page)) === 0, 'the page is wider than its window');
+    // The policy does what it says, should text ever get through as markup.
+    const violated = page.evaluate(() => new Promise((resolve) => {
+      document.addEventListener('securitypolicyviolation', (event) => resolve(event.effectiveDirective), { once: true });
+      const script = document.createElement('script');
+      script.textContent = 'window.ran = true';
+      document.body.append(script);
+    }));
+    check((await violated).startsWith('script-src'), `the policy let a script in: ${await violated}`);
+    check((await page.evaluate(() => window.ran)) === undefined, 'an inline script ran');
+    page.expected = /Content Security Policy/;
+  },
+
+  /** Sends messages, one of them while there is no broker. */
+  async send(page, url, session) {
+    await page.goto(`${url}/#/s/${session}`);
+    await state(page, 'Waiting');
+    const message = page.getByLabel('Message to the session');
+    await message.fill('hello from the page');
+    await message.press('Enter');
+    await state(page, 'Live');
+    await page.waitForFunction(() => document.querySelectorAll('#pending li').length === 0);
+    say('sent');
+    check((await told()) === 'killed', 'the broker was to be killed');
+    await state(page, 'No connection, trying again…');
+    await message.fill('two\nlines <b>while it was away</b>');
+    await page.getByRole('button', { name: 'Send' }).click();
+    await page.waitForFunction(() => document.querySelector('#pending .who').textContent === 'You · sending…');
+    say('pending');
+    await page.waitForFunction(() => document.querySelectorAll('#pending li').length === 0);
+    const shown = await texts(page);
+    check(shown.join('|') === 'hello from the page|two\nlines <b>while it was away</b>', `the page shows ${shown}`);
+    check((await page.$$eval('#rows .mine', (mine) => mine.length)) === 2, 'its own messages are not marked');
+  },
+
+  /** Scrolls back to the first record, and forth again. */
+  async scroll(page, url, session, count) {
+    const last = Number(count) - 1;
+    const shows = (offset) => page.waitForFunction((offset) => document.querySelector(`#rows li[data-offset="${offset}"]`), offset);
+    const dense = async () => {
+      const found = await rows(page);
+      check(found.length <= 1_000, `${found.length} rows are in the document`);
+      found.forEach(([offset, text], index) => {
+        check(offset === found[0][0] + index, `after ${index} rows from ${found[0][0]} comes ${offset}`);
+        check(text === `line ${offset}`, `record ${offset} is shown as ${text}`);
+      });
+    };
+    await page.goto(`${url}/#/s/${session}`);
+    await shows(last);
+    await dense();
+    const to = async (top, wanted) => {
+      for (;;) {
+        const edge = await page.evaluate((top) => {
+          const log = document.getElementById('log');
+          const rows = document.querySelectorAll('#rows li');
+          log.scrollTop = top ? 0 : log.scrollHeight;
+          return Number(rows[top ? 0 : rows.length - 1].dataset.offset);
+        }, top);
+        await dense();
+        if (edge === wanted) return;
+        await page.waitForFunction(([top, edge]) => {
+          const rows = document.querySelectorAll('#rows li');
+          return Number(rows[top ? 0 : rows.length - 1].dataset.offset) !== edge;
+        }, [top, edge]);
+      }
+    };
+    await to(true, 0);
+    check(await page.getByRole('button', { name: 'Latest' }).isVisible(), 'there is no way back to the end');
+    say('at the start');
+    check((await told()) === 'published', 'one more was to be published');
+    await dense();
+    await to(false, last + 1);
+    await to(true, 0);
+    await page.getByRole('button', { name: 'Latest' }).click();
+    await shows(last + 1);
+    await dense();
+    check(await page.getByRole('button', { name: 'Latest' }).isHidden(), 'it is not at the end');
+    await page.waitForFunction(() => {
+      const log = document.getElementById('log');
+      return log.scrollHeight - log.scrollTop - log.clientHeight < 2;
+    });
+  },
+
+  /** The list, and what a phone shows of it. */
+  async phone(page, url, session, picture) {
+    await page.goto(url);
+    await page.getByText('Nightly build').waitFor();
+    check((await overflow(page)) === 0, 'the list is wider than the phone');
+    await page.getByLabel('Show sessions whose id begins with').fill('demo/');
+    await page.getByText('Nightly build').waitFor({ state: 'detached' });
+    await page.getByText('demo/notes').first().waitFor();
+    await page.getByLabel('Show sessions whose id begins with').fill('');
+    await page.getByText('Nightly build').click();
+    await state(page, 'Live');
+    check((await page.title()).startsWith('Nightly build'), 'the title is not shown');
+    check((await overflow(page)) === 0, 'the session is wider than the phone');
+    const sizes = await page.$$eval('input, textarea', (fields) => fields.map((field) => parseFloat(getComputedStyle(field).fontSize)));
+    check(sizes.every((size) => size >= 16), `a phone zooms into fields of ${sizes} pixels`);
+    await page.getByLabel('Message to the session').fill('Yes, deploy it.');
+    await page.getByRole('button', { name: 'Send' }).tap();
+    await page.waitForFunction(() => document.querySelectorAll('#pending li').length === 0);
+    if (picture) await page.screenshot({ path: picture });
+    // Awake again: the connection is proved, or replaced, at once.
+    await page.context().setOffline(true);
+    await page.context().setOffline(false);
+    await state(page, 'Live');
+  },
+};
+
+const [story, url, ...rest] = process.argv.slice(2);
+const browser = await chromium.launch({ executablePath: process.env.LONGWIRE_TEST_CHROMIUM, args: ARGUMENTS });
+const wrong = [];
+try {
+  const context = await browser.newContext(story === 'phone' ? PHONE : { viewport: { width: 1_000, height: 700 } });
+  const page = await context.newPage();
+  page.setDefaultTimeout(PATIENCE_MS);
+  page.on('pageerror', (error) => wrong.push(error.stack));
+  // A browser says by itself that it could not connect; all else would be the page's.
+  page.on('console', (message) => /WebSocket connection/.test(message.text()) || wrong.push(message.text()));
+  await stories[story](page, url, ...rest);
+  check(wrong.every((message) => page.expected?.test(message)), `the browser complained: ${wrong.join('\n')}`);
+  say('ok');
+} catch (error) {
+  say(error.stack);
+  say(wrong.join('\n'));
+} finally {
+  await browser.close();
+  process.exit();
+}

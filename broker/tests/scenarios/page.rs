@@ -1,0 +1,258 @@
+//! The page for people, in a real browser: `tests/browser/story.mjs` does what a person does, and says what it sees.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use longwire::{Client, Publication, Session};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
+
+use crate::support::broker::{Broker, LONGWIRE, folder, longwire};
+use crate::support::proxy::Proxy;
+
+/// What one step of a story may take on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The browser that `scripts/test` set up; without one the test is skipped, loudly, and fails in CI.
+fn browser_is_there() -> bool {
+    let there = ["LONGWIRE_TEST_BROWSER", "LONGWIRE_TEST_CHROMIUM"].map(|name| std::env::var(name).is_ok());
+    if there == [true, true] {
+        return true;
+    }
+    let message = "SKIPPED: the page is not tested in a browser; run ./scripts/test, which sets it up, with Node.js 20, \
+                   npm and Chromium (Debian: `apt-get install nodejs npm chromium`)";
+    assert!(std::env::var("CI").is_err(), "{message}");
+    eprintln!("{message}");
+    false
+}
+
+/// A story that is being told.
+struct Story {
+    _process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    input: ChildStdin,
+}
+
+impl Story {
+    fn tell(name: &str, url: &str, arguments: &[&str]) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/story.mjs");
+        let mut command = Command::new("node");
+        command.arg(script).arg(name).arg(url.replace("ws://", "http://")).args(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut process = command.spawn().unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let input = process.stdin.take().unwrap();
+        Self { _process: process, lines, input }
+    }
+
+    async fn line(&mut self) -> String {
+        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("the story goes on in time");
+        line.unwrap().unwrap_or_else(|| "(the story ended)".into())
+    }
+
+    /// The next line is this one; what comes instead is the failure.
+    async fn says(&mut self, wanted: &str) {
+        let mut line = self.line().await;
+        if line != wanted {
+            while let Ok(Some(more)) = self.lines.next_line().await {
+                line = line + "\n" + &more;
+            }
+            panic!("the story was to say {wanted:?}, and said: {line}");
+        }
+    }
+
+    async fn texts(&mut self) -> Vec<String> {
+        let line = self.line().await;
+        serde_json::from_str(&line).unwrap_or_else(|_| panic!("no texts: {line}"))
+    }
+
+    async fn told(&mut self, line: &str) {
+        self.input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+    }
+}
+
+/// A session of a client whose driver runs for as long as the test.
+fn session(url: &str, id: &str) -> Session {
+    let (client, driver) = Client::builder().url(url).build().unwrap();
+    drop(tokio::spawn(driver));
+    client.session(id).unwrap()
+}
+
+#[test]
+fn what_the_client_decides_by_itself_is_right() {
+    if !browser_is_there() {
+        return;
+    }
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/client.test.mjs");
+    let output = std::process::Command::new("node").arg("--test").arg(tests).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_follows_a_command_over_two_kills_of_the_broker() {
+    const ROUNDS: usize = 3;
+    const LINES: usize = 250;
+    if !browser_is_there() {
+        return;
+    }
+    let (folder, data) = folder();
+    let mut broker = Broker::start(&data);
+    let proxy = Proxy::start(broker.address()).await;
+    let last_of = |round: usize| format!("line {}", (round + 1) * LINES - 1);
+    let marks: Vec<String> = (0..ROUNDS - 1).map(last_of).collect();
+    let arguments: Vec<&str> = std::iter::once("demo/job").chain(marks.iter().map(String::as_str)).collect();
+    let mut story = Story::tell("follow", &proxy.url(), &arguments);
+    story.says("waiting").await;
+    let fifo = folder.path().join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().await.unwrap().success());
+    let mut run = Command::new(LONGWIRE);
+    run.env("LONGWIRE_URL", proxy.url()).env("XDG_STATE_HOME", folder.path().join("state"));
+    run.args(["run", "--close", "demo/job", "--", "sh", "-c", "cat < \"$0\""]).arg(&fifo);
+    let run = run.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut feed = File::options().write(true).open(&fifo).unwrap();
+    for round in 0..ROUNDS {
+        for line in 0..LINES {
+            writeln!(feed, "line {}", round * LINES + line).unwrap();
+        }
+        if let Some(mark) = marks.get(round) {
+            story.says(&format!("seen {mark}")).await;
+            // The next lines are said while the broker is away, and only noticed to be so afterwards.
+            proxy.set_upstream(None);
+            broker.kill();
+            story.told("killed").await;
+            story.says("noticed").await;
+            broker = Broker::start(&data);
+            proxy.set_upstream(Some(broker.address()));
+        }
+    }
+    drop(feed);
+    let output = run.wait_with_output().await.unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    let link = format!("in a browser: {}/#/s/demo/job\n", proxy.url().replace("ws://", "http://"));
+    assert!(stderr.contains(&link), "{stderr}");
+    let mut texts = story.texts().await;
+    let [exit, closed] = [texts.remove(ROUNDS * LINES), texts.remove(ROUNDS * LINES)];
+    assert_eq!((exit.as_str(), closed.as_str()), ("exit status 0", "The session was changed."));
+    let shown: String = texts.iter().map(|text| format!("{text}\n")).collect();
+    assert!(shown.as_bytes() == output.stdout, "{shown}");
+    story.says("ok").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_wants_to_be_more_than_text_is_shown_as_text() {
+    if !browser_is_there() {
+        return;
+    }
+    let (_folder, data) = folder();
+    let broker = Broker::start(&data);
+    // What is published, and how it is shown.
+    let records = [
+        ("<script>window.ran = true</script>", "<script>window.ran = true</script>"),
+        ("<img src=x onerror='window.ran = true'>", "<img src=x onerror='window.ran = true'>"),
+        ("</span></li><a href='javascript:ran'>x</a>", "</span></li><a href='javascript:ran'>x</a>"),
+        ("https://evil.example/ [a](javascript:ran)", "https://evil.example/ [a](javascript:ran)"),
+        ("\u{1b}[2J\u{1b}]0;owned\u{7}\u{8}\r\0", "^[[2J^[]0;owned^G^H^M^@"),
+        ("user\u{202e}gpj.exe\u{2066}\u{200b}\u{e0041}", "user⟨U+202E⟩gpj.exe⟨U+2066⟩⟨U+200B⟩⟨U+E0041⟩"),
+        ("\u{9b}31m\u{7f}\u{2028}", "⟨U+009B⟩31m^?⟨U+2028⟩"),
+        ("tab\tand\nline, 👩‍💻, שלום", "tab\tand\nline, 👩‍💻, שלום"),
+        ("\u{feff}x", "⟨U+FEFF⟩x"),
+    ];
+    let session = session(&broker.url(), "demo/hostile");
+    for (text, _) in records {
+        let record =
+            Publication::text(text).record_type("<b>type</b>").header("longwire-stream", "unseen stderr");
+        session.publish(record).await.unwrap();
+    }
+    session.publish(Publication::bytes("image/png", b"\x89PNG\xff".to_vec())).await.unwrap();
+    let title = "<b>title</b>\u{202e}\u{1b}[0m".to_owned();
+    session.create_or_update(longwire::SessionMeta::titled(title)).await.unwrap();
+    let count = records.len() + 2;
+    let mut story = Story::tell("hostile", &broker.url(), &["demo/hostile", &count.to_string()]);
+    let mut wanted: Vec<String> = records.iter().map(|(_, shown)| (*shown).to_owned()).collect();
+    wanted.extend(["\u{fffd}PNG\u{fffd}".to_owned(), "The session was changed.".to_owned()]);
+    assert_eq!(story.texts().await, wanted);
+    story.says("<b>title</b>⟨U+202E⟩^[[0m · Longwire").await;
+    story.says("ok").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_page_sends_is_in_the_session_once_whatever_happens() {
+    if !browser_is_there() {
+        return;
+    }
+    let (_folder, data) = folder();
+    let broker = Broker::start(&data);
+    let proxy = Proxy::start(broker.address()).await;
+    let mut story = Story::tell("send", &proxy.url(), &["demo/talk"]);
+    story.says("sent").await;
+    proxy.set_upstream(None);
+    broker.kill();
+    story.told("killed").await;
+    story.says("pending").await;
+    let broker = Broker::start(&data);
+    proxy.set_upstream(Some(broker.address()));
+    story.says("ok").await;
+    let url = broker.url();
+    let arguments = ["--url", &url, "tail", "demo/talk", "--from", "start", "--raw", "--no-follow"];
+    let tail = tokio::task::block_in_place(|| longwire(&arguments));
+    let wanted = "hello from the page\ntwo\nlines <b>while it was away</b>\n";
+    assert_eq!(String::from_utf8(tail.stdout).unwrap(), wanted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_scrolls_back_to_the_first_of_two_thousand_records() {
+    const RECORDS: usize = 2_000;
+    if !browser_is_there() {
+        return;
+    }
+    let (_folder, data) = folder();
+    let broker = Broker::start(&data);
+    let session = session(&broker.url(), "demo/long");
+    for chunk in (0..RECORDS).collect::<Vec<_>>().chunks(500) {
+        let lines = chunk.iter().map(|line| Publication::text(format!("line {line}")));
+        session.publish_all(lines).await.unwrap();
+    }
+    let mut story = Story::tell("scroll", &broker.url(), &["demo/long", &RECORDS.to_string()]);
+    story.says("at the start").await;
+    session.publish(format!("line {RECORDS}")).await.unwrap();
+    story.told("published").await;
+    story.says("ok").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_shows_it_without_scrolling_sideways() {
+    if !browser_is_there() {
+        return;
+    }
+    let (folder, data) = folder();
+    let broker = Broker::start(&data);
+    let build = session(&broker.url(), "acme/build/42");
+    build.create_or_update(longwire::SessionMeta::titled("Nightly build".to_owned())).await.unwrap();
+    let line = |stream: &str, text: &str| Publication::text(text).header("longwire-stream", stream);
+    for name in ["proto v0.1.0", "core v0.1.0", "broker v0.1.0"] {
+        build.publish(line("stdout", &format!("   Compiling longwire-{name}"))).await.unwrap();
+    }
+    build.publish(line("stderr", "warning: unused variable: `offset`")).await.unwrap();
+    build.publish(line("stderr", "  --> broker/src/tail.rs:217:9")).await.unwrap();
+    build.publish(line("stdout", "    Finished `release` profile [optimized] in 2m 41s")).await.unwrap();
+    let tests = [
+        "212 tests run: 212 passed, 0 skipped".to_owned(),
+        format!("artifact {}", "0123456789abcdef".repeat(8)),
+    ];
+    for text in tests {
+        build.publish(line("stdout", &text)).await.unwrap();
+    }
+    build.publish("Everything is green. Shall I deploy it to staging?").await.unwrap();
+    session(&broker.url(), "demo/notes").publish("anybody there?").await.unwrap();
+    let picture =
+        std::env::var("LONGWIRE_TEST_PICTURE").map_or_else(|_| folder.path().join("page.png"), PathBuf::from);
+    let picture = picture.to_str().unwrap();
+    let mut story = Story::tell("phone", &broker.url(), &["acme/build/42", picture]);
+    story.says("ok").await;
+    assert!(Path::new(picture).is_file());
+}

@@ -1,0 +1,261 @@
+// The broker's page: the sessions, and one of them, live. What others wrote reaches the document as text only.
+import { Client, randomId } from './client.js';
+import { bodyText, visible } from './text.js';
+
+const PAGE = 200; // records, and sessions, of one reading
+const ROWS_MAX = 1_000; // rows in the document; the others are read again when they are scrolled to
+const CHARS_MAX = 4 << 20; // and characters in them
+const ROW_CHARS_MAX = 16 << 10; // characters of one row, until more of it is asked for
+const NEAR = 400; // pixels from an edge where the next records are read
+const LIST_EVERY_MS = 4_000;
+const LIST_MAX = 1_000; // sessions of which the list is kept fresh
+const SESSION = 10; // the kind of record that tells of a change of the session itself
+
+const $ = (id) => document.getElementById(id);
+const log = $('log');
+const producers = new Map(); // by session: they outlive the view
+let [unsent, view] = [0, null];
+const url = `${location.origin.replace(/^http/, 'ws')}/v1/connect`;
+const client = new Client(url, { device: 'page', name: 'longwire-page/0.1', onState: showState });
+
+function element(name, className, text = '', ...children) {
+  const made = Object.assign(document.createElement(name), { className, textContent: visible(text) });
+  return made.append(...children), made;
+}
+const button = (text, onclick) => Object.assign(element('button', '', text), { type: 'button', onclick });
+
+function showState() {
+  if (client.state === 'connecting') return; // what was last said of the connection stays true until it is known
+  const open = view?.state() ?? 'Connected';
+  const words = { waiting: 'No connection, trying again…', closed: `Stopped: ${client.error?.message}`, open };
+  const text = visible(words[client.state]);
+  if ($('state').textContent !== text) $('state').textContent = text; // said aloud once
+  $('state').className = client.state;
+}
+function showTitle(title) {
+  document.title = title === 'Longwire' ? title : `${visible(title)} · Longwire`;
+  $('title').textContent = visible(title);
+}
+/** One open session. The document has the records `[first, next)`; `live` is the next that the broker will deliver. */
+class View {
+  pending = new Map(); start = 0; lastTop = 0; over = '';
+  constructor(session) {
+    this.session = session;
+    this.producer = producers.get(session) ?? client.producer(session);
+    producers.set(session, this.producer);
+    showTitle(session);
+    this.note('');
+    this.reset(null, 0);
+    this.describe();
+    const [begun, deliver, ended] = ['begun', 'deliver', 'ended'].map((name) => this[name].bind(this));
+    this.subscription = client.subscribe({ session, from: { last: PAGE }, begun, deliver, ended });
+  }
+  leave() { this.subscription.cancel(), $('pending').replaceChildren(); }
+  state() {
+    return this.over || (this.epoch === null ? 'Waiting' : this.live < this.subscription.end ? 'Catching up…' : 'Live');
+  }
+  note(text) { $('note').textContent = visible(text); }
+  async describe() {
+    const found = await client.ask('describeSession', { session: this.session }).catch(() => null);
+    if (view === this && found?.session.meta?.title) showTitle(found.session.meta.title);
+  }
+  begun({ outcome, exists, epoch = 0, start = 0, from = 0, gapFrom = 0 }) {
+    const same = exists && this.epoch === Number(epoch) && this.live === Number(from);
+    if (!same) this.reset(exists ? Number(epoch) : null, Number(from));
+    if (!exists) this.note('There is nothing in this session yet.');
+    else if (outcome === 'gap') this.note(`Records ${gapFrom} to ${from - 1} are no longer kept.`);
+    else if (outcome === 'epoch_changed') this.note('The session was made anew: this is another history.');
+    this.start = Number(start);
+    this.moved();
+  }
+  deliver(records, { epoch = 0, next }) {
+    if (this.epoch === null) this.note(''), this.reset(Number(epoch), 0);
+    // Who reads further up is not disturbed: what does not fit is read when it is scrolled to.
+    if (this.next === this.live && (this.stick || this.rows.length < ROWS_MAX)) this.append(records, Number(next));
+    this.live = Number(next);
+    if (records.some(({ kind }) => kind === SESSION)) this.describe();
+    for (const { id, producer } of records) {
+      if (producer?.id === this.producer.id) this.pending.get(id)?.remove(), this.pending.delete(id);
+    }
+    this.moved();
+  }
+  ended(code, error) {
+    const closed = code.endsWith('closed');
+    const gone = code === 'future_position' && 'Records that were shown here are gone from the broker: reload the page.';
+    this.over = closed ? 'Closed' : code === 'session_deleted' ? 'Deleted' : 'Stopped';
+    this.note(gone || (closed ? 'The session is closed: it takes no more messages.' : error.message));
+    $('fields').disabled = true;
+    this.moved();
+  }
+  reset(epoch, offset, live = offset) {
+    $('rows').replaceChildren();
+    Object.assign(this, { rows: [], chars: 0, epoch, first: offset, next: offset, live, stick: true });
+  }
+  append(records, next) {
+    this.add(records, 'append', 'push');
+    this.next = next;
+    if (this.stick) this.trim('shift');
+  }
+  add(records, place, push) {
+    const made = records.map((record) => this.row(record));
+    $('rows')[place](...made.map(({ element }) => element));
+    this.rows[push](...made);
+    this.chars = this.rows.reduce((sum, { chars }) => sum + chars, 0);
+  }
+  /** Drops rows from one end, for as long as there are too many. */
+  trim(end) {
+    while (this.rows.length > 1 && (this.rows.length > ROWS_MAX || this.chars > CHARS_MAX)) {
+      const { element: dropped, offset, chars } = this.rows[end]();
+      dropped.remove();
+      this.chars -= chars;
+      end === 'pop' ? (this.next = offset) : (this.first = offset + 1);
+    }
+  }
+  /** Changes the rows while what the reader sees stays where it is, seen from the end. */
+  still(change) {
+    const below = bottom();
+    change();
+    log.scrollTop = log.scrollHeight - log.clientHeight - below;
+  }
+  /** Reads on at one edge of what the document has. */
+  async read(older) {
+    const { session, epoch, first, next, live } = this;
+    this.busy = true;
+    try {
+      const until = Math.min(next + PAGE, live);
+      const records = await (older ? client.readBefore(session, epoch, first, PAGE) : client.readRange(session, epoch, next, until));
+      const fits = view === this && this.epoch === epoch && (older ? this.first === first : this.next === next);
+      if (fits && older) {
+        this.still(() => this.add(records, 'prepend', 'unshift'));
+        this.first = records[0]?.offset ?? (this.start = first); // nothing is kept before it
+        this.trim('pop');
+      } else if (fits) {
+        this.append(records, (records.at(-1)?.offset ?? until - 1) + 1);
+        this.still(() => this.trim('shift'));
+      }
+      this.busy = false;
+      this.moved();
+    } catch (error) {
+      this.busy = false; // scrolling on tries again
+      if (view === this) this.note(error.message);
+    }
+  }
+  /** The rows, or the place among them, changed: keeps to the end, or reads what the reader is about to need. */
+  moved() {
+    if (view !== this) return;
+    if (this.stick) log.scrollTop = log.scrollHeight;
+    this.lastTop = log.scrollTop;
+    $('jump').hidden = this.stick;
+    showState();
+    if (this.busy || this.epoch === null) return;
+    if (this.next < this.live && (this.stick || bottom() < NEAR)) this.read(false);
+    else if (log.scrollTop < NEAR && this.first > this.start) this.read(true);
+  }
+  scrolled() {
+    const up = log.scrollTop < this.lastTop;
+    if (up && bottom() > 4) this.stick = false;
+    else if (!up && bottom() < 40 && this.next >= this.live) this.stick = true;
+    this.moved();
+  }
+  /** To the end, which is read anew when it is not in the document. */
+  jump() {
+    const { epoch, start, next, live } = this;
+    if (next < live) this.reset(epoch, Math.max(start, live - PAGE), live);
+    this.stick = true;
+    this.moved();
+  }
+  row({ offset, sender = {}, producer, headers = {}, kind = 0, type, timeMs, ...body }) {
+    const stream = ['stdout', 'stderr'].find((name) => name === headers['longwire-stream']);
+    const exit = type === 'longwire.exit';
+    const said = !stream && !exit && kind !== SESSION;
+    const mine = producer?.id === this.producer.id;
+    const by = mine ? ['You'] : [sender.principal, sender.device, sender.via && `via ${sender.via}`];
+    const text = visible(kind === SESSION ? 'The session was changed.' : bodyText(body));
+    const shown = element('span', 'text', text.slice(0, ROW_CHARS_MAX));
+    const block = element('div', '', '', shown);
+    if (said) block.prepend(element('span', 'who', [...by, kind && `kind ${kind}`, type].filter(Boolean).join(' · ')));
+    const rest = button(`Show all ${text.length} characters`, () => (rest.remove(), (shown.textContent = text)));
+    if (text.length > ROW_CHARS_MAX) block.append(rest);
+    const time = new Date(Number(timeMs));
+    const clock = element('time', '', time.toLocaleTimeString([], { hourCycle: 'h23' }));
+    clock.title = time.toLocaleString();
+    const row = element('li', `row ${said ? 'said' : stream ?? 'event'} ${mine ? 'mine' : ''}`, '', clock, block);
+    if (exit && headers['longwire-exit-status'] !== '0') row.classList.add('failed');
+    row.dataset.offset = offset;
+    return { element: row, offset, chars: text.length };
+  }
+  send(text) {
+    const id = randomId();
+    const { element: row } = this.row({ text, timeMs: Date.now(), producer: this.producer });
+    const say = (...words) => row.querySelector('.who').replaceChildren(...words);
+    const refused = ({ message }) => {
+      row.classList.add('failed');
+      say(visible(`Not sent: ${message} `), button('Send again', publish));
+    };
+    const publish = () => {
+      row.classList.remove('failed');
+      say('You · sending…');
+      unsent++;
+      this.producer.publish([{ id, text }]).then(() => say('You · saved'), refused).finally(() => unsent--);
+    };
+    this.pending.set(id, row);
+    $('pending').append(row);
+    publish();
+    this.jump();
+  }
+}
+const bottom = () => log.scrollHeight - log.scrollTop - log.clientHeight;
+let listed = { count: 0, after: '', ticket: 0 };
+async function list(more = false) {
+  const ticket = ++listed.ticket;
+  const wish = { prefix: $('prefix').value, after: more ? listed.after : '', limit: more ? PAGE : Math.max(PAGE, listed.count) };
+  const found = await client.ask('listSessions', wish).catch(() => null);
+  if (!found || ticket !== listed.ticket || view) return;
+  const items = (found.sessions ?? []).map(({ session, meta, start = 0, end = 0, lastTimeMs = 0, closed }) => {
+    const count = `${(end - start).toLocaleString()} record${end - start === 1 ? '' : 's'}`;
+    const words = [['b', meta?.title || session], ['span', new Date(Number(lastTimeMs)).toLocaleString()],
+      ['code', meta?.title && session], ['span', closed ? `closed · ${count}` : count]];
+    const link = element('a', '', '', ...words.map(([name, text]) => element(name, '', text)));
+    return element('li', '', '', Object.assign(link, { href: `#/s/${session}` }));
+  });
+  const focused = document.activeElement.hash;
+  $('sessions')[more ? 'append' : 'replaceChildren'](...items);
+  [...$('sessions').querySelectorAll('a')].find(({ hash }) => hash === focused)?.focus();
+  Object.assign(listed, { count: $('sessions').children.length, after: found.nextAfter ?? '' });
+  [$('more').hidden, $('empty').hidden] = [!listed.after, listed.count > 0];
+}
+
+function route() {
+  view?.leave();
+  const [, session] = /^#\/s\/([\w.~/-]+)$/.exec(location.hash) ?? [];
+  view = session ? new View(session) : null;
+  $('list').hidden = Boolean(session);
+  log.hidden = $('send').hidden = !session;
+  $('fields').disabled = false;
+  if (!session) showTitle('Longwire'), list();
+  showState();
+}
+const on = (target, name, then) => target.addEventListener(name, then);
+on($('send'), 'submit', (event) => {
+  event.preventDefault();
+  if ($('message').value.trim()) view.send($('message').value);
+  Object.assign($('message'), { value: '', rows: 1 });
+});
+on($('message'), 'input', ({ target }) => (target.rows = Math.min(8, target.value.split('\n').length)));
+on($('message'), 'keydown', (event) => {
+  // On a phone Enter begins a line: there is a button to send.
+  if (event.key !== 'Enter' || event.shiftKey || event.isComposing || matchMedia('(pointer: coarse)').matches) return;
+  event.preventDefault();
+  $('send').requestSubmit();
+});
+on($('jump'), 'click', () => view.jump());
+on($('more'), 'click', () => list(true));
+on($('prefix'), 'input', () => ((listed.count = 0), list()));
+on(log, 'scroll', () => view?.scrolled());
+new ResizeObserver(() => view?.moved()).observe(log);
+setInterval(() => view || document.hidden || client.state !== 'open' || listed.count > LIST_MAX || list(), LIST_EVERY_MS);
+for (const name of ['visibilitychange', 'online', 'pageshow']) on(window, name, () => document.hidden || client.check());
+on(window, 'beforeunload', (event) => unsent && event.preventDefault());
+on(window, 'hashchange', route);
+route();
+client.connect();

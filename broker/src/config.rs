@@ -17,6 +17,8 @@ pub const ENV_PREFIX: &str = "LONGWIRE_SERVE_";
 pub struct Config {
     /// The address of the one TCP port. Port 0 takes any free one.
     pub listen: SocketAddr,
+    /// Names that the broker answers to besides addresses and `localhost`, such as that of a proxy in front of it.
+    pub hosts: Vec<String>,
     /// The data folder; created when it does not exist.
     pub data: PathBuf,
     /// The broker sends a heartbeat after this time of silence.
@@ -39,6 +41,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8700)),
+            hosts: Vec::new(),
             data: PathBuf::from("longwire-data"),
             heartbeat_ms: 15_000,
             idle_timeout_ms: 60_000,

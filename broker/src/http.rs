@@ -1,16 +1,19 @@
 //! The HTTP side of the one port: health, metrics, the page, and the upgrade to WebSocket (RFC 6455, section 4.2).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{any, get};
 use http::header::{
     CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
+use http::uri::Authority;
 use http::{HeaderName, StatusCode};
 use hyper_util::rt::TokioIo;
 use longwire_proto::codec::Encoding;
@@ -36,6 +39,8 @@ pub struct HttpContext {
     pub connections: Arc<ConnectionContext>,
     /// Renders `/metrics`; absent where no recorder is installed.
     pub metrics: Option<PrometheusHandle>,
+    /// Names that are answered to besides addresses and `localhost`.
+    pub hosts: Vec<String>,
     /// Tracks upgraded connections, which outlive their HTTP request.
     pub upgraded: TaskTracker,
 }
@@ -51,7 +56,37 @@ pub fn router(context: Arc<HttpContext>) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route(CONNECT_PATH, any(connect));
-    web_page::routes(router).with_state(context)
+    let known_hosts = from_fn_with_state(Arc::clone(&context), refuse_other_hosts);
+    web_page::routes(router).layer(known_hosts).with_state(context)
+}
+
+/// Answers only to names that are the broker's. A page elsewhere can have its own name lead to this address (DNS
+/// rebinding); to a browser the broker then is of that page's origin, whatever the check of the origin says.
+async fn refuse_other_hosts(
+    State(context): State<Arc<HttpContext>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let header = request.headers().get(HOST).map(|host| host.to_str().unwrap_or_default());
+    let authority = request.uri().authority().map(Authority::as_str);
+    // HTTP/2 has it in the URI. Only a client that is no browser leaves it out.
+    let Some(host) = header.or(authority) else { return next.run(request).await };
+    if is_known_host(host, &context.hosts) {
+        return next.run(request).await;
+    }
+    let message =
+        format!("the broker is not known as {host:?}; use its address, or add the name to its `hosts`");
+    problem(&Error::new(ErrorCode::OriginForbidden, message))
+}
+
+fn is_known_host(host: &str, hosts: &[String]) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else { return false };
+    let name = authority.host().to_ascii_lowercase();
+    let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    is_address
+        || name == "localhost"
+        || name.ends_with(".localhost")
+        || hosts.iter().any(|known| known.eq_ignore_ascii_case(&name))
 }
 
 async fn ready(State(context): State<Arc<HttpContext>>) -> (StatusCode, String) {
@@ -167,4 +202,28 @@ fn problem(error: &Error) -> Response {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_the_broker_are_known() {
+        let hosts = ["broker.example".to_owned()];
+        let known = |host| is_known_host(host, &hosts);
+        for host in ["127.0.0.1:8700", "[::1]:8700", "localhost", "a.localhost:1", "Broker.Example:443"] {
+            assert!(known(host), "{host}");
+        }
+        for host in [
+            "evil.example:8700",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "",
+            "a b",
+            "x@evil.example",
+        ] {
+            assert!(!known(host), "{host}");
+        }
+    }
 }

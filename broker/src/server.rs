@@ -102,7 +102,8 @@ impl Server {
             drain: draining,
             connections: AtomicU64::new(0),
         });
-        let http = Arc::new(HttpContext { connections, metrics, upgraded: TaskTracker::new() });
+        let hosts = config.hosts.clone();
+        let http = Arc::new(HttpContext { connections, metrics, hosts, upgraded: TaskTracker::new() });
         Ok(Self { listener, address, config, hub, http, drain })
     }
 

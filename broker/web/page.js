@@ -10,7 +10,6 @@ const NEAR = 400; // pixels from an edge where the next records are read
 const LIST_EVERY_MS = 4_000;
 const LIST_MAX = 1_000; // sessions of which the list is kept fresh
 const SESSION = 10; // the kind of record that tells of a change of the session itself
-
 const $ = (id) => document.getElementById(id);
 const log = $('log');
 const producers = new Map(); // by session: they outlive the view
@@ -213,7 +212,8 @@ async function list(more = false) {
   if (!found || ticket !== listed.ticket || view) return;
   const items = (found.sessions ?? []).map(({ session, meta, start = 0, end = 0, lastTimeMs = 0, closed }) => {
     const count = `${(end - start).toLocaleString()} record${end - start === 1 ? '' : 's'}`;
-    const words = [['b', meta?.title || session], ['span', new Date(Number(lastTimeMs)).toLocaleString()],
+    const time = new Date(Number(lastTimeMs)).toLocaleString([], { dateStyle: 'short', timeStyle: 'short' });
+    const words = [['b', meta?.title || session], ['span', time],
       ['code', meta?.title && session], ['span', closed ? `closed · ${count}` : count]];
     const link = element('a', '', '', ...words.map(([name, text]) => element(name, '', text)));
     return element('li', '', '', Object.assign(link, { href: `#/s/${session}` }));

@@ -209,6 +209,21 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 #[test]
+fn names_that_are_not_the_brokers_are_not_answered_to() {
+    let (_folder, data) = folder();
+    let settings = [("HOSTS", r#"["broker.example"]"#)];
+    let broker = Broker::start_with(&data, &settings);
+    let port = broker.address().port();
+    for path in ["/", "/metrics", "/v1/connect"] {
+        let (status, body) = broker.get_as(&format!("evil.example:{port}"), path);
+        assert!(status == 403 && body.contains("origin_forbidden"), "{path}: {status} {body}");
+    }
+    for host in ["localhost", "broker.example"] {
+        assert_eq!(broker.get_as(&format!("{host}:{port}"), "/").0, 200, "{host}");
+    }
+}
+
+#[test]
 fn the_command_line_says_what_keeps_it_from_serving() {
     let (folder, data) = folder();
     let broker = Broker::start(&data);

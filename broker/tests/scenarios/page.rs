@@ -234,18 +234,23 @@ async fn a_phone_shows_it_without_scrolling_sideways() {
     let build = session(&broker.url(), "acme/build/42");
     build.create_or_update(longwire::SessionMeta::titled("Nightly build".to_owned())).await.unwrap();
     let line = |stream: &str, text: &str| Publication::text(text).header("longwire-stream", stream);
-    for name in ["proto v0.1.0", "core v0.1.0", "broker v0.1.0"] {
-        build.publish(line("stdout", &format!("   Compiling longwire-{name}"))).await.unwrap();
-    }
-    build.publish(line("stderr", "warning: unused variable: `offset`")).await.unwrap();
-    build.publish(line("stderr", "  --> broker/src/tail.rs:217:9")).await.unwrap();
-    build.publish(line("stdout", "    Finished `release` profile [optimized] in 2m 41s")).await.unwrap();
-    let tests = [
-        "212 tests run: 212 passed, 0 skipped".to_owned(),
-        format!("artifact {}", "0123456789abcdef".repeat(8)),
+    let output = [
+        ("stdout", "$ cargo build --release && cargo nextest run".to_owned()),
+        ("stdout", "   Compiling longwire-proto v0.1.0".to_owned()),
+        ("stdout", "   Compiling longwire-core v0.1.0".to_owned()),
+        ("stdout", "   Compiling longwire-broker v0.1.0".to_owned()),
+        ("stderr", "warning: unused variable: `offset`".to_owned()),
+        ("stderr", "  --> broker/src/tail.rs:217:9".to_owned()),
+        ("stdout", "    Finished `release` profile in 2m 41s".to_owned()),
+        ("stdout", "   Starting 212 tests across 9 binaries".to_owned()),
+        ("stdout", "       PASS kill9::nothing_is_lost".to_owned()),
+        ("stdout", "       PASS cuts::exactly_once_in_order".to_owned()),
+        ("stdout", "       PASS drain::clients_go_on".to_owned()),
+        ("stdout", "    Summary 212 tests run: 212 passed".to_owned()),
+        ("stdout", format!("sha256 {}", "5f3a9c07d1e8b246".repeat(4))),
     ];
-    for text in tests {
-        build.publish(line("stdout", &text)).await.unwrap();
+    for (stream, text) in output {
+        build.publish(line(stream, &text)).await.unwrap();
     }
     build.publish("Everything is green. Shall I deploy it to staging?").await.unwrap();
     session(&broker.url(), "demo/notes").publish("anybody there?").await.unwrap();

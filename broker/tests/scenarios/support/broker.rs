@@ -73,9 +73,14 @@ impl Broker {
 
     /// A plain HTTP/1.1 GET: status and body.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        self.get_as(&self.address.to_string(), path)
+    }
+
+    /// The same, with another `Host`.
+    pub(crate) fn get_as(&self, host: &str, path: &str) -> (u16, String) {
         use std::io::Write;
         let mut stream = std::net::TcpStream::connect(self.address).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").unwrap();
         let mut response = String::new();
         stream.read_to_string(&mut response).unwrap();
         let status = response.split(' ').nth(1).unwrap().parse().unwrap();

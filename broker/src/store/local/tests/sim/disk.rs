@@ -139,7 +139,10 @@ pub(crate) enum Tear {
     Nothing,
     Everything,
     /// A random subset of sectors; of each that is kept perhaps only some bytes.
-    Sectors { kept_of_8: usize, torn: bool },
+    Sectors {
+        kept_of_8: usize,
+        torn: bool,
+    },
     /// Of each write its first bytes.
     Headers,
     /// The writes before one of them, and a random part of that.
@@ -344,7 +347,8 @@ impl Content {
     /// The file that a pending creation made: it may have been renamed since.
     fn created(&self, name: &str) -> Option<Inode> {
         let mut at = name.to_owned();
-        let after = self.pending_names.iter().skip_while(|op| !matches!(op, Op::Create(made) if made == name));
+        let after =
+            self.pending_names.iter().skip_while(|op| !matches!(op, Op::Create(made) if made == name));
         for op in after {
             if let Op::Rename(from, to) = op
                 && *from == at

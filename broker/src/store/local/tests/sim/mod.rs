@@ -11,8 +11,8 @@ mod workload;
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hasher as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use tokio::runtime::Runtime;
@@ -31,7 +31,7 @@ const PER_WORKLOAD: u64 = 5_000;
 const AGAIN: usize = 8;
 const WORK_ON: usize = 16;
 /// What images must cover.
-const CLASSES: [&str; 14] = [
+const CLASSES: [&str; 15] = [
     "settling",
     "settling a delete",
     "appending during a settling",
@@ -45,6 +45,7 @@ const CLASSES: [&str; 14] = [
     "headers only",
     "second crash in recovery",
     "killed, then a power cut",
+    "power cut after recovery",
     "worked on",
 ];
 
@@ -119,7 +120,7 @@ fn simulate(seed: u64, workloads: std::ops::Range<u64>, images: u64) -> Counts {
 /// The images of one workload.
 struct Simulation<'r> {
     runtime: &'r Runtime,
-    trace: Trace,
+    trace: Arc<Trace>,
     rng: Rng,
     seed: u64,
     index: u64,
@@ -162,7 +163,7 @@ impl<'r> Simulation<'r> {
     fn new(runtime: &'r Runtime, seed: u64, index: u64) -> Self {
         let trace = workload::run(runtime, seed, index);
         let rng = Rng::new(seed, index ^ 1 << 32);
-        Self { runtime, trace, rng, seed, index, counts: Counts::new() }
+        Self { runtime, trace: Arc::new(trace), rng, seed, index, counts: Counts::new() }
     }
 
     fn run(mut self, images: u64) -> Counts {
@@ -170,7 +171,8 @@ impl<'r> Simulation<'r> {
         let mut at = At::default();
         let mut seen = HashSet::new();
         let mut left = images;
-        let ops = std::mem::take(&mut self.trace.ops);
+        let trace = Arc::clone(&self.trace);
+        let ops = &trace.ops;
         for (place, op) in ops.iter().enumerate() {
             content.apply(op);
             match op {
@@ -202,10 +204,24 @@ impl<'r> Simulation<'r> {
         }
     }
 
+    /// Counts one more image, which came of another.
+    fn tell(&mut self, what: &'static str) {
+        self.count("images", true);
+        self.count(what, true);
+    }
+
     /// Checks an image; false when there was the same one before.
-    fn image(&mut self, content: &Content, at: At, tear: Tear, place: usize, seen: &mut HashSet<u64>) -> bool {
+    fn image(
+        &mut self,
+        content: &Content,
+        at: At,
+        tear: Tear,
+        place: usize,
+        seen: &mut HashSet<u64>,
+    ) -> bool {
         let mut decisions = DefaultHasher::new();
-        let image = content.after_power_cut(tear, &mut self.rng, &mut |decision| decisions.write_u64(decision));
+        let image =
+            content.after_power_cut(tear, &mut self.rng, &mut |decision| decisions.write_u64(decision));
         decisions.write_usize(at.acknowledged);
         decisions.write_usize(at.settled);
         if !seen.insert(decisions.finish()) {
@@ -234,7 +250,9 @@ impl<'r> Simulation<'r> {
         });
         if let Err(what) = result {
             let (seed, index) = (self.seed, self.index);
-            panic!("seed {seed}, workload {index}, after operation {place}, {tear:?}, {at:?}, {flight:?}:\n{what}");
+            panic!(
+                "seed {seed}, workload {index}, after operation {place}, {tear:?}, {at:?}, {flight:?}:\n{what}"
+            );
         }
         true
     }
@@ -249,30 +267,31 @@ impl<'r> Simulation<'r> {
     }
 
     fn recover(&mut self, content: &Content, image: &Content, at: At) -> Result<(), String> {
+        let trace = Arc::clone(&self.trace);
         let rows = at.settled..=at.settled + usize::from(at.settling.is_some());
         let allowed = Allowed {
-            models: &self.trace.models,
+            models: &trace.models,
             acknowledged: at.acknowledged,
             at_most: at.acknowledged + usize::from(at.group.is_some()),
-            rows: &self.trace.rows[rows],
+            rows: &trace.rows[rows],
         };
         let disk = SimDisk::new(image.clone());
         let (store, observed) = check(self.runtime, &disk, &allowed)?;
         let cut = disk.content().after_power_cut(Tear::Nothing, &mut self.rng, &mut |_| {});
         let choice = self.rng.below(AGAIN * WORK_ON);
         if choice.is_multiple_of(WORK_ON) {
-            *self.counts.entry("worked on").or_default() += 1;
             work_on(self.runtime, &disk, &store, observed.clone(), &mut self.rng)
                 .map_err(|what| format!("worked on: {what}"))?;
+            self.tell("worked on");
         }
         drop(store);
         if !choice.is_multiple_of(AGAIN) {
             return Ok(());
         }
         check_again(self.runtime, &cut, &observed).map_err(|what| format!("again: {what}"))?;
+        self.tell("power cut after recovery");
         // A crash during the recovery of the image, and one during the recovery after a process that merely died.
         for (what, before) in [("second crash in recovery", image), ("killed, then a power cut", content)] {
-            *self.counts.entry(what).or_default() += 1;
             let disk = SimDisk::new(before.clone());
             let (store, observed) = check(self.runtime, &disk, &allowed)?;
             let ops = disk.ops();
@@ -280,6 +299,7 @@ impl<'r> Simulation<'r> {
             disk.next_life();
             drop(store);
             check_again(self.runtime, &cut, &observed).map_err(|error| format!("{what}: {error}"))?;
+            self.tell("power cut after recovery");
             let stop = self.rng.below(ops.len() + 1);
             let mut during = before.clone();
             ops.iter().take(stop).for_each(|op| during.apply(op));
@@ -287,7 +307,7 @@ impl<'r> Simulation<'r> {
             let twice = during.after_power_cut(tear, &mut self.rng, &mut |_| {});
             check(self.runtime, &SimDisk::new(twice), &allowed)
                 .map_err(|error| format!("{what}, after operation {stop} of it, {tear:?}: {error}"))?;
-            *self.counts.entry("images").or_default() += 1;
+            self.tell(what);
         }
         Ok(())
     }

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use tokio::runtime::Runtime;
 
 use crate::store::conformance::{ALL, id};
+use crate::store::local::LocalStore;
 use crate::store::local::settler::Settler;
 use crate::store::local::tests::sim::disk::{Content, SimDisk, Tear};
 use crate::store::local::tests::sim::rng::Rng;
 use crate::store::local::tests::sim::workload::{Log, Model, NAMES, ROW_KEYS, Rows, open};
 use crate::store::local::writer::Writer;
-use crate::store::local::LocalStore;
 use crate::store::{Batch, BatchId, Reservation, Store, StoreError};
 
 /// What there may be: every acknowledged commit, and perhaps the one that was being written; the snapshots of every
@@ -157,7 +157,13 @@ pub(crate) fn check_again(runtime: &Runtime, disk: &Content, seen: &Observed) ->
     if observed == *seen {
         return Ok(());
     }
-    Err(format!("seen and gone: {} {}\nnow {} {}", seen.commit, short(seen), observed.commit, short(&observed)))
+    Err(format!(
+        "seen and gone: {} {}\nnow {} {}",
+        seen.commit,
+        short(seen),
+        observed.commit,
+        short(&observed)
+    ))
 }
 
 /// The store works on: sessions old and new take an append each, some are settled, and all of it survives a power cut.

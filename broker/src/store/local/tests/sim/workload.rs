@@ -181,8 +181,7 @@ impl Front {
 
     fn delete(&mut self, name: &'static str) -> Outcome {
         let handle = self.sessions.remove(name).unwrap();
-        let outcome =
-            LocalStore::queue_delete(&self.shared, handle.opened.log, handle.opened.term).unwrap();
+        let outcome = LocalStore::queue_delete(&self.shared, handle.opened.log, handle.opened.term).unwrap();
         let log = self.model.logs.remove(name).unwrap();
         self.model.epochs.insert(name.into(), log.epoch + 1);
         outcome

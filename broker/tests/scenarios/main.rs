@@ -5,6 +5,7 @@ mod bad_input;
 mod cli;
 mod cuts;
 mod drain;
+mod faults;
 mod hostile;
 mod kill9;
 mod outbox;

@@ -43,28 +43,63 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     fn sync_data(&self) -> io::Result<()>;
 }
 
-/// A folder of files. What these methods do to names is durable when they return.
+/// A folder of files. What [`Disk::open`], [`Disk::rename`] and [`Disk::remove`] do to names is durable when they return;
+/// what the methods with `now` do is not before [`Disk::sync_names`], and only those three should use them.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
-    /// Opens a file, creating it empty when it is absent.
+    /// Opens a file, creating it empty when it is absent; true when it was.
     ///
     /// # Errors
     /// Those of the disk.
-    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+    fn open_now(&self, name: &str) -> io::Result<(Box<dyn DiskFile>, bool)>;
     /// Renames a file.
     ///
     /// # Errors
     /// Those of the disk.
-    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
-    /// Removes a file; one that is absent is no error.
+    fn rename_now(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file; false when it is absent.
     ///
     /// # Errors
     /// Those of the disk.
-    fn remove(&self, name: &str) -> io::Result<()>;
+    fn remove_now(&self, name: &str) -> io::Result<bool>;
+    /// Makes the names durable that are in the folder of the file `name`.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn sync_names(&self, name: &str) -> io::Result<()>;
     /// The names in a folder, sorted.
     ///
     /// # Errors
     /// Those of the disk.
     fn list(&self, folder: &str) -> io::Result<Vec<String>>;
+
+    /// Opens a file, creating it empty when it is absent.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let (file, created) = self.open_now(name)?;
+        if created {
+            self.sync_names(name)?;
+        }
+        Ok(file)
+    }
+
+    /// Renames a file.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.rename_now(from, to)?;
+        self.sync_names(to)
+    }
+
+    /// Removes a file; one that is absent is no error.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn remove(&self, name: &str) -> io::Result<()> {
+        if self.remove_now(name)? { self.sync_names(name) } else { Ok(()) }
+    }
 }
 
 /// A folder of the operating system.
@@ -94,10 +129,10 @@ pub fn sync_folder(path: &Path) -> io::Result<()> {
 }
 
 impl Disk for RealDisk {
-    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+    fn open_now(&self, name: &str) -> io::Result<(Box<dyn DiskFile>, bool)> {
         let path = self.root.join(name);
         match OpenOptions::new().read(true).write(true).open(&path) {
-            Ok(file) => return Ok(Box::new(RealFile(file))),
+            Ok(file) => return Ok((Box::new(RealFile(file)), false)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -106,23 +141,23 @@ impl Disk for RealDisk {
             Self::sync_parent(folder)?;
         }
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE).open(&path)?;
-        Self::sync_parent(&path)?;
-        Ok(Box::new(RealFile(file)))
+        Ok((Box::new(RealFile(file)), true))
     }
 
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let to = self.root.join(to);
-        fs::rename(self.root.join(from), &to)?;
-        Self::sync_parent(&to)
+    fn rename_now(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.root.join(from), self.root.join(to))
     }
 
-    fn remove(&self, name: &str) -> io::Result<()> {
-        let path = self.root.join(name);
-        match fs::remove_file(&path) {
-            Ok(()) => Self::sync_parent(&path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+    fn remove_now(&self, name: &str) -> io::Result<bool> {
+        match fs::remove_file(self.root.join(name)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    fn sync_names(&self, name: &str) -> io::Result<()> {
+        Self::sync_parent(&self.root.join(name))
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {

@@ -56,6 +56,9 @@ impl DataFolder {
                 if format.ready && !database.exists() {
                     return Err(OpenStoreError::Missing(database));
                 }
+                // The broker before may have died between changing a name here and making that durable. What this one
+                // acknowledges must not hang on such a name: `state new` would come back and the folder be emptied.
+                sync_folder(path).map_err(io_error("making durable", path))?;
                 Ok(Self { path: path.into(), salt: format.salt, is_new: !format.ready, _lock: lock })
             }
             None => {

@@ -96,7 +96,7 @@ fn io_error<'p>(
 }
 
 /// Removes what an interrupted creation left.
-fn begin_anew(disk: &dyn Disk) -> std::io::Result<()> {
+pub(super) fn begin_anew(disk: &dyn Disk) -> std::io::Result<()> {
     disk.remove(DATABASE_FILE)?;
     for name in disk.list(JOURNAL_FOLDER)? {
         disk.remove(&format!("{JOURNAL_FOLDER}/{name}"))?;

@@ -96,7 +96,7 @@ impl Settler {
     }
 
     /// Settles a plan, however often it takes. False when the store stops before that.
-    fn settle(&mut self, plan: Plan) -> bool {
+    pub(super) fn settle(&mut self, plan: Plan) -> bool {
         let mut backoff = BACKOFF_MIN;
         let mut stopping = 0;
         let started = Instant::now();
@@ -124,14 +124,14 @@ impl Settler {
         true
     }
 
-    fn look_after_disk(&mut self) {
+    pub(super) fn look_after_disk(&mut self) {
         self.ballast.restore();
         if let Err(error) = self.shared.pool.top_up() {
             debug!(%error, "no spare journal segment could be made");
         }
     }
 
-    fn remove_doomed(&mut self) {
+    pub(super) fn remove_doomed(&mut self) {
         if !self.doomed {
             return;
         }

@@ -39,31 +39,7 @@ impl Writer {
 
     /// Writes until the store stops.
     pub fn run(mut self) {
-        while let Some(items) = self.next_items() {
-            self.encode(&items);
-            if !self.persist() {
-                break;
-            }
-            let count = items.len();
-            let replies = {
-                let mut state = self.shared.state();
-                let was_clean = state.unsettled_since.is_none();
-                let replies = state.publish(self.commit, items);
-                let full = state.unsettled_bytes >= self.shared.tuning.settle_bytes
-                    || self.shared.pool.retired() >= SETTLE_SEGMENTS;
-                if was_clean || full {
-                    self.shared.settle.notify_one();
-                }
-                replies
-            };
-            self.shared.durable.send_replace(self.commit);
-            for reply in replies {
-                // Who dropped the future does not care.
-                let _ = reply.send(Ok(()));
-            }
-            counter!("longwire_store_groups_total").increment(1);
-            histogram!("longwire_store_group_batches").record(count as f64);
-        }
+        while self.step() {}
         let mut state = self.shared.state();
         // Who waits for these is told that the outcome is unknown.
         let abandoned = std::mem::take(&mut state.queue);
@@ -71,6 +47,35 @@ impl Writer {
         self.shared.settle.notify_one();
         drop(state);
         drop(abandoned);
+    }
+
+    /// Waits for a group, makes it durable and tells the callers. False when the store stops.
+    pub(super) fn step(&mut self) -> bool {
+        let Some(items) = self.next_items() else { return false };
+        self.encode(&items);
+        if !self.persist() {
+            return false;
+        }
+        let count = items.len();
+        let replies = {
+            let mut state = self.shared.state();
+            let was_clean = state.unsettled_since.is_none();
+            let replies = state.publish(self.commit, items);
+            let full = state.unsettled_bytes >= self.shared.tuning.settle_bytes
+                || self.shared.pool.retired() >= SETTLE_SEGMENTS;
+            if was_clean || full {
+                self.shared.settle.notify_one();
+            }
+            replies
+        };
+        self.shared.durable.send_replace(self.commit);
+        for reply in replies {
+            // Who dropped the future does not care.
+            let _ = reply.send(Ok(()));
+        }
+        counter!("longwire_store_groups_total").increment(1);
+        histogram!("longwire_store_group_batches").record(count as f64);
+        true
     }
 
     fn next_items(&self) -> Option<Vec<Queued>> {

@@ -22,18 +22,41 @@ impl Broker {
 
     /// Starts a broker with settings such as `("HEARTBEAT_MS", "50")`.
     pub(crate) fn start_with(data: &Path, settings: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(LONGWIRE);
-        command.args(["--json", "serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
-        for (key, value) in settings {
-            command.env(format!("LONGWIRE_SERVE_{key}"), value);
-        }
-        command.env("LONGWIRE_LOG", "warn");
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        Self::ready(serve(Command::new(LONGWIRE), data, settings).spawn().unwrap())
+    }
+
+    /// Starts a broker beneath another program, such as strace, which must become the broker.
+    pub(crate) fn start_under(mut program: Command, data: &Path, settings: &[(&str, &str)]) -> Self {
+        program.arg(LONGWIRE);
+        Self::ready(serve(program, data, settings).spawn().unwrap())
+    }
+
+    /// Starts a broker that may refuse to start: then what it says.
+    pub(crate) fn try_start(data: &Path) -> Result<Self, String> {
+        let mut child = serve(Command::new(LONGWIRE), data, &[]).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = child.stderr.take().unwrap();
+        // Read all along, or a full pipe would stop the broker.
+        let said = std::thread::spawn(move || {
+            let mut said = String::new();
+            drop(stderr.read_to_string(&mut said));
+            said
+        });
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let ready: serde_json::Value = serde_json::from_str(&line)
-            .unwrap_or_else(|error| panic!("the broker printed {line:?} instead of being ready: {error}"));
-        let address = ready["url"].as_str().unwrap().trim_start_matches("ws://").parse().unwrap();
+        match address(&line) {
+            Some(address) => Ok(Self { child, address }),
+            None => {
+                child.wait().unwrap();
+                Err(line + &said.join().unwrap())
+            }
+        }
+    }
+
+    fn ready(mut child: Child) -> Self {
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address =
+            address(&line).unwrap_or_else(|| panic!("the broker printed {line:?} instead of being ready"));
         Self { child, address }
     }
 
@@ -94,6 +117,38 @@ impl Drop for Broker {
         // It may have ended already; then there is nothing to kill.
         drop(self.child.kill());
         drop(self.child.wait());
+    }
+}
+
+fn serve(mut command: Command, data: &Path, settings: &[(&str, &str)]) -> Command {
+    command.args(["--json", "serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
+    for (key, value) in settings {
+        command.env(format!("LONGWIRE_SERVE_{key}"), value);
+    }
+    command.env("LONGWIRE_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::piped());
+    command
+}
+
+fn address(line: &str) -> Option<SocketAddr> {
+    let ready: serde_json::Value = serde_json::from_str(line).ok()?;
+    ready["url"].as_str()?.trim_start_matches("ws://").parse().ok()
+}
+
+/// A start that is not waited for.
+pub(crate) struct Attempt(Child);
+
+impl Attempt {
+    pub(crate) fn start(data: &Path) -> Self {
+        Self(serve(Command::new(LONGWIRE), data, &[]).spawn().unwrap())
+    }
+
+    /// Kill -9; answers whether the broker was ready before.
+    pub(crate) fn kill(mut self) -> bool {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+        let mut line = String::new();
+        BufReader::new(self.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        address(&line).is_some()
     }
 }
 

@@ -146,20 +146,25 @@ impl Inner {
 }
 
 impl Disk for FaultyDisk {
-    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let content = Arc::clone(self.inner().files.entry(name.into()).or_default());
-        Ok(Box::new(FaultyFile { disk: self.clone(), name: name.into(), content }))
+    fn open_now(&self, name: &str) -> io::Result<(Box<dyn DiskFile>, bool)> {
+        let mut inner = self.inner();
+        let created = !inner.files.contains_key(name);
+        let content = Arc::clone(inner.files.entry(name.into()).or_default());
+        Ok((Box::new(FaultyFile { disk: self.clone(), name: name.into(), content }), created))
     }
 
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+    fn rename_now(&self, from: &str, to: &str) -> io::Result<()> {
         let mut inner = self.inner();
         let content = inner.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
         inner.files.insert(to.into(), content);
         Ok(())
     }
 
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.inner().files.remove(name);
+    fn remove_now(&self, name: &str) -> io::Result<bool> {
+        Ok(self.inner().files.remove(name).is_some())
+    }
+
+    fn sync_names(&self, _name: &str) -> io::Result<()> {
         Ok(())
     }
 

@@ -8,6 +8,7 @@ mod folder;
 mod limits;
 mod model;
 mod recovery;
+mod sim;
 
 use std::time::Duration;
 

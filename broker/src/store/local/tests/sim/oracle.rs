@@ -1,0 +1,218 @@
+//! What a disk must hold after a power cut, checked by opening the store on it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::runtime::Runtime;
+
+use crate::store::conformance::{ALL, id};
+use crate::store::local::LocalStore;
+use crate::store::local::settler::Settler;
+use crate::store::local::tests::sim::disk::{Content, SimDisk, Tear};
+use crate::store::local::tests::sim::rng::Rng;
+use crate::store::local::tests::sim::workload::{Log, Model, NAMES, ROW_KEYS, Rows, open};
+use crate::store::local::writer::Writer;
+use crate::store::{Batch, BatchId, Reservation, Store, StoreError};
+
+/// What there may be: every acknowledged commit, and perhaps the one that was being written; the snapshots of every
+/// settling that is done, and perhaps those of the one that was at work.
+pub(crate) struct Allowed<'t> {
+    pub(crate) models: &'t [Model],
+    pub(crate) acknowledged: usize,
+    pub(crate) at_most: usize,
+    pub(crate) rows: &'t [Rows],
+}
+
+/// A session as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Found {
+    log: Log,
+    snapshot_through: Option<u64>,
+    rows: Vec<Option<Bytes>>,
+}
+
+/// Everything in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Observed {
+    commit: u64,
+    sessions: BTreeMap<String, Found>,
+    /// The epoch that a session would begin with, by name.
+    vacant: BTreeMap<String, u64>,
+}
+
+fn row_keys() -> Vec<Bytes> {
+    (0..ROW_KEYS).map(|key| Bytes::from(vec![b'k', key])).collect()
+}
+
+async fn observe(store: &LocalStore) -> Result<Observed, StoreError> {
+    let mut sessions = BTreeMap::new();
+    for listed in store.list(String::new(), None, usize::MAX).await? {
+        let opened = store.open(&listed.session).await?;
+        let mut records = Vec::new();
+        loop {
+            let chunk = store.read(listed.log, records.len() as u64, ALL).await?;
+            if chunk.records.is_empty() {
+                break;
+            }
+            assert_eq!(chunk.from, records.len() as u64);
+            records.extend(chunk.records);
+        }
+        assert!(opened.exists, "{} is listed and does not exist", listed.session);
+        assert_eq!((opened.log, opened.start, listed.start), (listed.log, 0, 0), "{}", listed.session);
+        assert_eq!((opened.end, listed.end), (records.len() as u64, opened.end), "{}", listed.session);
+        assert_eq!(opened.lineage.epoch(), listed.epoch, "{}", listed.session);
+        let log = Log {
+            id: listed.log,
+            epoch: listed.epoch,
+            version: opened.version.0,
+            records,
+            last_time_ms: listed.last_time_ms,
+            projection: listed.projection,
+        };
+        let rows = store.rows(listed.log, row_keys()).await?;
+        let found = Found { log, snapshot_through: opened.snapshot_through, rows };
+        sessions.insert(listed.session.to_string(), found);
+    }
+    let mut vacant = BTreeMap::new();
+    for name in NAMES.into_iter().filter(|name| !sessions.contains_key(*name)) {
+        let opened = store.open(&id(name)).await?;
+        assert!(!opened.exists, "{name} exists and is not listed");
+        vacant.insert(name.to_owned(), opened.lineage.epoch());
+    }
+    let commit = store.shared.state().durable_commit();
+    Ok(Observed { commit, sessions, vacant })
+}
+
+impl Allowed<'_> {
+    fn expected(&self, commit: usize, rows: &Rows) -> Observed {
+        let model = &self.models[commit];
+        let found = model.logs.iter().map(|(name, log)| {
+            let rows = rows.get(&log.id);
+            let row = |key: &Bytes| rows.and_then(|(_, rows)| rows.get(key).cloned().flatten());
+            let found = Found {
+                log: Log::clone(log),
+                snapshot_through: rows.map(|(through, _)| *through),
+                rows: row_keys().iter().map(row).collect(),
+            };
+            (name.clone(), found)
+        });
+        let vacant = NAMES.into_iter().filter(|name| !model.logs.contains_key(*name));
+        let vacant = vacant.map(|name| (name.to_owned(), model.epochs.get(name).copied().unwrap_or(0)));
+        Observed { commit: commit as u64, sessions: found.collect(), vacant: vacant.collect() }
+    }
+
+    fn verdict(&self, found: &Observed) -> Result<(), String> {
+        let commit = usize::try_from(found.commit).unwrap();
+        if commit < self.acknowledged {
+            return Err(format!("commit {commit} is the last, and {} was acknowledged", self.acknowledged));
+        }
+        if commit > self.at_most {
+            return Err(format!("commit {commit} was never written: {} is the last", self.at_most));
+        }
+        if self.rows.iter().any(|rows| self.expected(commit, rows) == *found) {
+            return Ok(());
+        }
+        let expected: Vec<_> = self.rows.iter().map(|rows| self.expected(commit, rows)).collect();
+        Err(format!("commit {commit}: found {}\nexpected one of {}", short(found), {
+            expected.iter().map(short).collect::<Vec<_>>().join("\n or ")
+        }))
+    }
+}
+
+fn short(observed: &Observed) -> String {
+    let sessions = observed.sessions.iter().map(|(name, found)| {
+        let records: Vec<String> = found
+            .log
+            .records
+            .iter()
+            .map(|record| String::from_utf8_lossy(&record[..record.len().min(8)]).into_owned())
+            .collect();
+        let (log, through) = (&found.log, found.snapshot_through);
+        let rows = found.rows.iter().map(|row| row.as_ref().map(Bytes::len)).collect::<Vec<_>>();
+        format!(
+            "{name}: log {} epoch {} version {} projection {:?} snapshot {through:?} rows {rows:?} records {records:?}",
+            log.id.0, log.epoch, log.version, log.projection
+        )
+    });
+    format!("{}; vacant {:?}", sessions.collect::<Vec<_>>().join("; "), observed.vacant)
+}
+
+/// Opens the store on a disk and compares.
+pub(crate) fn check(
+    runtime: &Runtime,
+    disk: &SimDisk,
+    allowed: &Allowed<'_>,
+) -> Result<(LocalStore, Observed), String> {
+    let store = open(disk)?;
+    let observed = runtime.block_on(observe(&store)).map_err(|error| error.to_string())?;
+    allowed.verdict(&observed)?;
+    Ok((store, observed))
+}
+
+/// What was seen once is there for good, whatever the disk loses now.
+pub(crate) fn check_again(runtime: &Runtime, disk: &Content, seen: &Observed) -> Result<(), String> {
+    let store = open(&SimDisk::new(disk.clone()))?;
+    let observed = runtime.block_on(observe(&store)).map_err(|error| error.to_string())?;
+    if observed == *seen {
+        return Ok(());
+    }
+    Err(format!(
+        "seen and gone: {} {}\nnow {} {}",
+        seen.commit,
+        short(seen),
+        observed.commit,
+        short(&observed)
+    ))
+}
+
+/// The store works on: sessions old and new take an append each, some are settled, and all of it survives a power cut.
+pub(crate) fn work_on(
+    runtime: &Runtime,
+    disk: &SimDisk,
+    store: &LocalStore,
+    mut expected: Observed,
+    rng: &mut Rng,
+) -> Result<(), String> {
+    let mut writer = Writer::new(Arc::clone(&store.shared));
+    for name in NAMES {
+        let opened = runtime.block_on(store.open(&id(name))).map_err(|error| error.to_string())?;
+        let record = Bytes::from(format!("after {name}"));
+        let (log, epoch) = (opened.log, opened.lineage.epoch());
+        let batch = Batch {
+            id: BatchId(u128::MAX),
+            base: opened.end,
+            records: vec![record.clone()],
+            last_time_ms: u64::MAX,
+            projection: None,
+            reservation: Reservation::none(),
+        };
+        let (version, outcome) =
+            LocalStore::queue_append(&store.shared, log, opened.term, opened.version, batch)
+                .map_err(|error| error.to_string())?;
+        assert!(writer.step() && outcome.unwrap().try_recv() == Ok(Ok(())));
+        expected.commit += 1;
+        expected.vacant.remove(name);
+        let found = expected.sessions.entry(name.into()).or_insert_with(|| Found {
+            log: Log {
+                id: log,
+                epoch,
+                version: 0,
+                records: Vec::new(),
+                last_time_ms: 0,
+                projection: Bytes::new(),
+            },
+            snapshot_through: None,
+            rows: vec![None; row_keys().len()],
+        });
+        found.log.records.push(record);
+        found.log.version = version.0;
+        found.log.last_time_ms = u64::MAX;
+        if rng.below(4) == 0 {
+            let plan = store.shared.state().plan();
+            assert!(plan.is_none_or(|plan| Settler::new(Arc::clone(&store.shared)).settle(plan)));
+        }
+    }
+    let cut = disk.content().after_power_cut(Tear::Nothing, rng, &mut |_| {});
+    check_again(runtime, &cut, &expected)
+}

@@ -1,0 +1,318 @@
+//! A life of a store on a recording disk, and what must be there after each of its commits. Writer and settler are driven
+//! step by step on one thread, the writer in the middle of settlings too, so that a seed gives the same operations.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use tokio::runtime::Runtime;
+
+use crate::store::conformance::id;
+use crate::store::local::opening;
+use crate::store::local::plan::LogChange;
+use crate::store::local::quota::QuotaLimits;
+use crate::store::local::settler::Settler;
+use crate::store::local::shared::{Shared, Tuning};
+use crate::store::local::tests::manual;
+use crate::store::local::tests::sim::disk::{Content, Mark, Op, SimDisk};
+use crate::store::local::tests::sim::rng::Rng;
+use crate::store::local::writer::Writer;
+use crate::store::local::{LocalStore, Outcome};
+use crate::store::{Batch, BatchId, LogId, Opened, Reservation, Snapshot, Store, Version};
+
+pub(crate) const SALT: u64 = 0x5a17;
+pub(crate) const NAMES: [&str; 5] = ["acme/a", "acme/b", "acme/c/d", "b", "c"];
+/// Keys of rows of a session.
+pub(crate) const ROW_KEYS: u8 = 6;
+/// Groups of one workload.
+const GROUPS: usize = 60;
+
+/// Small files, and no threads that act on their own.
+pub(crate) fn tuning() -> Tuning {
+    Tuning {
+        segment_bytes: 16 << 10,
+        cache_bytes: 256 << 10,
+        quota: QuotaLimits { all: 256 << 20, ..QuotaLimits::default() },
+        ..manual()
+    }
+}
+
+/// A log as it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Log {
+    pub(crate) id: LogId,
+    pub(crate) epoch: u64,
+    pub(crate) version: u64,
+    pub(crate) records: Vec<Bytes>,
+    pub(crate) last_time_ms: u64,
+    pub(crate) projection: Bytes,
+}
+
+/// Every session, after some commit.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Model {
+    pub(crate) logs: BTreeMap<String, Arc<Log>>,
+    /// Names that were deleted, and the epoch of what is created next.
+    pub(crate) epochs: BTreeMap<String, u64>,
+}
+
+/// The rows of every log, after some settling, and through where they reflect it.
+pub(crate) type Rows = BTreeMap<LogId, (u64, BTreeMap<Bytes, Option<Bytes>>)>;
+
+/// What happened.
+pub(crate) struct Trace {
+    pub(crate) before: Content,
+    pub(crate) ops: Vec<Op>,
+    /// By commit.
+    pub(crate) models: Vec<Model>,
+    /// By settling.
+    pub(crate) rows: Vec<Rows>,
+}
+
+/// A store without threads.
+pub(crate) fn open(disk: &SimDisk) -> Result<LocalStore, String> {
+    let shared = opening::open(Arc::new(disk.clone()), None, SALT, tuning()).map_err(|e| e.to_string())?;
+    Ok(LocalStore { shared: Arc::new(shared), threads: Arc::default() })
+}
+
+struct Handle {
+    opened: Opened,
+    version: Version,
+    end: u64,
+}
+
+/// The side of the store that appends, which goes on during a settling.
+struct Front {
+    disk: SimDisk,
+    shared: Arc<Shared>,
+    writer: Writer,
+    rng: Rng,
+    sessions: BTreeMap<&'static str, Handle>,
+    model: Model,
+    models: Vec<Model>,
+    serial: u64,
+}
+
+impl Front {
+    /// One group of a few batches and perhaps a deletion, durable when this returns.
+    fn group(&mut self) {
+        let mut outcomes: Vec<Outcome> = Vec::new();
+        let mut deletes = false;
+        for _ in 0..=self.rng.below(4) {
+            let name = NAMES[self.rng.below(NAMES.len())];
+            if !self.sessions.contains_key(name) {
+                continue;
+            }
+            if self.rng.below(12) == 0 && self.model.logs.contains_key(name) {
+                outcomes.push(self.delete(name));
+                deletes = true;
+            } else {
+                outcomes.push(self.append(name));
+            }
+        }
+        if outcomes.is_empty() {
+            return;
+        }
+        self.disk.mark(Mark::Group { deletes });
+        if self.rng.below(30) == 0 {
+            self.disk.fail_sync();
+        }
+        assert!(self.writer.step());
+        for mut outcome in outcomes {
+            assert_eq!(outcome.try_recv(), Ok(Ok(())));
+        }
+        self.models.push(self.model.clone());
+        self.disk.mark(Mark::Acknowledged);
+    }
+
+    fn record(&mut self) -> Bytes {
+        self.serial += 1;
+        let length = match self.rng.below(20) {
+            0 => 0,
+            1..=12 => self.rng.below(100),
+            13..=18 => self.rng.below(1500),
+            _ => self.rng.below(12_000),
+        };
+        // No two are alike, and none compresses into another's place.
+        let mut text = format!("<{}>", self.serial).into_bytes();
+        text.extend((0..length).map(|_| b'a' + self.rng.below(26) as u8));
+        text.into()
+    }
+
+    fn append(&mut self, name: &'static str) -> Outcome {
+        let count = [0, 1, 1, 1, 2, 3, 9][self.rng.below(7)];
+        let records: Vec<Bytes> = (0..count).map(|_| self.record()).collect();
+        self.serial += 1;
+        let projection = (self.rng.below(3) == 0).then(|| Bytes::from(format!("row {}", self.serial)));
+        let handle = self.sessions.get_mut(name).unwrap();
+        let batch = Batch {
+            id: BatchId(u128::from(self.serial)),
+            base: handle.end,
+            records: records.clone(),
+            last_time_ms: 1000 + self.serial,
+            projection: projection.clone(),
+            reservation: Reservation::none(),
+        };
+        let (log, term) = (handle.opened.log, handle.opened.term);
+        let (version, outcome) =
+            LocalStore::queue_append(&self.shared, log, term, handle.version, batch).unwrap();
+        handle.version = version;
+        handle.end += count as u64;
+        let epoch = handle.opened.lineage.epoch();
+        let model = self.model.logs.entry(name.into()).or_insert_with(|| {
+            Arc::new(Log {
+                id: log,
+                epoch,
+                version: 0,
+                records: Vec::new(),
+                last_time_ms: 0,
+                projection: Bytes::new(),
+            })
+        });
+        let model = Arc::make_mut(model);
+        model.version = version.0;
+        model.records.extend(records);
+        model.last_time_ms = 1000 + self.serial;
+        if let Some(projection) = projection {
+            model.projection = projection;
+        }
+        outcome.unwrap()
+    }
+
+    fn delete(&mut self, name: &'static str) -> Outcome {
+        let handle = self.sessions.remove(name).unwrap();
+        let outcome = LocalStore::queue_delete(&self.shared, handle.opened.log, handle.opened.term).unwrap();
+        let log = self.model.logs.remove(name).unwrap();
+        self.model.epochs.insert(name.into(), log.epoch + 1);
+        outcome
+    }
+}
+
+/// One process.
+struct Life {
+    store: LocalStore,
+    settler: Settler,
+    front: Arc<Mutex<Front>>,
+}
+
+impl Life {
+    fn begin(disk: &SimDisk, rng: Rng, model: Model, models: Vec<Model>, serial: u64) -> Self {
+        let store = open(disk).unwrap();
+        let mut settler = Settler::new(Arc::clone(&store.shared));
+        settler.look_after_disk();
+        let front = Front {
+            disk: disk.clone(),
+            shared: Arc::clone(&store.shared),
+            writer: Writer::new(Arc::clone(&store.shared)),
+            rng,
+            sessions: BTreeMap::new(),
+            model,
+            models,
+            serial,
+        };
+        Self { store, settler, front: Arc::new(Mutex::new(front)) }
+    }
+
+    /// Opens what was deleted or never there: the database cannot be asked in the middle of a settling.
+    fn open_sessions(&self, runtime: &Runtime) {
+        let mut front = self.front.lock().unwrap();
+        for name in NAMES {
+            if front.sessions.contains_key(name) {
+                continue;
+            }
+            let opened = runtime.block_on(self.store.open(&id(name))).unwrap();
+            let epoch = front.model.epochs.get(name).copied().unwrap_or(0);
+            assert!(opened.lineage.epoch() >= epoch);
+            let handle = Handle { version: opened.version, end: opened.end, opened };
+            front.sessions.insert(name, handle);
+        }
+    }
+
+    fn settle(&mut self, disk: &SimDisk, rng: &mut Rng, rows: &mut Vec<Rows>) {
+        let mut next = rows.last().unwrap().clone();
+        let front = self.front.lock().unwrap();
+        let live: Vec<(LogId, u64)> =
+            front.sessions.values().map(|handle| (handle.opened.log, handle.end)).collect();
+        for handle in front.sessions.values() {
+            let log = handle.opened.log;
+            if handle.version.0 == 0 || rng.below(3) > 0 {
+                continue;
+            }
+            let through = next.get(&log).map_or(0, |(through, _)| *through).max(handle.end);
+            let changes: Vec<(Bytes, Option<Bytes>)> = (0..1 + rng.below(3))
+                .map(|_| {
+                    let key = Bytes::from(vec![b'k', rng.below(usize::from(ROW_KEYS)) as u8]);
+                    let row = (rng.below(4) > 0)
+                        .then(|| Bytes::from(format!("{through} {}", "r".repeat(rng.below(400)))));
+                    (key, row)
+                })
+                .collect();
+            let entry = next.entry(log).or_default();
+            entry.0 = through;
+            entry.1.extend(changes.iter().cloned());
+            let snapshot = Snapshot { through, rows: changes };
+            let shared = &self.store.shared;
+            drop(LocalStore::queue_snapshot(shared, log, handle.opened.term, snapshot).unwrap());
+        }
+        drop(front);
+        next.retain(|log, _| live.iter().any(|(live, _)| live == log));
+        let Some(plan) = self.store.shared.state().plan() else { return };
+        let deletes = plan.logs.iter().any(|(_, change)| matches!(change, LogChange::Deleted { .. }));
+        disk.mark(Mark::Settling { deletes });
+        if rng.below(2) == 0 {
+            let front = Arc::clone(&self.front);
+            let hook = move || {
+                let mut front = front.lock().unwrap();
+                for _ in 0..=front.rng.below(3) {
+                    front.group();
+                }
+            };
+            disk.interrupt(rng.below(12), Box::new(hook));
+        }
+        assert!(self.settler.settle(plan));
+        disk.drop_interrupt();
+        rows.push(next);
+        disk.mark(Mark::Settled);
+        self.settler.look_after_disk();
+    }
+}
+
+/// Runs a workload on an empty disk.
+pub(crate) fn run(runtime: &Runtime, seed: u64, index: u64) -> Trace {
+    let mut rng = Rng::new(seed, index);
+    let mut disk = SimDisk::new(Content::default());
+    let mut rows = vec![Rows::new()];
+    let mut life = Life::begin(&disk, Rng::new(rng.next(), 0), Model::default(), vec![Model::default()], 0);
+    disk.mark(Mark::Ready);
+    while life.front.lock().unwrap().models.len() < GROUPS {
+        life.open_sessions(runtime);
+        match rng.below(20) {
+            0..=13 => life.front.lock().unwrap().group(),
+            14..=16 => life.settle(&disk, &mut rng, &mut rows),
+            17 | 18 => {
+                disk.mark(Mark::Removing { begins: true });
+                life.settler.remove_doomed();
+                disk.mark(Mark::Removing { begins: false });
+            }
+            _ => {
+                // The process dies and the machine does not: what was written is seen, synced or not.
+                let next = disk.next_life();
+                let Life { store, settler, front } = life;
+                drop((store, settler));
+                let front = Arc::into_inner(front).unwrap().into_inner().unwrap();
+                let Front { model, models, serial, writer, shared, .. } = front;
+                drop((writer, shared));
+                disk = next;
+                // Its recovery settles what was acknowledged.
+                disk.mark(Mark::Settling { deletes: false });
+                life = Life::begin(&disk, Rng::new(rng.next(), 0), model, models, serial);
+                rows.push(rows.last().unwrap().clone());
+                disk.mark(Mark::Settled);
+            }
+        }
+    }
+    let ops = disk.ops();
+    drop(disk.next_life());
+    let models = std::mem::take(&mut life.front.lock().unwrap().models);
+    Trace { before: Content::default(), ops, models, rows }
+}

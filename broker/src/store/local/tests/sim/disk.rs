@@ -366,7 +366,7 @@ fn kept(at: usize, length: usize, tear: Tear, chosen: bool, rng: &mut Rng) -> Ve
     match tear {
         Tear::Nothing => Vec::new(),
         Tear::Everything => vec![all],
-        Tear::Headers => vec![0..HEADER.min(length)],
+        Tear::Headers => std::iter::once(0..HEADER.min(length)).collect(),
         Tear::AllButOne if !chosen => vec![all],
         _ => {
             let mut sectors = Vec::new();

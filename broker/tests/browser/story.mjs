@@ -95,6 +95,21 @@ const stories = {
     check((await page.$$eval('#rows .mine', (mine) => mine.length)) === 2, 'its own messages are not marked');
   },
 
+  /** Sends many messages while connections are cut. Prints every text as JSON. */
+  async cuts(page, url, session, count) {
+    await page.goto(`${url}/#/s/${session}`);
+    await state(page, 'Waiting');
+    say('waiting');
+    check((await told()) === 'cutting', 'connections were to be cut');
+    const message = page.getByLabel('Message to the session');
+    for (let number = 0; number < Number(count); number++) {
+      await message.fill(`message ${number}`);
+      await message.press('Enter');
+    }
+    await page.waitForFunction(() => document.querySelectorAll('#pending li').length === 0);
+    say(JSON.stringify(await texts(page)));
+  },
+
   /** Scrolls back to the first record, and forth again. */
   async scroll(page, url, session, count) {
     const last = Number(count) - 1;

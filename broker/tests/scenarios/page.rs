@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use longwire::{Client, Publication, Session};
+use rustix::process::{Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
@@ -243,6 +244,27 @@ async fn what_the_page_sends_is_there_once_and_in_order_wherever_connections_are
     let arguments = ["--url", &url, "tail", "demo/cuts", "--from", "start", "--raw", "--no-follow"];
     let tail = tokio::task::block_in_place(|| longwire(&arguments));
     assert_eq!(String::from_utf8(tail.stdout).unwrap(), wanted.join("\n") + "\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_wakes_up_finds_out_at_once_that_its_connection_is_dead() {
+    if !browser_is_there() {
+        return;
+    }
+    let (_folder, data) = folder();
+    let broker = Broker::start(&data);
+    let session = session(&broker.url(), "demo/sleep");
+    session.publish("before").await.unwrap();
+    let mut story = Story::tell("sleep", &broker.url(), &["demo/sleep"]);
+    story.says("live").await;
+    // It answers nothing and closes nothing, as a network that is gone.
+    kill_process(broker.pid(), Signal::STOP).unwrap();
+    story.told("stopped").await;
+    story.says("noticed").await;
+    kill_process(broker.pid(), Signal::CONT).unwrap();
+    session.publish("after").await.unwrap();
+    story.told("published").await;
+    story.says("ok").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -204,7 +204,7 @@ export class Client {
       subscription.end = Number(fields.end ?? 0);
       subscription.cursor.subscribed(fields) ? subscription.begun(fields) : this.#end(subscription, fields.outcome);
     } else if (kind === 'heartbeat') {
-      for (const ends of fields.ends ?? []) Object.assign(this.#subscriptions.get(ends.subscription) ?? {}, { end: +ends.end });
+      for (const ends of fields.ends ?? []) Object.assign(this.#subscriptions.get(ends.subscription) ?? {}, { end: +(ends.end ?? 0) });
     } else if ((kind === 'subscriptionEnded' || kind === 'refused') && subscription) {
       this.#end(subscription, error.code, error);
     } else if (answer && ['published', 'done', 'sessionDescription', 'sessionList', 'refused'].includes(kind)) {

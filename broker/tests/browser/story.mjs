@@ -95,6 +95,36 @@ const stories = {
     check((await page.$$eval('#rows .mine', (mine) => mine.length)) === 2, 'its own messages are not marked');
   },
 
+  /** Sends many messages while connections are cut. Prints every text as JSON. */
+  async cuts(page, url, session, count) {
+    await page.goto(`${url}/#/s/${session}`);
+    await state(page, 'Waiting');
+    say('waiting');
+    check((await told()) === 'cutting', 'connections were to be cut');
+    const message = page.getByLabel('Message to the session');
+    for (let number = 0; number < Number(count); number++) {
+      await message.fill(`message ${number}`);
+      await message.press('Enter');
+    }
+    await page.waitForFunction(() => document.querySelectorAll('#pending li').length === 0);
+    say(JSON.stringify(await texts(page)));
+  },
+
+  /** Wakes up with a connection that is dead and does not say so. */
+  async sleep(page, url, session) {
+    await page.goto(`${url}/#/s/${session}`);
+    await state(page, 'Live');
+    say('live');
+    check((await told()) === 'stopped', 'the broker was to be stopped');
+    await page.evaluate(() => window.dispatchEvent(new Event('online')));
+    await state(page, 'No connection, trying again…');
+    say('noticed');
+    check((await told()) === 'published', 'a record was to be published');
+    await page.waitForFunction(() => document.querySelectorAll('#rows .text').length === 2);
+    await state(page, 'Live');
+    check((await texts(page)).join() === 'before,after', `the page shows ${await texts(page)}`);
+  },
+
   /** Scrolls back to the first record, and forth again. */
   async scroll(page, url, session, count) {
     const last = Number(count) - 1;
@@ -162,10 +192,6 @@ const stories = {
     await page.getByRole('button', { name: 'Send' }).tap();
     await page.waitForFunction(() => document.querySelectorAll('#pending li').length === 0);
     if (picture) await page.screenshot({ path: picture });
-    // Awake again: the connection is proved, or replaced, at once.
-    await page.context().setOffline(true);
-    await page.context().setOffline(false);
-    await state(page, 'Live');
   },
 };
 

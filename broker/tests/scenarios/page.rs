@@ -4,15 +4,19 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use longwire::{Client, Publication, Session};
+use rustix::process::{Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::support::broker::{Broker, LONGWIRE, folder, longwire};
 use crate::support::proxy::Proxy;
+use crate::support::rng::Rng;
 
 /// What one step of a story may take on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -202,6 +206,65 @@ async fn what_the_page_sends_is_in_the_session_once_whatever_happens() {
     let tail = tokio::task::block_in_place(|| longwire(&arguments));
     let wanted = "hello from the page\ntwo\nlines <b>while it was away</b>\n";
     assert_eq!(String::from_utf8(tail.stdout).unwrap(), wanted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_page_sends_is_there_once_and_in_order_wherever_connections_are_cut() {
+    const MESSAGES: usize = 50;
+    // Enough for an upgrade and a hello, so that each connection comes to something, and a few messages at most.
+    const UP: (u64, u64) = (900, 2_500);
+    const DOWN: (u64, u64) = (800, 4_000);
+    if !browser_is_there() {
+        return;
+    }
+    let (_folder, data) = folder();
+    let broker = Broker::start(&data);
+    // The page itself comes through whole.
+    let cutting = Arc::new(AtomicBool::new(false));
+    let armed = Arc::clone(&cutting);
+    let rng = Mutex::new(Rng::from_env(29));
+    let plan = move |_| {
+        let mut rng = rng.lock().unwrap();
+        let mut between = |(least, most): (u64, u64)| least + rng.below(most - least);
+        armed.load(Ordering::SeqCst).then(|| (between(UP), between(DOWN)))
+    };
+    let proxy = Proxy::start_with(broker.address(), Arc::new(plan)).await;
+    let mut story = Story::tell("cuts", &proxy.url(), &["demo/cuts", &MESSAGES.to_string()]);
+    story.says("waiting").await;
+    cutting.store(true, Ordering::SeqCst);
+    broker.kill();
+    let broker = Broker::start(&data);
+    proxy.set_upstream(Some(broker.address()));
+    story.told("cutting").await;
+    let wanted: Vec<String> = (0..MESSAGES).map(|number| format!("message {number}")).collect();
+    assert_eq!(story.texts().await, wanted);
+    story.says("ok").await;
+    assert!(proxy.cuts() >= 5, "only {} connections were cut", proxy.cuts());
+    let url = broker.url();
+    let arguments = ["--url", &url, "tail", "demo/cuts", "--from", "start", "--raw", "--no-follow"];
+    let tail = tokio::task::block_in_place(|| longwire(&arguments));
+    assert_eq!(String::from_utf8(tail.stdout).unwrap(), wanted.join("\n") + "\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_wakes_up_finds_out_at_once_that_its_connection_is_dead() {
+    if !browser_is_there() {
+        return;
+    }
+    let (_folder, data) = folder();
+    let broker = Broker::start(&data);
+    let session = session(&broker.url(), "demo/sleep");
+    session.publish("before").await.unwrap();
+    let mut story = Story::tell("sleep", &broker.url(), &["demo/sleep"]);
+    story.says("live").await;
+    // It answers nothing and closes nothing, as a network that is gone.
+    kill_process(broker.pid(), Signal::STOP).unwrap();
+    story.told("stopped").await;
+    story.says("noticed").await;
+    kill_process(broker.pid(), Signal::CONT).unwrap();
+    session.publish("after").await.unwrap();
+    story.told("published").await;
+    story.says("ok").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

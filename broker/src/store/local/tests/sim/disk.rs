@@ -362,12 +362,12 @@ impl Content {
 
 /// Which parts of a write are kept.
 fn kept(at: usize, length: usize, tear: Tear, chosen: bool, rng: &mut Rng) -> Vec<Range<usize>> {
-    let all = 0..length;
+    let only = |part: Range<usize>| Vec::from([part]);
     match tear {
         Tear::Nothing => Vec::new(),
-        Tear::Everything => vec![all],
-        Tear::Headers => vec![0..HEADER.min(length)],
-        Tear::AllButOne if !chosen => vec![all],
+        Tear::Everything => only(0..length),
+        Tear::Headers => only(0..HEADER.min(length)),
+        Tear::AllButOne if !chosen => only(0..length),
         _ => {
             let mut sectors = Vec::new();
             let mut from = 0;

@@ -362,12 +362,12 @@ impl Content {
 
 /// Which parts of a write are kept.
 fn kept(at: usize, length: usize, tear: Tear, chosen: bool, rng: &mut Rng) -> Vec<Range<usize>> {
-    let all = 0..length;
+    let only = |part: Range<usize>| Vec::from([part]);
     match tear {
         Tear::Nothing => Vec::new(),
-        Tear::Everything => vec![all],
-        Tear::Headers => std::iter::once(0..HEADER.min(length)).collect(),
-        Tear::AllButOne if !chosen => vec![all],
+        Tear::Everything => only(0..length),
+        Tear::Headers => only(0..HEADER.min(length)),
+        Tear::AllButOne if !chosen => only(0..length),
         _ => {
             let mut sectors = Vec::new();
             let mut from = 0;
@@ -416,7 +416,7 @@ type Hook = Box<dyn FnOnce() + Send>;
 struct Inner {
     content: Content,
     ops: Vec<Op>,
-    // Handles of an earlier process do nothing any more.
+    // What an earlier process still does fails.
     life: u64,
     hook: Option<(usize, Hook)>,
     fail_sync: bool,
@@ -440,7 +440,7 @@ impl SimDisk {
         Self { inner: Arc::new(Mutex::new(Inner { content, ..Inner::default() })), life: 0 }
     }
 
-    /// The disk for the next process: what the one before still does is for nothing.
+    /// The disk for the next process: what the one before still does fails.
     pub(crate) fn next_life(&self) -> Self {
         let mut inner = self.inner();
         inner.life += 1;
@@ -479,12 +479,14 @@ impl SimDisk {
         self.inner.lock().unwrap()
     }
 
-    fn run(&self, op: Op) {
+    fn run(&self, op: Op) -> io::Result<()> {
         let mut inner = self.inner();
-        if inner.life == self.life {
-            inner.content.apply(&op);
-            inner.ops.push(op);
+        if inner.life != self.life {
+            return Err(io::Error::other("the process is dead"));
         }
+        inner.content.apply(&op);
+        inner.ops.push(op);
+        Ok(())
     }
 }
 
@@ -492,7 +494,7 @@ impl Disk for SimDisk {
     fn open_now(&self, name: &str) -> io::Result<(Box<dyn DiskFile>, bool)> {
         let created = !self.inner().content.names.contains_key(name);
         if created {
-            self.run(Op::Create(name.into()));
+            self.run(Op::Create(name.into()))?;
         }
         let inode = *self.inner().content.names.get(name).ok_or(io::ErrorKind::NotFound)?;
         let journal = name.starts_with("journal/");
@@ -503,21 +505,19 @@ impl Disk for SimDisk {
         if !self.inner().content.names.contains_key(from) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        self.run(Op::Rename(from.into(), to.into()));
-        Ok(())
+        self.run(Op::Rename(from.into(), to.into()))
     }
 
     fn remove_now(&self, name: &str) -> io::Result<bool> {
         let there = self.inner().content.names.contains_key(name);
         if there {
-            self.run(Op::Remove(name.into()));
+            self.run(Op::Remove(name.into()))?;
         }
         Ok(there)
     }
 
     fn sync_names(&self, name: &str) -> io::Result<()> {
-        self.run(Op::SyncNames(name.into()));
-        Ok(())
+        self.run(Op::SyncNames(name.into()))
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
@@ -571,23 +571,20 @@ impl DiskFile for SimFile {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.interruption();
-        self.disk.run(Op::Write(self.inode, offset as usize, bytes.into()));
-        Ok(())
+        self.disk.run(Op::Write(self.inode, offset as usize, bytes.into()))
     }
 
     fn set_bytes(&self, bytes: u64) -> io::Result<()> {
-        self.disk.run(Op::SetLength(self.inode, bytes as usize));
-        Ok(())
+        self.disk.run(Op::SetLength(self.inode, bytes as usize))
     }
 
     fn sync_data(&self) -> io::Result<()> {
         self.interruption();
         let fails = self.journal && std::mem::take(&mut self.disk.inner().fail_sync);
         if fails {
-            self.disk.run(Op::FailedSync(self.inode));
+            self.disk.run(Op::FailedSync(self.inode))?;
             return Err(io::Error::other("injected"));
         }
-        self.disk.run(Op::Sync(self.inode));
-        Ok(())
+        self.disk.run(Op::Sync(self.inode))
     }
 }

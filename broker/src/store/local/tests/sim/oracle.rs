@@ -152,8 +152,11 @@ pub(crate) fn check(
 
 /// What was seen once is there for good, whatever the disk loses now.
 pub(crate) fn check_again(runtime: &Runtime, disk: &Content, seen: &Observed) -> Result<(), String> {
-    let store = open(&SimDisk::new(disk.clone()))?;
+    let disk = SimDisk::new(disk.clone());
+    let store = open(&disk)?;
     let observed = runtime.block_on(observe(&store)).map_err(|error| error.to_string())?;
+    disk.next_life();
+    drop(store);
     if observed == *seen {
         return Ok(());
     }

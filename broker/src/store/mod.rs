@@ -228,7 +228,7 @@ pub enum StoreError {
     #[error("the outcome of the write is not known: {0}")]
     Unknown(String),
     /// Stored bytes fail their checksum. They are never served.
-    #[error("log {log:?} is damaged at offset {offset}: {what}")]
+    #[error("log {} is damaged at offset {offset}: {what}", log.0)]
     Corrupt {
         /// The damaged log.
         log: LogId,

@@ -23,7 +23,7 @@ use crate::store::local::tests::sim::oracle::{Allowed, check, check_again, work_
 use crate::store::local::tests::sim::rng::Rng;
 use crate::store::local::tests::sim::workload::Trace;
 
-/// Images of the test command: what two cores take some 75 seconds for in the profile of tests.
+/// Images of the test command: what one core takes some 80 seconds for in the profile of tests.
 const IMAGES: u64 = 40_000;
 /// Images of one workload.
 const PER_WORKLOAD: u64 = 5_000;

@@ -1,5 +1,6 @@
 //! `longwire serve`: the broker.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -86,7 +87,13 @@ fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("LONGWIRE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     // A log that was started before stays in use.
-    drop(tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init());
+    drop(
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
+            .try_init(),
+    );
 }
 
 fn start_metrics() -> anyhow::Result<PrometheusHandle> {

@@ -364,6 +364,20 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_of_a_delivery_are_made_once_for_everyone() {
+        let tail = live(0);
+        let mut readers = [tail.attach().unwrap(), tail.attach().unwrap()];
+        tail.extend(0, vec![Bytes::from_static(&[0x92, 0x01, 0x01, b'x']); 3], false);
+        for encoding in Encoding::ALL {
+            let shared = readers.each_mut().map(|reader| match reader.read(0) {
+                TailRead::Batch(batch) => batch.body(encoding, 0).unwrap().shared().as_ptr(),
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(shared[0], shared[1]);
+        }
+    }
+
+    #[test]
     fn memory_is_bounded_and_given_back() {
         let budget = Arc::new(TailBudget::default());
         let tail = Arc::new(Tail::new(Arc::clone(&budget)));

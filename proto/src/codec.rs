@@ -222,16 +222,10 @@ impl DeliveryBody {
         }
     }
 
-    /// Bytes of the shared body.
+    /// The shared body, as all subscribers get it.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.body.len()
-    }
-
-    /// Whether the shared body has no bytes; it never has none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.body.is_empty()
+    pub fn shared(&self) -> &Bytes {
+        &self.body
     }
 }
 

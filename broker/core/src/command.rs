@@ -38,7 +38,7 @@ pub enum Command {
     },
     /// Tell the state.
     Describe,
-    /// Tell whether everything before this is durable; used before a delete.
+    /// Tell when everything before this is durable; used before a delete, and before a reading that reflects it.
     Flush,
 }
 

@@ -1,11 +1,14 @@
 //! What docs/protocol.md promises of a connection, over both encodings.
 
+use futures_util::StreamExt;
 use longwire_proto::codec::Encoding;
 use longwire_proto::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, RECORD_BYTES_MAX};
-use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use longwire_proto::wire::from::From;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
+use longwire_proto::{raw, wire};
+
+use prost::Message;
 
 use crate::support::broker::{Broker, folder};
 use crate::support::wire_client::{WireClient, delivery, published, record, refusal, subscribed, text};
@@ -507,4 +510,42 @@ async fn a_session_is_read_in_pages_both_ways() {
         .await;
     let error = client.refusal().await;
     assert_eq!((error.code.as_str(), error.field.as_str()), ("invalid_position", "before"));
+}
+
+/// What a newer client writes survives an older broker: its wire, its store, a restart, and its deliveries.
+#[tokio::test]
+async fn what_the_broker_does_not_know_of_a_record_survives_byte_for_byte() {
+    let (_folder, data) = folder();
+    let broker = Broker::start(&data);
+    let known = wire::Record { kind: 4_000_000, id: "m-1".into(), ..record("known") }.encode_to_vec();
+    // Field 100, a string that no version has yet; it stands before and after what is known.
+    let unknown = [0xa2, 0x06, 0x06, b'f', b'u', b't', b'u', b'r', b'e'];
+    let newer = [&unknown[..], &known, &unknown].concat();
+    let publish = raw::Publish {
+        request: 1,
+        session: "s".into(),
+        records: vec![newer.clone().into()],
+        ..Default::default()
+    };
+    let frame = raw::ClientFrame { frame: Some(raw::client_frame::Frame::Publish(publish)) };
+    let mut client = WireClient::connect(broker.address(), Encoding::Proto).await;
+    client.send_bytes(frame.encode_to_vec().into()).await;
+    assert_eq!(published(client.receive().await).next, 1);
+    broker.kill();
+    let broker = Broker::start(&data);
+    let mut client = WireClient::connect(broker.address(), Encoding::Proto).await;
+    subscribed(client.subscribe("s", From::Start(true)).await);
+    let delivered = loop {
+        let Some(Ok(message)) = client.socket().next().await else { panic!("the connection ended") };
+        let frame = raw::ServerFrame::decode(message.into_data()).unwrap();
+        if let Some(raw::server_frame::Frame::Delivery(delivery)) = frame.frame {
+            break delivery.records;
+        }
+    };
+    assert!(delivered[0].ends_with(&newer), "{delivered:?}");
+    // A reader in JSON sees what its broker knows.
+    let mut json = WireClient::connect(broker.address(), Encoding::Json).await;
+    subscribed(json.subscribe("s", From::Start(true)).await);
+    let seen = delivery(json.receive().await).records.remove(0);
+    assert_eq!((seen.kind, seen.id.as_str(), text(&seen)), (4_000_000, "m-1", "known"));
 }

@@ -8,7 +8,8 @@ use redb::{Durability, ReadTransaction, ReadableDatabase as _, WriteTransaction}
 use tracing::warn;
 
 use crate::store::local::disk::{DatabaseFile, Disk};
-use crate::store::local::folder::{DATABASE_FILE, FORMAT_VERSION};
+use crate::store::local::folder::DATABASE_FILE;
+use crate::store::local::format::FORMAT_VERSION;
 use crate::store::local::table::Damage;
 use crate::store::local::table::chunks::CHUNKS;
 use crate::store::local::table::doomed::DOOMED;

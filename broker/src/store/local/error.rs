@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::store::local::folder::FORMAT_VERSION;
+use crate::store::local::format::FORMAT_VERSION;
 
 /// Why a store cannot be opened. The folder is as it was.
 #[derive(Debug, thiserror::Error)]

@@ -16,10 +16,9 @@ use std::path::{Path, PathBuf};
 
 use crate::store::local::disk::{FILE_MODE, FOLDER_MODE, sync_folder};
 use crate::store::local::error::OpenStoreError;
+use crate::store::local::format::FORMAT_VERSION;
 use crate::store::local::segment::JOURNAL_FOLDER;
 
-/// The format that this broker writes.
-pub const FORMAT_VERSION: u32 = 1;
 /// The name of the database.
 pub const DATABASE_FILE: &str = "sessions.redb";
 const LOCK_FILE: &str = "LOCK";

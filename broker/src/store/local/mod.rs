@@ -13,6 +13,7 @@ pub mod database;
 pub mod disk;
 pub mod error;
 pub mod folder;
+pub mod format;
 pub mod group;
 pub mod health;
 pub mod log;

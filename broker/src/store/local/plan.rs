@@ -8,7 +8,7 @@ use redb::{ReadableTable as _, WriteTransaction};
 use crate::store::LogId;
 use crate::store::Reservation;
 use crate::store::local::database::{Database, DatabaseFailure};
-use crate::store::local::folder::FORMAT_VERSION;
+use crate::store::local::format::FORMAT_VERSION;
 use crate::store::local::log::{Rows, SnapshotReply};
 use crate::store::local::record::Records;
 use crate::store::local::table::chunks::{CHUNKS, Packer};

@@ -20,8 +20,8 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::request::{Operation, ReplyTo, Request};
 use crate::store::{
-    Batch, BatchId, LogId, Opened, ReadLimit, Reservation, Snapshot, Store, StoreError, StoreFuture, Term,
-    Version,
+    Batch, BatchId, LogId, Opened, Projection, ReadLimit, Reservation, Snapshot, Store, StoreError,
+    StoreFuture, Term, Version,
 };
 use crate::tail::{Progress, Tail};
 
@@ -136,7 +136,7 @@ impl Driver {
 
 async fn load(store: &dyn Store, session: &SessionId) -> Result<(Loaded, Progress), StoreError> {
     let opened = store.open(session).await?;
-    let Opened { log, exists: _, term, version, lineage, start, end, snapshot_through } = opened;
+    let Opened { log, term, version, lineage, start, end, snapshot_through, .. } = opened;
     let head = match snapshot_through {
         Some(_) => store.rows(log, vec![State::head_key()]).await?.pop().flatten(),
         None => None,
@@ -404,7 +404,9 @@ impl Owner {
             base: write.base,
             last_time_ms: write.last_time_ms,
             records: write.records,
-            projection: write.projection,
+            projection: write.projection.map(|row| Projection { row, ..Projection::default() }),
+            origin: None,
+            erase: Vec::new(),
             reservation: std::mem::replace(&mut self.reserved, Reservation::none()),
         };
         self.append = Some(self.store.append(log, term, version, batch));
@@ -503,7 +505,10 @@ pub fn to_error(error: &StoreError) -> Error {
         StoreError::Fenced | StoreError::VersionConflict | StoreError::Unknown(_) => {
             (ErrorCode::OutcomeUnknown, 0)
         }
-        StoreError::BatchTooLarge { .. } => (ErrorCode::Internal, 0),
+        StoreError::BatchTooLarge { .. } | StoreError::OutOfRange(_) | StoreError::Unsupported(_) => {
+            (ErrorCode::Internal, 0)
+        }
+        StoreError::AlreadyExists => (ErrorCode::SessionExists, 0),
     };
     Error::new(code, error.to_string()).retry_after_ms(retry_after_ms)
 }

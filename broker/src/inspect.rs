@@ -3,7 +3,7 @@
 use longwire_proto::record::Sealed;
 use longwire_proto::session_id::SessionId;
 
-use crate::store::{Listed, ReadLimit, Store, StoreError};
+use crate::store::{ListQuery, Listed, ReadLimit, Store, StoreError};
 
 /// Sessions listed at a time.
 const SESSIONS_AT_A_TIME: usize = 1000;
@@ -44,14 +44,14 @@ pub async fn inspect(store: &dyn Store, mut progress: impl FnMut(&Report)) -> Re
     let mut report = Report::default();
     let mut after = None;
     loop {
-        let listed = store.list(String::new(), after.take(), SESSIONS_AT_A_TIME).await?;
-        let more = listed.len() == SESSIONS_AT_A_TIME;
-        after = listed.last().map(|last| last.session.clone());
-        for session in listed {
+        let query = ListQuery { after: after.take(), limit: SESSIONS_AT_A_TIME, ..ListQuery::default() };
+        let page = store.list(query).await?;
+        after = page.more_after;
+        for session in page.sessions {
             inspect_session(store, &session, &mut report).await;
             progress(&report);
         }
-        if !more {
+        if after.is_none() {
             return Ok(report);
         }
     }

@@ -12,8 +12,8 @@ use longwire_broker::hub::Hub;
 use longwire_broker::request::{Answer, Operation, ReplyTo, Request};
 use longwire_broker::store::memory::MemoryStore;
 use longwire_broker::store::{
-    Batch, Capabilities, Chunk, Health, Listed, LogId, Opened, ReadLimit, Reservation, Snapshot, Store,
-    StoreError, StoreFuture, Term, Version,
+    Batch, Capabilities, Chunk, Health, ListPage, ListQuery, LogId, Opened, ReadLimit, Reservation, Snapshot,
+    Store, StoreError, StoreFuture, Term, Version,
 };
 use longwire_broker::subscription::{Event, Subscription};
 use longwire_core::command::{Command, Reply};
@@ -120,8 +120,8 @@ impl Store for HostileStore {
         self.inner.delete(log, term)
     }
 
-    fn list(&self, prefix: String, after: Option<SessionId>, limit: usize) -> StoreFuture<Vec<Listed>> {
-        self.inner.list(prefix, after, limit)
+    fn list(&self, query: ListQuery) -> StoreFuture<ListPage> {
+        self.inner.list(query)
     }
 
     fn capabilities(&self) -> Capabilities {

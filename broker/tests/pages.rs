@@ -33,6 +33,8 @@ async fn log_of(records: &[Bytes]) -> (Arc<dyn Store>, LogId) {
             last_time_ms: 1,
             records: some.to_vec(),
             projection: None,
+            origin: None,
+            erase: Vec::new(),
             reservation: Reservation::none(),
         };
         version = store.append(opened.log, opened.term, version, batch).await.unwrap();

@@ -39,6 +39,7 @@ use crate::connection::subscriptions::{SubscriptionEvent, Subscriptions};
 use crate::driver::to_error;
 use crate::hub::Hub;
 use crate::request::{Answer, Operation, ReplyTo, Request};
+use crate::store::ListQuery;
 use crate::subscription::Event as Delivered;
 use crate::transport::{FrameSink, FrameSource, Gone, LinkEnd};
 
@@ -413,11 +414,12 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             Ok(limit) => limit.min(LIST_PAGE_MAX),
             Err(_) => LIST_PAGE_MAX,
         };
-        let listed = self.context.hub.store().list(prefix, after, limit + 1);
+        let query = ListQuery { prefix, after, terms: Vec::new(), limit };
+        let listed = self.context.hub.store().list(query);
         let encoding = self.encoding;
         self.lookups.push(Box::pin(async move {
             let frame = match listed.await {
-                Ok(listed) => session_list(request, listed, limit),
+                Ok(page) => session_list(request, &page),
                 Err(error) => refused(request, 0, &to_error(&error)),
             };
             encode_server(encoding, frame)

@@ -7,7 +7,7 @@ use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use longwire_proto::wire::server_frame::Frame;
 
-use crate::store::Listed;
+use crate::store::{ListPage, Listed};
 
 /// What a connection keeps of an open request.
 pub(super) struct Asked {
@@ -52,12 +52,10 @@ fn described(session: &SessionId, description: Description) -> wire::Session {
     }
 }
 
-/// A page of the list of sessions. `limit` is what was asked for: one more was looked up to see whether there are more.
-pub(super) fn session_list(request: u64, mut listed: Vec<Listed>, limit: usize) -> Frame {
-    let more = listed.len() > limit;
-    listed.truncate(limit);
-    let next_after = listed.last().filter(|_| more).map(|last| last.session.to_string()).unwrap_or_default();
-    let sessions = listed.iter().map(from_listed).collect();
+/// A page of the list of sessions.
+pub(super) fn session_list(request: u64, page: &ListPage) -> Frame {
+    let next_after = page.more_after.as_ref().map(ToString::to_string).unwrap_or_default();
+    let sessions = page.sessions.iter().map(from_listed).collect();
     Frame::SessionList(wire::SessionList { request, sessions, next_after })
 }
 

@@ -9,8 +9,8 @@ use longwire_proto::position::Lineage;
 use longwire_proto::session_id::SessionId;
 
 use crate::store::{
-    Batch, BatchId, Capabilities, Chunk, Health, Listed, LogId, Opened, ReadLimit, Reservation, Snapshot,
-    Store, StoreError, StoreFuture, Term, Version,
+    Batch, BatchId, Capabilities, Chunk, Health, ListPage, ListQuery, Listed, LogId, Opened, ReadLimit,
+    Reservation, Snapshot, Store, StoreError, StoreFuture, Term, Version,
 };
 
 /// What a batch may have, as in the engine on the local disk.
@@ -133,6 +133,8 @@ impl Inner {
             lineage: log.lineage.clone(),
             start: 0,
             end: log.end(),
+            born: 0,
+            bytes: 0,
             snapshot_through: log.snapshot_through,
         }
     }
@@ -160,7 +162,7 @@ impl Inner {
         log.last_time_ms = batch.last_time_ms;
         log.records.extend(batch.records);
         if let Some(projection) = batch.projection {
-            log.projection = projection;
+            log.projection = projection.row;
         }
         Ok(Version(log.version))
     }
@@ -181,7 +183,7 @@ impl Store for MemoryStore {
     }
 
     fn append(&self, log: LogId, term: Term, version: Version, batch: Batch) -> StoreFuture<Version> {
-        let projection = batch.projection.as_ref().map_or(0, Bytes::len);
+        let projection = batch.projection.as_ref().map_or(0, |projection| projection.row.len());
         let bytes = projection + batch.records.iter().map(Bytes::len).sum::<usize>();
         let refuse = |what, found, limit| StoreError::BatchTooLarge { what, found, limit };
         if bytes > CAPABILITIES.batch_bytes_max {
@@ -260,8 +262,9 @@ impl Store for MemoryStore {
         })
     }
 
-    fn list(&self, prefix: String, after: Option<SessionId>, limit: usize) -> StoreFuture<Vec<Listed>> {
+    fn list(&self, query: ListQuery) -> StoreFuture<ListPage> {
         self.answer(|inner| {
+            let ListQuery { prefix, after, terms: _, limit } = query;
             let sessions = inner.names.values().filter_map(|id| Some((*id, inner.logs.get(id)?)));
             let listed = sessions
                 .filter(|(_, log)| log.exists && !log.deleted && log.name.as_str().starts_with(&prefix))
@@ -276,7 +279,10 @@ impl Store for MemoryStore {
                     last_time_ms: log.last_time_ms,
                     projection: log.projection.clone(),
                 });
-            Ok(listed.collect())
+            let sessions: Vec<Listed> = listed.collect();
+            let more_after =
+                sessions.last().filter(|_| sessions.len() == limit).map(|last| last.session.clone());
+            Ok(ListPage { sessions, more_after })
         })
     }
 

@@ -8,18 +8,27 @@
 //! - A failed append other than `Fenced`, `VersionConflict`, `Deleted` and `BatchTooLarge` means *unknown*: the batch
 //!   may be durable.
 
+pub mod batch;
+pub mod change;
 #[cfg(test)]
 mod conformance;
+pub mod list;
 pub mod local;
 pub mod memory;
+pub mod table;
 
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
 use bytes::Bytes;
 use longwire_proto::position::Lineage;
 use longwire_proto::session_id::SessionId;
+use tokio::sync::watch;
+
+pub use crate::store::batch::{Batch, Origin, Projection, Reservation, Reserved};
+pub use crate::store::change::{Change, Changes, Due};
+pub use crate::store::list::{ListPage, ListQuery, Listed};
+pub use crate::store::table::Cas;
 
 /// A boxed future of the store.
 pub type StoreFuture<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'static>>;
@@ -57,25 +66,12 @@ pub struct Opened {
     pub start: u64,
     /// The next offset to be assigned.
     pub end: u64,
+    /// The `start` that the log was created with. A log whose start is later was trimmed and has a snapshot.
+    pub born: u64,
+    /// Bytes of the log's own records from `start` on; those that it shares are not counted.
+    pub bytes: u64,
     /// The offset through which the last snapshot's rows reflect the log; `None` when there is no snapshot.
     pub snapshot_through: Option<u64>,
-}
-
-/// Records to be made durable together.
-#[derive(Debug)]
-pub struct Batch {
-    /// Recognises the batch when its answer was lost.
-    pub id: BatchId,
-    /// The offset of the first record. It must be the end of the log.
-    pub base: u64,
-    /// Encoded records, in order. May be empty when only the projection changes.
-    pub records: Vec<Bytes>,
-    /// When the last record was made, in Unix milliseconds, for the list of sessions.
-    pub last_time_ms: u64,
-    /// The session's row in the list of sessions, when it changes; opaque to the store.
-    pub projection: Option<Bytes>,
-    /// The quota that the batch was admitted under; released when the batch is settled.
-    pub reservation: Reservation,
 }
 
 /// State of a session as rows, reflecting the log before `through`.
@@ -113,25 +109,6 @@ impl Chunk {
     }
 }
 
-/// One session of [`Store::list`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    /// The session.
-    pub session: SessionId,
-    /// Its log.
-    pub log: LogId,
-    /// The epoch of new records.
-    pub epoch: u64,
-    /// First retained offset.
-    pub start: u64,
-    /// Next offset to be assigned.
-    pub end: u64,
-    /// What the last batch said.
-    pub last_time_ms: u64,
-    /// The row that the last batch with one carried.
-    pub projection: Bytes,
-}
-
 /// What an engine can take.
 #[derive(Clone, Copy, Debug)]
 pub struct Capabilities {
@@ -150,44 +127,6 @@ pub enum Health {
     Degraded(String),
 }
 
-/// Unsettled bytes that a batch may occupy. Gives them back when dropped.
-pub struct Reservation(Vec<Box<dyn Reserved>>, usize);
-
-/// What gives reserved bytes back when it is dropped.
-pub trait Reserved: Send + Sync {}
-
-impl Reservation {
-    /// A reservation of `bytes` that `reserved` gives back when dropped.
-    #[must_use]
-    pub fn new(reserved: Box<dyn Reserved>, bytes: usize) -> Self {
-        Self(vec![reserved], bytes)
-    }
-
-    /// A reservation of nothing.
-    #[must_use]
-    pub fn none() -> Self {
-        Self(Vec::new(), 0)
-    }
-
-    /// How many bytes it holds.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.1
-    }
-
-    /// Takes another reservation in.
-    pub fn absorb(&mut self, other: Self) {
-        self.0.extend(other.0);
-        self.1 += other.1;
-    }
-}
-
-impl fmt::Debug for Reservation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Reservation({} bytes)", self.1)
-    }
-}
-
 /// Why the store did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -203,6 +142,15 @@ pub enum StoreError {
     /// There is no such session.
     #[error("there is no such session")]
     NotFound,
+    /// There is a session of this name already.
+    #[error("there is a session of this name already")]
+    AlreadyExists,
+    /// The log has no such range: it is beyond the end, below the start, or not covered by a snapshot.
+    #[error("the log does not have this range: {0}")]
+    OutOfRange(String),
+    /// The engine cannot do this.
+    #[error("this store cannot do this: {0}")]
+    Unsupported(&'static str),
     /// The batch is above [`Capabilities`].
     #[error("the batch has {found} {what}; at most {limit} are taken")]
     BatchTooLarge {
@@ -292,11 +240,92 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Fenced`], [`StoreError::NotFound`] or [`StoreError::Unknown`].
     fn delete(&self, log: LogId, term: Term) -> StoreFuture<()>;
 
-    /// Sessions whose id begins with `prefix` and sorts after `after`, in order, at most `limit`.
+    /// Durably drops the records below `start`, of which `freed_bytes` bytes are the log's own. Readers no longer see them
+    /// when this resolves; their bytes leave the disk in the background. A `start` at or below the log's is no error and
+    /// does nothing.
     ///
     /// # Errors
-    /// [`StoreError::Read`].
-    fn list(&self, prefix: String, after: Option<SessionId>, limit: usize) -> StoreFuture<Vec<Listed>>;
+    /// [`StoreError::OutOfRange`] when `start` is beyond the durable end or not covered by a durable snapshot, and those
+    /// of [`Store::delete`].
+    fn trim(&self, log: LogId, term: Term, start: u64, freed_bytes: u64) -> StoreFuture<()> {
+        unsupported("trim")
+    }
+
+    /// Durably gives the log another name, which must be free. The old name is as if it had never had a log. An id that
+    /// begins with `~` is not listed, is not in the feed and is never due.
+    ///
+    /// # Errors
+    /// [`StoreError::AlreadyExists`], and those of [`Store::delete`].
+    fn rename(&self, log: LogId, term: Term, to: SessionId) -> StoreFuture<()> {
+        unsupported("rename")
+    }
+
+    /// Rows of the log's snapshot whose keys begin with `prefix` and sort after `after`, in order, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] or [`StoreError::Read`].
+    fn scan_rows(
+        &self,
+        log: LogId,
+        prefix: Bytes,
+        after: Option<Bytes>,
+        limit: usize,
+    ) -> StoreFuture<Vec<(Bytes, Bytes)>> {
+        unsupported("scan_rows")
+    }
+
+    /// Sessions, in order of their ids.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] or [`StoreError::Read`].
+    fn list(&self, query: ListQuery) -> StoreFuture<ListPage>;
+
+    /// Logs that changed after a commit, at most `limit` of them.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] or [`StoreError::Read`].
+    fn changes(&self, after: u64, limit: usize) -> StoreFuture<Changes> {
+        unsupported("changes")
+    }
+
+    /// The last durable commit. Only a hint that [`Store::changes`] has more: it may be late, or be missed.
+    fn commits(&self) -> watch::Receiver<u64> {
+        watch::channel(0).1
+    }
+
+    /// Logs whose deadline is at or before `until_ms`, in order of deadline and log, after the given place, at most
+    /// `limit`. A deadline that changed within the last second or so may be told as it was, or not yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] or [`StoreError::Read`].
+    fn due(&self, until_ms: u64, after: Option<(u64, LogId)>, limit: usize) -> StoreFuture<Vec<Due>> {
+        unsupported("due")
+    }
+
+    /// A value of the table.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] or [`StoreError::Read`].
+    fn get(&self, key: Bytes) -> StoreFuture<Option<Bytes>> {
+        unsupported("get")
+    }
+
+    /// Values of the table whose keys begin with `prefix` and sort after `after`, in order, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] or [`StoreError::Read`].
+    fn scan(&self, prefix: Bytes, after: Option<Bytes>, limit: usize) -> StoreFuture<Vec<(Bytes, Bytes)>> {
+        unsupported("scan")
+    }
+
+    /// Writes values of the table durably, all of them or none.
+    ///
+    /// # Errors
+    /// [`StoreError::VersionConflict`] when a value is not the expected one; [`StoreError::OutOfRange`] when a key or a
+    /// value is too long; [`StoreError::Unknown`], [`StoreError::Unavailable`] or [`StoreError::Overloaded`].
+    fn cas(&self, writes: Vec<Cas>) -> StoreFuture<()> {
+        unsupported("cas")
+    }
 
     /// What the engine can take.
     fn capabilities(&self) -> Capabilities;
@@ -310,4 +339,8 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Unavailable`] when what is durable in the journal could not be settled; it is settled at the next
     /// start.
     fn shutdown(&self) -> StoreFuture<()>;
+}
+
+fn unsupported<T: Send + 'static>(what: &'static str) -> StoreFuture<T> {
+    Box::pin(std::future::ready(Err(StoreError::Unsupported(what))))
 }

@@ -178,6 +178,8 @@ impl Log {
             lineage: self.lineage.clone(),
             start: self.start,
             end: self.durable.end,
+            born: 0,
+            bytes: 0,
             snapshot_through: self.snapshot_through,
         }
     }

@@ -53,8 +53,8 @@ use crate::store::local::record::{RECORD_OVERHEAD_BYTES, seal};
 use crate::store::local::shared::{CACHE_BYTES, Shared, Tuning};
 use crate::store::local::state::{Queued, State, Stop};
 use crate::store::{
-    Batch, Capabilities, Chunk, Health, Listed, LogId, Opened, ReadLimit, Reservation, Snapshot, Store,
-    StoreError, StoreFuture, Term, Version,
+    Batch, Capabilities, Chunk, Health, ListPage, ListQuery, LogId, Opened, ReadLimit, Reservation, Snapshot,
+    Store, StoreError, StoreFuture, Term, Version,
 };
 
 /// Bytes of one batch's records and projection: the largest publish (4 MiB) with what sealing adds to its records. Less
@@ -218,7 +218,7 @@ impl LocalStore {
             base: batch.base,
             last_time_ms: batch.last_time_ms,
             records,
-            projection: batch.projection,
+            projection: batch.projection.map(|projection| projection.row),
         };
         let (reply, durable) = oneshot::channel();
         state.queue.push_back(Queued::Append { create, append, reservation, bytes, reply });
@@ -368,7 +368,7 @@ fn check_size(batch: &Batch) -> Result<(), StoreError> {
 }
 
 fn content_bytes(batch: &Batch) -> usize {
-    let projection = batch.projection.as_ref().map_or(0, Bytes::len);
+    let projection = batch.projection.as_ref().map_or(0, |projection| projection.row.len());
     projection + batch.records.iter().map(Bytes::len).sum::<usize>()
 }
 
@@ -446,8 +446,15 @@ impl Store for LocalStore {
         }
     }
 
-    fn list(&self, prefix: String, after: Option<SessionId>, limit: usize) -> StoreFuture<Vec<Listed>> {
-        Box::pin(reader::list(Arc::clone(&self.shared), prefix, after, limit))
+    fn list(&self, query: ListQuery) -> StoreFuture<ListPage> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            let limit = query.limit;
+            let sessions = reader::list(shared, query.prefix, query.after, limit).await?;
+            let more_after =
+                sessions.last().filter(|_| sessions.len() == limit).map(|last| last.session.clone());
+            Ok(ListPage { sessions, more_after })
+        })
     }
 
     fn capabilities(&self) -> Capabilities {

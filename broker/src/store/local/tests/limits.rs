@@ -12,7 +12,7 @@ use crate::store::local::table::doomed::{self, DOOMED};
 use crate::store::local::table::rows::ROWS;
 use crate::store::local::tests::faulty_disk::FaultyDisk;
 use crate::store::local::tests::manual;
-use crate::store::{Batch, LogId, Snapshot, Store, StoreError};
+use crate::store::{Batch, ListQuery, LogId, Snapshot, Store, StoreError};
 
 #[tokio::test]
 async fn reservations_are_bounded_and_given_back() {
@@ -68,7 +68,10 @@ async fn forgotten_logs_are_fenced_and_come_back() {
     }
     assert!(store.shared.state().logs.len() <= 5);
     assert_eq!(first.append(&store, &["x"]).await, Err(StoreError::Fenced));
-    assert_eq!(store.list(String::new(), None, 100).await.unwrap().len(), 60);
+    assert_eq!(
+        store.list(ListQuery { limit: 100, ..ListQuery::default() }).await.unwrap().sessions.len(),
+        60
+    );
     for count in 0..60 {
         let name = format!("s{count:03}");
         let mut session = Session::open(&store, &name).await;
@@ -92,10 +95,23 @@ async fn a_long_list_takes_several_transactions() {
         append.await.unwrap();
     }
     store.settle().await.unwrap();
-    let all = store.list("s".into(), None, usize::MAX).await.unwrap();
+    let all = store
+        .list(ListQuery { prefix: "s".into(), after: None, limit: usize::MAX, ..ListQuery::default() })
+        .await
+        .unwrap()
+        .sessions;
     assert_eq!(all.len(), 2500);
     assert!(all.is_sorted_by(|a, b| a.session < b.session));
-    let last = store.list("s".into(), Some("s02498".parse().unwrap()), 9).await.unwrap();
+    let last = store
+        .list(ListQuery {
+            prefix: "s".into(),
+            after: Some("s02498".parse().unwrap()),
+            limit: 9,
+            ..ListQuery::default()
+        })
+        .await
+        .unwrap()
+        .sessions;
     assert_eq!(last.len(), 1);
 }
 

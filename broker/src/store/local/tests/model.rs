@@ -10,7 +10,7 @@ use crate::store::conformance::Session;
 use crate::store::local::LocalStore;
 use crate::store::local::tests::faulty_disk::FaultyDisk;
 use crate::store::local::tests::{Random, manual};
-use crate::store::{Snapshot, Store};
+use crate::store::{ListQuery, Snapshot, Store};
 
 const NAMES: usize = 4;
 const CASES: u32 = 60;
@@ -54,7 +54,7 @@ struct Model {
 }
 
 async fn check(store: &LocalStore, model: &Model) {
-    let listed = store.list(String::new(), None, 99).await.unwrap();
+    let listed = store.list(ListQuery { limit: 99, ..ListQuery::default() }).await.unwrap().sessions;
     let found: Vec<_> = listed.iter().map(|l| (l.session.to_string(), l.epoch, l.end)).collect();
     let expected: Vec<_> =
         model.logs.iter().map(|(name, log)| (name.clone(), log.epoch, log.records.len() as u64)).collect();

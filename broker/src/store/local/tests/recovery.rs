@@ -11,7 +11,7 @@ use crate::store::local::group::{BLOCK_BYTES, HEADER_BYTES};
 use crate::store::local::shared::Tuning;
 use crate::store::local::tests::faulty_disk::FaultyDisk;
 use crate::store::local::tests::{Random, manual};
-use crate::store::{Snapshot, Store};
+use crate::store::{ListPage, ListQuery, Snapshot, Store};
 
 async fn append_one(disk: &FaultyDisk, name: &str, record: &str) -> LocalStore {
     let store = disk.store(manual());
@@ -35,13 +35,13 @@ async fn everything_survives_a_crash() {
         // Dropped without a word.
     }
     let store = disk.store(manual());
-    let listed = store.list(String::new(), None, 9).await.unwrap();
+    let listed = store.list(ListQuery { limit: 9, ..ListQuery::default() }).await.unwrap().sessions;
     assert_eq!((listed.len(), listed[0].end), (1, 5));
     let session = Session::open(&store, "a").await;
     store.delete(session.opened.log, session.opened.term).await.unwrap();
     drop(store);
     let store = disk.store(manual());
-    assert_eq!(store.list(String::new(), None, 9).await, Ok(Vec::new()));
+    assert_eq!(store.list(ListQuery { limit: 9, ..ListQuery::default() }).await, Ok(ListPage::default()));
     let mut again = Session::open(&store, "a").await;
     assert!(!again.opened.exists, "a delete that was acknowledged never comes back");
     assert_eq!(again.opened.lineage.epoch(), 1);

@@ -13,7 +13,7 @@ use crate::store::local::tests::sim::disk::{Content, SimDisk, Tear};
 use crate::store::local::tests::sim::rng::Rng;
 use crate::store::local::tests::sim::workload::{Log, Model, NAMES, ROW_KEYS, Rows, open};
 use crate::store::local::writer::Writer;
-use crate::store::{Batch, BatchId, Reservation, Store, StoreError};
+use crate::store::{Batch, BatchId, ListQuery, Reservation, Store, StoreError};
 
 /// What there may be: every acknowledged commit, and perhaps the one that was being written; the snapshots of every
 /// settling that is done, and perhaps those of the one that was at work.
@@ -47,7 +47,7 @@ fn row_keys() -> Vec<Bytes> {
 
 async fn observe(store: &LocalStore) -> Result<Observed, StoreError> {
     let mut sessions = BTreeMap::new();
-    for listed in store.list(String::new(), None, usize::MAX).await? {
+    for listed in store.list(ListQuery { limit: usize::MAX, ..ListQuery::default() }).await?.sessions {
         let opened = store.open(&listed.session).await?;
         let mut records = Vec::new();
         loop {
@@ -69,6 +69,8 @@ async fn observe(store: &LocalStore) -> Result<Observed, StoreError> {
             records,
             last_time_ms: listed.last_time_ms,
             projection: listed.projection,
+            origin: None,
+            erase: Vec::new(),
         };
         let rows = store.rows(listed.log, row_keys()).await?;
         let found = Found { log, snapshot_through: opened.snapshot_through, rows };
@@ -188,6 +190,8 @@ pub(crate) fn work_on(
             records: vec![record.clone()],
             last_time_ms: u64::MAX,
             projection: None,
+            origin: None,
+            erase: Vec::new(),
             reservation: Reservation::none(),
         };
         let (version, outcome) =
@@ -204,6 +208,8 @@ pub(crate) fn work_on(
                 records: Vec::new(),
                 last_time_ms: 0,
                 projection: Bytes::new(),
+                origin: None,
+                erase: Vec::new(),
             },
             snapshot_through: None,
             rows: vec![None; row_keys().len()],

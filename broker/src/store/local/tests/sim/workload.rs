@@ -151,6 +151,8 @@ impl Front {
             records: records.clone(),
             last_time_ms: 1000 + self.serial,
             projection: projection.clone(),
+            origin: None,
+            erase: Vec::new(),
             reservation: Reservation::none(),
         };
         let (log, term) = (handle.opened.log, handle.opened.term);
@@ -167,6 +169,8 @@ impl Front {
                 records: Vec::new(),
                 last_time_ms: 0,
                 projection: Bytes::new(),
+                origin: None,
+                erase: Vec::new(),
             })
         });
         let model = Arc::make_mut(model);

@@ -1,0 +1,48 @@
+//! Finding sessions.
+
+use bytes::Bytes;
+use longwire_proto::session_id::SessionId;
+
+use crate::store::LogId;
+
+/// One session of [`Store::list`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The session.
+    pub session: SessionId,
+    /// Its log.
+    pub log: LogId,
+    /// The epoch of new records.
+    pub epoch: u64,
+    /// First retained offset.
+    pub start: u64,
+    /// Next offset to be assigned.
+    pub end: u64,
+    /// What the last batch said.
+    pub last_time_ms: u64,
+    /// The row that the last batch with one carried.
+    pub projection: Bytes,
+}
+
+/// Which sessions [`crate::store::Store::list`] is to find, in order of their ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListQuery {
+    /// Only ids that begin with this.
+    pub prefix: String,
+    /// Only ids that sort after this.
+    pub after: Option<SessionId>,
+    /// Only sessions whose projection has every one of these terms.
+    pub terms: Vec<Bytes>,
+    /// At most this many, at least 1.
+    pub limit: usize,
+}
+
+/// Sessions that were found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListPage {
+    /// The sessions.
+    pub sessions: Vec<Listed>,
+    /// Set when there may be more: everything up to this id was looked at. A page can be empty and have more after it,
+    /// because one call looks at a bounded number of candidates.
+    pub more_after: Option<SessionId>,
+}

@@ -69,8 +69,6 @@ async fn observe(store: &LocalStore) -> Result<Observed, StoreError> {
             records,
             last_time_ms: listed.last_time_ms,
             projection: listed.projection,
-            origin: None,
-            erase: Vec::new(),
         };
         let rows = store.rows(listed.log, row_keys()).await?;
         let found = Found { log, snapshot_through: opened.snapshot_through, rows };
@@ -208,8 +206,6 @@ pub(crate) fn work_on(
                 records: Vec::new(),
                 last_time_ms: 0,
                 projection: Bytes::new(),
-                origin: None,
-                erase: Vec::new(),
             },
             snapshot_through: None,
             rows: vec![None; row_keys().len()],

@@ -18,7 +18,7 @@ use crate::store::local::tests::sim::disk::{Content, Mark, Op, SimDisk};
 use crate::store::local::tests::sim::rng::Rng;
 use crate::store::local::writer::Writer;
 use crate::store::local::{LocalStore, Outcome};
-use crate::store::{Batch, BatchId, LogId, Opened, Reservation, Snapshot, Store, Version};
+use crate::store::{Batch, BatchId, LogId, Opened, Projection, Reservation, Snapshot, Store, Version};
 
 pub(crate) const SALT: u64 = 0x5a17;
 pub(crate) const NAMES: [&str; 5] = ["acme/a", "acme/b", "acme/c/d", "b", "c"];
@@ -150,7 +150,7 @@ impl Front {
             base: handle.end,
             records: records.clone(),
             last_time_ms: 1000 + self.serial,
-            projection: projection.clone(),
+            projection: projection.clone().map(|row| Projection { row, ..Projection::default() }),
             origin: None,
             erase: Vec::new(),
             reservation: Reservation::none(),
@@ -169,8 +169,6 @@ impl Front {
                 records: Vec::new(),
                 last_time_ms: 0,
                 projection: Bytes::new(),
-                origin: None,
-                erase: Vec::new(),
             })
         });
         let model = Arc::make_mut(model);

@@ -52,6 +52,8 @@ pub fn resolve(from: Option<&wire::from::From>, progress: &Progress) -> Result<S
         None | Some(From::End(_) | From::Start(false)) => at(Outcome::Resumed, end),
         Some(From::Offset(offset)) => resumed(*offset),
         Some(From::Last(records)) => at(Outcome::Resumed, end.saturating_sub(*records).max(start)),
+        // A cursor is looked up before; one that was never committed is the start.
+        Some(From::Cursor(_)) => at(Outcome::FromStart, start),
         Some(From::Position(text)) => {
             let position: Position = text
                 .parse()
@@ -232,6 +234,10 @@ impl Subscription {
             Ok(chunk) => chunk,
             Err(error) => return self.end(to_error(&error)),
         };
+        if chunk.from > self.next {
+            let message = format!("records up to {} were trimmed before they could be delivered", chunk.from);
+            return self.end(Error::new(ErrorCode::Trimmed, message));
+        }
         if chunk.from != self.next || chunk.records.is_empty() {
             let message = format!("records from offset {} on are missing in the store", self.next);
             return self.end(Error::new(ErrorCode::DataCorrupt, message));
@@ -261,7 +267,7 @@ impl Subscription {
                 if let Some(window) = &mut self.window {
                     window.sent(next, bytes);
                 }
-                Event::Delivery { frame: body.frame(self.number), next }
+                Event::Delivery { frame: body.frame(self.number, None), next }
             }
             Err(error) => {
                 let message = format!("a record at or after offset {} is not one: {error}", self.next);

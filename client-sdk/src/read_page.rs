@@ -76,6 +76,12 @@ impl ReadPage {
         self
     }
 
+    /// The limit counts messages; records of other kinds in between are on the page as well.
+    pub fn by_messages(mut self) -> Self {
+        self.read.unit = "messages".to_owned();
+        self
+    }
+
     /// Only records of these kinds; 0 is a message. At most 32.
     pub fn kinds(mut self, kinds: impl IntoIterator<Item = u32>) -> Self {
         self.read.filter.get_or_insert_default().kinds = kinds.into_iter().collect();

@@ -52,7 +52,7 @@ impl fmt::Display for Position {
 }
 
 /// One entry of a lineage: from `from_offset` on, records belong to `epoch`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LineageEntry {
     /// The epoch; a later one sorts later.
     pub epoch: u64,
@@ -101,6 +101,13 @@ impl Lineage {
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.0.last().map_or(0, |entry| entry.epoch)
+    }
+
+    /// The epoch of a position at an offset: that of the record before it, so that it resumes across the end of an epoch.
+    #[must_use]
+    pub fn epoch_at(&self, offset: u64) -> u64 {
+        let after = self.0.partition_point(|entry| entry.from_offset < offset);
+        self.0.get(after.saturating_sub(1)).map_or(0, |entry| entry.epoch)
     }
 
     /// Where a reader with `position` goes on. A position names the next record, so at the very offset where an epoch
@@ -167,6 +174,7 @@ mod tests {
         ])
         .unwrap();
         let resume = |epoch, offset| lineage.resume(Position { epoch, offset });
+        assert_eq!([0, 10, 11].map(|offset| lineage.epoch_at(offset)), [2, 2, 5]);
         assert_eq!(resume(2, 0), Resume::At(0));
         assert_eq!(resume(2, 10), Resume::At(10));
         assert_eq!(resume(2, 11), Resume::EpochChanged(10));

@@ -48,6 +48,8 @@ pub mod kind {
     pub const MESSAGE: u32 = 0;
     /// A change of the session itself; the body is a `SessionChange`. Only the broker writes it.
     pub const SESSION: u32 = 10;
+    /// What is left of a record that was erased: when it was made and by whom, nothing else.
+    pub const TOMBSTONE: u32 = 11;
     /// Kinds below this are the broker's; those that it does not know how to check yet are refused.
     pub const RESERVED_BELOW: u32 = 32;
 }

@@ -227,6 +227,7 @@ fn run(machine: &mut Machine, disk: &mut Disk, op: &Op, now_ms: u64) -> Result<R
                 Output::Extended { from, records, .. } => {
                     assert_eq!(disk.log[usize::try_from(from).unwrap()..], records);
                 }
+                Output::Expired => panic!("nothing here expires"),
             }
         }
         let Some(write) = machine.poll_write() else { break };
@@ -359,6 +360,7 @@ fn release(
 ) {
     while let Some(output) = machine.poll_output() {
         match output {
+            Output::Expired => panic!("nothing here expires"),
             Output::Extended { from, records, .. } => {
                 let from = usize::try_from(from).unwrap();
                 assert_eq!(disk.log[from..from + records.len()], records);
@@ -472,7 +474,7 @@ fn cold_producers_are_evicted_and_still_known() {
                         disk.put_snapshot(through, rows);
                         machine.snapshot_durable(through);
                     }
-                    Output::Extended { .. } => {}
+                    Output::Extended { .. } | Output::Expired => {}
                 }
             }
         }

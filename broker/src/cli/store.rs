@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use longwire_broker::inspect::{Report, inspect};
@@ -69,12 +70,13 @@ fn existing(folder: Folder) -> anyhow::Result<PathBuf> {
 
 async fn check(data: PathBuf, json: bool) -> anyhow::Result<ExitCode> {
     let config = LocalConfig::new(data);
-    let store = tokio::task::spawn_blocking(move || LocalStore::open(config)).await??;
+    let store: Arc<dyn Store> =
+        Arc::new(tokio::task::spawn_blocking(move || LocalStore::open(config)).await??);
     let style =
         ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
     // Draws on stderr, and only when that is a terminal.
     let bar = ProgressBar::new_spinner().with_style(style);
-    let report = inspect(&store, |report| {
+    let report = inspect(Arc::clone(&store), |report| {
         bar.set_message(format!("{} sessions, {} records", report.sessions, report.records));
         bar.tick();
     })

@@ -14,7 +14,7 @@ use longwire_proto::{raw, wire};
 
 use crate::filter::Filter;
 use crate::hub::Hub;
-use crate::page::PageReader;
+use crate::page::{PageReader, Unit};
 use crate::subscription::resolve;
 
 /// Reads one page. With `after_requests` it reflects what the session was asked before.
@@ -28,7 +28,8 @@ pub(super) async fn page(
     read: wire::Read,
     after_requests: bool,
 ) -> Result<Bytes, Error> {
-    let wire::Read { request, session: _, place, limit, filter } = read;
+    let wire::Read { request, session: _, place, limit, filter, unit } = read;
+    let unit = Unit::parse(&unit)?;
     let filter = Filter::from_wire(filter)?;
     let limit = match usize::try_from(limit) {
         Ok(0) => READ_PAGE_DEFAULT,
@@ -51,7 +52,7 @@ pub(super) async fn page(
     let start = resolve(Some(&wish), &progress).map_err(|error| error.field(field))?;
     // A closed session that was read to its end still has pages.
     let outcome = if start.outcome == Outcome::Closed { Outcome::Resumed } else { start.outcome };
-    let pages = PageReader { store: Arc::clone(hub.store()), log: progress.log, filter, limit };
+    let pages = PageReader { store: Arc::clone(hub.store()), log: progress.log, filter, limit, unit };
     let page = match place {
         Some(Place::After(_)) => pages.forwards(start.from, progress.end).await?,
         _ => pages.backwards(progress.start, start.from).await?,

@@ -12,6 +12,7 @@ use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use tokio::sync::watch;
 
+use crate::cursor::{self, CursorName};
 use crate::filter::Filter;
 use crate::hub::Hub;
 use crate::subscription::{Event, Start, Subscription, resolve};
@@ -65,6 +66,8 @@ pub(super) enum SubscriptionEvent {
 /// The subscriptions of one connection, and what they have for it.
 pub(super) struct Subscriptions {
     hub: Arc<Hub>,
+    /// Whose cursors are meant.
+    principal: String,
     encoding: Encoding,
     entries: HashMap<u32, Entry>,
     opening: FuturesUnordered<BoxFuture<'static, Opened>>,
@@ -73,9 +76,10 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
-    pub(super) fn new(hub: Arc<Hub>, encoding: Encoding) -> Self {
+    pub(super) fn new(hub: Arc<Hub>, principal: String, encoding: Encoding) -> Self {
         Self {
             hub,
+            principal,
             encoding,
             entries: HashMap::new(),
             opening: FuturesUnordered::new(),
@@ -101,8 +105,7 @@ impl Subscriptions {
         subscription: wire::Subscription,
         after_requests: bool,
     ) -> Result<(), Error> {
-        let wire::Subscription { subscription: number, session: _, from, window_bytes, wait, filter } =
-            subscription;
+        let wire::Subscription { subscription: number, from, window_bytes, wait, filter, .. } = subscription;
         let filter = Filter::from_wire(filter)?;
         self.remove(number);
         if self.entries.len() >= SUBSCRIPTIONS_MAX {
@@ -116,12 +119,12 @@ impl Subscriptions {
         let entry =
             Entry { generation, abort, consumed_through: watch::Sender::new(0), tail: None, told_end: 0 };
         self.entries.insert(number, entry);
-        let hub = Arc::clone(&self.hub);
+        let (hub, principal) = (Arc::clone(&self.hub), self.principal.clone());
         self.opening.push(Box::pin(async move {
             if after_requests {
                 hub.flush(&session).await;
             }
-            let result = attach(&hub, &session, from.and_then(|from| from.from), wait).await;
+            let result = attach(&hub, &session, from.and_then(|from| from.from), &principal, wait).await;
             Opened { number, generation, request, session, result, window_bytes, filter }
         }));
         Ok(())
@@ -212,6 +215,7 @@ impl Subscriptions {
             outcome: start.outcome.as_str().to_owned(),
             from: start.from,
             gap_from: start.gap_from,
+            pattern: String::new(),
         };
         if start.outcome.is_subscribed() {
             let subscription = self.subscription(number, reader, progress, start.from).with_filter(filter);
@@ -247,7 +251,8 @@ impl Subscriptions {
 async fn attach(
     hub: &Arc<Hub>,
     session: &SessionId,
-    from: Option<wire::from::From>,
+    mut from: Option<wire::from::From>,
+    principal: &str,
     wait: bool,
 ) -> Result<(TailReader, Progress, Start), Error> {
     let mut reader = hub.attach(session).await?;
@@ -255,6 +260,12 @@ async fn attach(
     if !progress.exists() && !wait {
         let message = "there is no such session; a publish creates it, and `wait` subscribes before that";
         return Err(Error::new(ErrorCode::SessionNotFound, message).field("session"));
+    }
+    if let Some(wire::from::From::Cursor(name)) = &from {
+        let cursor = CursorName::new(principal, name)?;
+        if let Some(position) = cursor::position(&**hub.store(), &cursor, progress.log).await? {
+            from = Some(wire::from::From::Position(position.to_string()));
+        }
     }
     let start = resolve(from.as_ref(), &progress)?;
     Ok((reader, progress, start))

@@ -14,7 +14,8 @@ use crate::store::{
 };
 
 /// What a batch may have, as in the engine on the local disk.
-const CAPABILITIES: Capabilities = Capabilities { batch_bytes_max: 5 << 20, batch_records_max: 8192 };
+const CAPABILITIES: Capabilities =
+    Capabilities { batch_bytes_max: 5 << 20, batch_records_max: 8192, erased_within_ms: 0 };
 
 /// The store in memory. Cloning gives another handle of the same store.
 #[derive(Clone, Debug, Default)]

@@ -18,6 +18,7 @@ pub mod memory;
 pub mod table;
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 
 use bytes::Bytes;
@@ -25,6 +26,7 @@ use longwire_proto::position::Lineage;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::watch;
 
+use crate::backup::BackedUp;
 pub use crate::store::batch::{Batch, Origin, Projection, Reservation, Reserved};
 pub use crate::store::change::{Change, Changes, Due};
 pub use crate::store::list::{ListPage, ListQuery, Listed};
@@ -116,6 +118,8 @@ pub struct Capabilities {
     pub batch_bytes_max: usize,
     /// Records in one batch, at most.
     pub batch_records_max: usize,
+    /// Bytes of erased records are on no disk any more after so many milliseconds.
+    pub erased_within_ms: u64,
 }
 
 /// Whether the store takes writes.
@@ -325,6 +329,15 @@ pub trait Store: Send + Sync + 'static {
     /// value is too long; [`StoreError::Unknown`], [`StoreError::Unavailable`] or [`StoreError::Overloaded`].
     fn cas(&self, writes: Vec<Cas>) -> StoreFuture<()> {
         unsupported("cas")
+    }
+
+    /// Writes everything that is durable now into a new folder, which then is a data folder of its own. Serving goes on.
+    ///
+    /// # Errors
+    /// [`StoreError::AlreadyExists`] when there is such a folder, [`StoreError::Unsupported`], [`StoreError::Read`] when it
+    /// cannot be written.
+    fn back_up(&self, _folder: PathBuf) -> StoreFuture<BackedUp> {
+        unsupported("backups")
     }
 
     /// What the engine can take.

@@ -458,7 +458,11 @@ impl Store for LocalStore {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { batch_bytes_max: BATCH_BYTES_MAX, batch_records_max: BATCH_RECORDS_MAX }
+        Capabilities {
+            batch_bytes_max: BATCH_BYTES_MAX,
+            batch_records_max: BATCH_RECORDS_MAX,
+            erased_within_ms: 3_600_000,
+        }
     }
 
     fn health(&self) -> Health {

@@ -1,5 +1,6 @@
 //! Cursors: how far a principal has consumed a session, kept in the store under a name.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -15,6 +16,9 @@ use crate::store::{Cas, LogId, Store, StoreError};
 
 /// Where the keys of cursors begin.
 const FAMILY: &[u8] = b"cursor\0";
+
+/// Values looked at together.
+const SCANNED: usize = 1000;
 
 /// Whose cursor, and which.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,14 +41,19 @@ impl CursorName {
 
     /// `cursor`, principal and name, each ended by a zero byte, and the log's number: the cursors of one name are together.
     fn key(&self, log: LogId) -> Bytes {
+        let mut key = self.prefix();
+        key.put_u64(log.0);
+        key.freeze()
+    }
+
+    fn prefix(&self) -> BytesMut {
         let mut key = BytesMut::with_capacity(FAMILY.len() + self.principal.len() + self.name.len() + 10);
         key.put_slice(FAMILY);
         key.put_slice(self.principal.as_bytes());
         key.put_u8(0);
         key.put_slice(self.name.as_bytes());
         key.put_u8(0);
-        key.put_u64(log.0);
-        key.freeze()
+        key
     }
 }
 
@@ -66,6 +75,26 @@ fn decode(mut value: &[u8]) -> Option<Position> {
 pub async fn position(store: &dyn Store, cursor: &CursorName, log: LogId) -> Result<Option<Position>, Error> {
     let value = store.get(cursor.key(log)).await.map_err(|error| to_error(&error))?;
     Ok(value.as_deref().and_then(decode))
+}
+
+/// Where a cursor is in every log that has it: the offsets.
+///
+/// # Errors
+/// [`ErrorCode::DataCorrupt`] or [`ErrorCode::StorageUnavailable`].
+pub async fn positions(store: &dyn Store, cursor: &CursorName) -> Result<HashMap<LogId, u64>, Error> {
+    let prefix = cursor.prefix().freeze();
+    let (mut found, mut after) = (HashMap::new(), None);
+    loop {
+        let values = store.scan(prefix.clone(), after, SCANNED).await.map_err(|error| to_error(&error))?;
+        let Some((last, _)) = values.last() else { return Ok(found) };
+        after = Some(last.clone());
+        for (key, value) in &values {
+            let log = key.get(prefix.len()..).and_then(|log| log.try_into().ok()).map(u64::from_be_bytes);
+            if let (Some(log), Some(position)) = (log, decode(value)) {
+                found.insert(LogId(log), position.offset);
+            }
+        }
+    }
 }
 
 /// Moves a cursor forwards, durably.

@@ -17,6 +17,7 @@ pub mod inspect;
 pub mod life;
 pub mod listing;
 pub mod page;
+pub mod pattern_subscription;
 pub mod request;
 pub mod scheduler;
 pub mod scrub;

@@ -69,7 +69,7 @@ pub fn resolve(from: Option<&wire::from::From>, progress: &Progress) -> Result<S
 }
 
 /// Flow control that the receiver grants.
-struct Window {
+pub(crate) struct Window {
     bytes_max: u64,
     consumed_through: watch::Receiver<u64>,
     /// Deliveries that are not consumed: the offset after each, and its bytes.
@@ -78,7 +78,13 @@ struct Window {
 }
 
 impl Window {
-    async fn wait_for_room(&mut self) {
+    /// A window of so many bytes, of which nothing is used.
+    pub(crate) fn new(bytes_max: u64, consumed_through: watch::Receiver<u64>) -> Self {
+        Self { bytes_max, consumed_through, sent: VecDeque::new(), sent_bytes: 0 }
+    }
+
+    /// Waits until something may be sent.
+    pub(crate) async fn wait_for_room(&mut self) {
         loop {
             let consumed = *self.consumed_through.borrow_and_update();
             while let Some((_, bytes)) = self.sent.front().copied().filter(|(next, _)| *next <= consumed) {
@@ -95,7 +101,8 @@ impl Window {
         }
     }
 
-    fn sent(&mut self, next: u64, bytes: usize) {
+    /// So many bytes were sent, which are consumed when `next` is.
+    pub(crate) fn sent(&mut self, next: u64, bytes: usize) {
         self.sent.push_back((next, bytes as u64));
         self.sent_bytes += bytes as u64;
     }
@@ -111,6 +118,8 @@ pub enum Event {
         /// The offset after the last record in it.
         next: u64,
     },
+    /// A frame that is no delivery: news of one session of a pattern.
+    Frame(Box<wire::server_frame::Frame>),
     /// Nothing more comes.
     Ended {
         /// The epoch of the offset.
@@ -152,7 +161,7 @@ impl Subscription {
     /// Keeps at most `bytes_max` bytes of records that were sent and not consumed; one delivery may pass it.
     #[must_use]
     pub fn with_window(mut self, bytes_max: u64, consumed_through: watch::Receiver<u64>) -> Self {
-        self.window = Some(Window { bytes_max, consumed_through, sent: VecDeque::new(), sent_bytes: 0 });
+        self.window = Some(Window::new(bytes_max, consumed_through));
         self
     }
 

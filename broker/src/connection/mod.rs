@@ -422,6 +422,12 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         }
         for subscription in subscriptions {
             let number = subscription.subscription;
+            if !subscription.pattern.is_empty() {
+                if let Err(error) = self.subscriptions.open_pattern(request, subscription) {
+                    self.feed(refused(request, number, &error)).await?;
+                }
+                continue;
+            }
             let opened = request::session_id(&subscription.session).and_then(|session| {
                 let after_requests = self.asked.values().any(|asked| asked.session == session);
                 self.subscriptions.open(request, session, subscription, after_requests)
@@ -443,6 +449,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 metrics::counter!("longwire_deliveries_total").increment(1);
                 return self.feed_bytes(frame).await;
             }
+            SubscriptionEvent::Delivery { event: Delivered::Frame(frame), .. } => *frame,
             SubscriptionEvent::Delivery { subscription, event: Delivered::Ended { epoch, next, error } } => {
                 let error = Some(error.to_wire());
                 ServerFrame::SubscriptionEnded(wire::SubscriptionEnded {

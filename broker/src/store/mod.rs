@@ -154,7 +154,7 @@ pub enum StoreError {
     /// The batch is above [`Capabilities`].
     #[error("the batch has {found} {what}; at most {limit} are taken")]
     BatchTooLarge {
-        /// `bytes` or `records`.
+        /// `bytes`, `records`, or what else there is too much of.
         what: &'static str,
         /// How many it has.
         found: usize,

@@ -14,7 +14,7 @@
 //!
 //! item     kind u8, then
 //! 1 create log u64 · name (u16 length, bytes) · lineage (u16 count, then epoch u64, from_offset u64 each)
-//! 2 append log u64 · term u64 · version u64 · batch u128 · base u64 · last_time_ms u64 · projection u8 (0 none, 1 some: u32 length, bytes)
+//! 2 append log u64 · term u64 · version u64 · batch u128 · base u64 · last_time_ms u64 · projection u8 (0 none, 1 some: u32 length, see `projected.rs`)
 //!          · records (u32 count, then u32 length, u32 crc, bytes each)
 //! 3 delete log u64 · name (u16 length, bytes) · next_epoch u64
 //! ```
@@ -23,6 +23,7 @@ use bytes::{Buf, Bytes};
 use longwire_proto::position::{Lineage, LineageEntry};
 use longwire_proto::session_id::SessionId;
 
+use crate::store::local::projected::Projected;
 use crate::store::local::record::{Record, Records};
 use crate::store::{BatchId, LogId, Term, Version};
 
@@ -66,8 +67,8 @@ pub struct Append {
     pub last_time_ms: u64,
     /// The records.
     pub records: Records,
-    /// The session's row in the list, when it changes.
-    pub projection: Option<Bytes>,
+    /// What the session is found by, when that changes.
+    pub projection: Option<Projected>,
 }
 
 /// A log is deleted.
@@ -150,8 +151,8 @@ impl GroupWriter {
         self.u64(append.last_time_ms);
         self.buffer.push(u8::from(append.projection.is_some()));
         if let Some(projection) = &append.projection {
-            self.u32(projection.len() as u32);
-            self.buffer.extend_from_slice(projection);
+            self.u32(projection.as_bytes().len() as u32);
+            self.buffer.extend_from_slice(projection.as_bytes());
         }
         self.u32(append.records.len() as u32);
         for record in append.records.iter() {
@@ -277,7 +278,7 @@ fn item(payload: &mut Bytes) -> Option<Item> {
                 0 => None,
                 _ => {
                     let length = u32(payload)?;
-                    Some(take(payload, length as usize)?)
+                    Some(Projected::parse(&take(payload, length as usize)?)?)
                 }
             };
             let count = u32(payload)?;
@@ -319,6 +320,7 @@ fn name(payload: &mut Bytes) -> Option<SessionId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Projection;
     use crate::store::local::record::seal;
 
     const SEAL: Seal = Seal { salt: 0x0123_4567_89ab_cdef, segment: 7, commit: 42, durable: 41 };
@@ -337,7 +339,11 @@ mod tests {
             base: 9,
             last_time_ms: 0x1122,
             records: seal(LogId(5), 9, vec![Bytes::from_static(b"hello"), Bytes::new()]),
-            projection: Some(Bytes::from_static(b"row")),
+            projection: Some(Projected::encode(&Projection {
+                row: "row".into(),
+                terms: vec!["t".into()],
+                deadline_ms: Some(0x33),
+            })),
         };
         let delete = Delete { log: LogId(4), name, next_epoch: 6 };
         let mut group = GroupWriter::default();
@@ -360,11 +366,11 @@ mod tests {
 
     // Header; create; its lineage; append; its base, time and projection; its records; delete.
     const GOLDEN: &str = "
-        4c574731 cbfa5a5a 0700000000000000 2a00000000000000 2900000000000000 a6000000 00000000
+        4c574731 9c21bfe1 0700000000000000 2a00000000000000 2900000000000000 b6000000 00000000
         01 0500000000000000 0600 61636d652f61
         0200 0300000000000000 0000000000000000 0400000000000000 0900000000000000
         02 0500000000000000 0200000000000000 0100000000000000 0b000000000000000000000000000000
-        0900000000000000 2211000000000000 01 03000000 726f77
+        0900000000000000 2211000000000000 01 13000000 01 3300000000000000 03000000 0100 74 726f77
         02000000 05000000 2e50bed5 68656c6c6f 00000000 660008ba
         03 0400000000000000 0600 61636d652f61 06
     ";

@@ -19,6 +19,7 @@ pub mod health;
 pub mod log;
 pub mod opening;
 pub mod plan;
+pub mod projected;
 pub mod quota;
 pub mod reader;
 pub mod record;
@@ -48,13 +49,14 @@ use crate::store::local::folder::DataFolder;
 use crate::store::local::group::{Append, BLOCK_BYTES, Create, Delete};
 use crate::store::local::health::Part;
 use crate::store::local::log::Stage;
+use crate::store::local::projected::Projected;
 use crate::store::local::reader::Lookup;
 use crate::store::local::record::{RECORD_OVERHEAD_BYTES, seal};
 use crate::store::local::shared::{CACHE_BYTES, Shared, Tuning};
 use crate::store::local::state::{Queued, State, Stop};
 use crate::store::{
-    Batch, Capabilities, Chunk, Health, ListPage, ListQuery, LogId, Opened, ReadLimit, Reservation, Snapshot,
-    Store, StoreError, StoreFuture, Term, Version,
+    Batch, Capabilities, Chunk, Health, ListPage, ListQuery, LogId, Opened, Projection, ReadLimit,
+    Reservation, Snapshot, Store, StoreError, StoreFuture, Term, Version,
 };
 
 /// Bytes of one batch's records and projection: the largest publish (4 MiB) with what sealing adds to its records. Less
@@ -183,6 +185,7 @@ impl LocalStore {
         check_size(&batch)?;
         let bytes = cost(&batch);
         // Outside the lock: this is the part of an append that takes time.
+        let projection = batch.projection.as_ref().map(Projected::encode);
         let records = seal(id, batch.base, batch.records);
         let missing = bytes.saturating_sub(batch.reservation.bytes());
 
@@ -218,7 +221,7 @@ impl LocalStore {
             base: batch.base,
             last_time_ms: batch.last_time_ms,
             records,
-            projection: batch.projection.map(|projection| projection.row),
+            projection,
         };
         let (reply, durable) = oneshot::channel();
         state.queue.push_back(Queued::Append { create, append, reservation, bytes, reply });
@@ -265,7 +268,7 @@ impl LocalStore {
         let (reply, durable) = oneshot::channel();
         log.put_snapshot(snapshot, reply, reservation);
         state.unsettled_bytes += bytes;
-        state.touch(id);
+        state.touch_rows(id);
         shared.settle.notify_one();
         Ok(durable)
     }
@@ -364,11 +367,11 @@ fn check_size(batch: &Batch) -> Result<(), StoreError> {
     if batch.records.len() > BATCH_RECORDS_MAX {
         return refuse("records", batch.records.len(), BATCH_RECORDS_MAX);
     }
-    Ok(())
+    batch.projection.as_ref().map_or(Ok(()), Projection::check)
 }
 
 fn content_bytes(batch: &Batch) -> usize {
-    let projection = batch.projection.as_ref().map_or(0, |projection| projection.row.len());
+    let projection = batch.projection.as_ref().map_or(0, Projection::bytes);
     projection + batch.records.iter().map(Bytes::len).sum::<usize>()
 }
 

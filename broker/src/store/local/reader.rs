@@ -318,7 +318,7 @@ fn overlay(
             start: log.start,
             end: log.durable.end,
             last_time_ms: log.durable.last_time_ms,
-            projection: log.projection.clone(),
+            projection: log.projection.row(),
         });
         sessions += usize::from(listed.is_some());
         overlay.insert(name.clone(), listed);
@@ -364,7 +364,7 @@ fn list_page(
                 start: row.start,
                 end: row.end,
                 last_time_ms: row.last_time_ms,
-                projection: row.projection,
+                projection: row.projection.row(),
             });
         }
         Ok((rows, None))

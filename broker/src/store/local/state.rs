@@ -10,13 +10,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::oneshot;
 
 use crate::store::local::group::{Append, BLOCK_BYTES, Create, Delete, Item};
 use crate::store::local::log::{Head, Log, Stage, Unsettled};
 use crate::store::local::plan::{LogChange, Plan};
+use crate::store::local::projected::Projected;
 use crate::store::local::table::logs::LogRow;
 use crate::store::local::table::meta::Meta;
 use crate::store::{LogId, Reservation, StoreError, Term};
@@ -244,8 +244,8 @@ impl State {
         Ok(Some(()))
     }
 
-    /// A commit that was found in the journal was replayed.
-    pub fn replayed(&mut self, commit: u64) {
+    /// The items of a commit that was found in the journal are replayed next.
+    pub fn replays(&mut self, commit: u64) {
         self.durable_commit = commit;
     }
 
@@ -257,8 +257,16 @@ impl State {
             && self.settled.settled_commit == self.durable_commit
     }
 
-    /// Something about a log waits to be settled.
+    /// The last durable commit changed a log: that waits to be settled.
     pub fn touch(&mut self, id: LogId) {
+        if let Some(log) = self.logs.get_mut(&id) {
+            log.commit = self.durable_commit;
+        }
+        self.touch_rows(id);
+    }
+
+    /// A log's snapshot waits to be settled, which is no commit.
+    pub fn touch_rows(&mut self, id: LogId) {
         self.dirty.insert(id);
         self.unsettled_since.get_or_insert_with(Instant::now);
     }
@@ -350,8 +358,7 @@ impl State {
         }
         log.durable = head;
         if let Some(projection) = append.projection {
-            // A copy: the caller's buffer may be much longer.
-            log.projection = Bytes::copy_from_slice(&projection);
+            log.projection = projection;
         }
         log.unsettled.push_back(Unsettled { base: append.base, records: append.records, bytes, reservation });
         self.unsettled_bytes += bytes;
@@ -363,7 +370,7 @@ impl State {
         log.durable.stage = Stage::Deleted;
         log.next.stage = Stage::Deleted;
         log.unsettled.clear();
-        log.projection = Bytes::new();
+        log.projection = Projected::default();
         log.settling = None;
         for reply in log.pending.take().into_iter().flat_map(|pending| pending.replies) {
             let _ = reply.send(Err(StoreError::Deleted));

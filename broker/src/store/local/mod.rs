@@ -16,6 +16,7 @@ pub mod folder;
 pub mod format;
 pub mod group;
 pub mod health;
+pub mod keyed;
 pub mod log;
 pub mod opening;
 pub mod plan;
@@ -29,6 +30,7 @@ pub mod settler;
 pub mod shared;
 pub mod state;
 pub mod table;
+pub mod values;
 pub mod writer;
 
 #[cfg(test)]
@@ -41,7 +43,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::store::local::disk::{Disk, RealDisk};
 use crate::store::local::error::OpenStoreError;
@@ -55,7 +57,7 @@ use crate::store::local::record::{RECORD_OVERHEAD_BYTES, seal};
 use crate::store::local::shared::{CACHE_BYTES, Shared, Tuning};
 use crate::store::local::state::{Queued, State, Stop};
 use crate::store::{
-    Batch, Capabilities, Chunk, Health, ListPage, ListQuery, LogId, Opened, Projection, ReadLimit,
+    Batch, Capabilities, Cas, Chunk, Health, ListPage, ListQuery, LogId, Opened, Projection, ReadLimit,
     Reservation, Snapshot, Store, StoreError, StoreFuture, Term, Version,
 };
 
@@ -458,6 +460,22 @@ impl Store for LocalStore {
                 sessions.last().filter(|_| sessions.len() == limit).map(|last| last.session.clone());
             Ok(ListPage { sessions, more_after })
         })
+    }
+
+    fn get(&self, key: Bytes) -> StoreFuture<Option<Bytes>> {
+        Box::pin(keyed::get(Arc::clone(&self.shared), key))
+    }
+
+    fn scan(&self, prefix: Bytes, after: Option<Bytes>, limit: usize) -> StoreFuture<Vec<(Bytes, Bytes)>> {
+        Box::pin(keyed::scan(Arc::clone(&self.shared), prefix, after, limit))
+    }
+
+    fn cas(&self, writes: Vec<Cas>) -> StoreFuture<()> {
+        Box::pin(keyed::cas(Arc::clone(&self.shared), writes))
+    }
+
+    fn commits(&self) -> watch::Receiver<u64> {
+        self.shared.durable.subscribe()
     }
 
     fn capabilities(&self) -> Capabilities {

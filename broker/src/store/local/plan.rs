@@ -17,6 +17,8 @@ use crate::store::local::table::logs::{LOGS, LogRow};
 use crate::store::local::table::meta::{self, META, Meta};
 use crate::store::local::table::names::{NAMES, Name};
 use crate::store::local::table::rows::{self, ROWS};
+use crate::store::local::table::values::{self, VALUES};
+use crate::store::local::values::Writes;
 
 /// What changes about one log.
 #[derive(Debug)]
@@ -52,9 +54,11 @@ pub struct Plan {
     pub meta: Meta,
     /// The logs that change, in the order of their ids: a name that was created again has a higher one.
     pub logs: Vec<(LogId, LogChange)>,
+    /// Values of the table.
+    pub values: Arc<Writes>,
     /// Who waits for a snapshot.
     pub replies: Vec<SnapshotReply>,
-    /// What the snapshots hold of the quota.
+    /// What snapshots and values hold of the quota.
     pub reservations: Vec<Reservation>,
     /// Bytes of the quota that it frees.
     pub bytes: usize,
@@ -123,6 +127,13 @@ impl Plan {
                         doomed.insert(log.0, ())?;
                     }
                 }
+            }
+        }
+        let mut table = transaction.open_table(VALUES)?;
+        for (key, value) in self.values.iter() {
+            match value {
+                Some(value) => drop(table.insert(&key[..], values::encode(key, value).as_slice())?),
+                None => drop(table.remove(&key[..])?),
             }
         }
         let meta = Meta { format: FORMAT_VERSION, ..self.meta };

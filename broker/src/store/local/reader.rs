@@ -50,7 +50,8 @@ pub async fn blocking<T: Send + 'static>(
     done.await.unwrap_or_else(|error| Err(StoreError::Read(error.to_string())))
 }
 
-fn failure(log: LogId, offset: u64, failure: DatabaseFailure) -> StoreError {
+/// What a failure of the database means to a caller who asked for a log at an offset.
+pub fn failure(log: LogId, offset: u64, failure: DatabaseFailure) -> StoreError {
     match failure {
         DatabaseFailure::Damage(damage) => StoreError::Corrupt { log, offset, what: damage.to_string() },
         DatabaseFailure::Redb(redb::Error::Corrupted(what)) => StoreError::Corrupt { log, offset, what },

@@ -13,12 +13,13 @@ use std::time::Instant;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::oneshot;
 
-use crate::store::local::group::{Append, BLOCK_BYTES, Create, Delete, Item};
+use crate::store::local::group::{Append, BLOCK_BYTES, Create, Delete, Item, Put};
 use crate::store::local::log::{Head, Log, Stage, Unsettled};
 use crate::store::local::plan::{LogChange, Plan};
 use crate::store::local::projected::Projected;
 use crate::store::local::table::logs::LogRow;
 use crate::store::local::table::meta::Meta;
+use crate::store::local::values::Values;
 use crate::store::{LogId, Reservation, StoreError, Term};
 
 /// Logs in memory. A log that is idle for longest is forgotten, which fences who opened it: it opens it again. Each takes
@@ -48,6 +49,17 @@ pub enum Queued {
         /// Who waits.
         reply: Reply,
     },
+    /// Writes of values.
+    Put {
+        /// The writes.
+        put: Put,
+        /// What they hold of the quota.
+        reservation: Reservation,
+        /// What they cost of the quota.
+        bytes: usize,
+        /// Who waits.
+        reply: Reply,
+    },
     /// A deletion.
     Delete {
         /// The deletion.
@@ -62,7 +74,7 @@ impl Queued {
     #[must_use]
     pub fn cost(&self) -> usize {
         match self {
-            Self::Append { bytes, .. } => *bytes,
+            Self::Append { bytes, .. } | Self::Put { bytes, .. } => *bytes,
             Self::Delete { .. } => BLOCK_BYTES,
         }
     }
@@ -86,6 +98,8 @@ pub struct State {
     pub names: BTreeMap<SessionId, LogId>,
     /// Every resident log.
     pub logs: HashMap<LogId, Log>,
+    /// The values of the table.
+    pub values: Values,
     /// What waits for the writer.
     pub queue: VecDeque<Queued>,
     /// How the threads are to end.
@@ -119,6 +133,7 @@ impl State {
         Self {
             names: BTreeMap::new(),
             logs: HashMap::new(),
+            values: Values::default(),
             queue: VecDeque::new(),
             stop: Stop::No,
             writer_done: false,
@@ -196,6 +211,10 @@ impl State {
                     self.apply_delete(&delete);
                     replies.push(reply);
                 }
+                Queued::Put { put, reservation, bytes, reply } => {
+                    self.apply_put(put, reservation, bytes);
+                    replies.push(reply);
+                }
             }
         }
         replies
@@ -240,6 +259,7 @@ impl State {
                 }
                 self.apply_delete(&delete);
             }
+            Item::Put(put) => self.apply_put(put, Reservation::none(), 0),
         }
         Ok(Some(()))
     }
@@ -283,11 +303,13 @@ impl State {
             next_log: self.next_log,
             ..self.settled
         };
+        let (values, reservations) = self.values.plan();
         let mut plan = Plan {
             meta,
             logs: Vec::new(),
+            values,
             replies: Vec::new(),
-            reservations: Vec::new(),
+            reservations,
             bytes: std::mem::take(&mut self.unsettled_bytes),
         };
         self.unsettled_since = None;
@@ -338,6 +360,7 @@ impl State {
                 LogChange::Deleted { .. } => log.in_database = false,
             }
         }
+        self.values.settled();
         self.settled = plan.meta;
         self.settling.clear();
         garbage
@@ -363,6 +386,12 @@ impl State {
         log.unsettled.push_back(Unsettled { base: append.base, records: append.records, bytes, reservation });
         self.unsettled_bytes += bytes;
         self.touch(append.log);
+    }
+
+    fn apply_put(&mut self, put: Put, reservation: Reservation, bytes: usize) {
+        self.values.apply(put.writes, reservation);
+        self.unsettled_bytes += bytes;
+        self.unsettled_since.get_or_insert_with(Instant::now);
     }
 
     fn apply_delete(&mut self, delete: &Delete) {

@@ -268,6 +268,10 @@ macro_rules! suite {
             refuses_after_shutdown,
             feed::takes_projections_without_records,
             feed::refuses_terms_beyond_the_limits,
+            feed::finds_by_terms,
+            feed::tells_changes_in_order,
+            feed::tells_everyone_everything,
+            feed::wakes_at_deadlines,
             feed::keeps_values,
             feed::lets_one_writer_win,
             feed::tells_of_commits

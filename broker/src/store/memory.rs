@@ -45,6 +45,8 @@ struct Log {
     term: Term,
     exists: bool,
     deleted: bool,
+    /// The end that it was deleted at.
+    deleted_end: u64,
     version: u64,
     batch: Option<BatchId>,
     records: Vec<Bytes>,
@@ -129,6 +131,7 @@ impl Inner {
             term,
             exists: false,
             deleted: false,
+            deleted_end: 0,
             version: 0,
             batch: None,
             records: Vec::new(),
@@ -279,6 +282,7 @@ impl Store for MemoryStore {
             let log = inner.logs.get_mut(&log).ok_or(StoreError::Fenced)?;
             log.commit = commit;
             log.deleted = true;
+            log.deleted_end = log.end();
             log.records = Vec::new();
             log.rows.clear();
             Ok(())
@@ -323,7 +327,7 @@ impl Store for MemoryStore {
                     session: log.name.clone(),
                     lineage: log.lineage.clone(),
                     start: 0,
-                    end: log.end(),
+                    end: if log.deleted { log.deleted_end } else { log.end() },
                     deleted: log.deleted,
                 })
                 .collect();

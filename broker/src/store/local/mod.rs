@@ -12,11 +12,14 @@ pub mod compact;
 pub mod database;
 pub mod disk;
 pub mod error;
+pub mod feed;
 pub mod folder;
 pub mod format;
 pub mod group;
 pub mod health;
+pub mod index;
 pub mod keyed;
+pub mod listing;
 pub mod log;
 pub mod opening;
 pub mod plan;
@@ -30,6 +33,7 @@ pub mod settler;
 pub mod shared;
 pub mod state;
 pub mod table;
+pub mod unindexed;
 pub mod values;
 pub mod writer;
 
@@ -57,8 +61,8 @@ use crate::store::local::record::{RECORD_OVERHEAD_BYTES, seal};
 use crate::store::local::shared::{CACHE_BYTES, Shared, Tuning};
 use crate::store::local::state::{Queued, State, Stop};
 use crate::store::{
-    Batch, Capabilities, Cas, Chunk, Health, ListPage, ListQuery, LogId, Opened, Projection, ReadLimit,
-    Reservation, Snapshot, Store, StoreError, StoreFuture, Term, Version,
+    Batch, Capabilities, Cas, Changes, Chunk, Due, Health, ListPage, ListQuery, LogId, Opened, Projection,
+    ReadLimit, Reservation, Snapshot, Store, StoreError, StoreFuture, Term, Version,
 };
 
 /// Bytes of one batch's records and projection: the largest publish (4 MiB) with what sealing adds to its records. Less
@@ -453,12 +457,17 @@ impl Store for LocalStore {
 
     fn list(&self, query: ListQuery) -> StoreFuture<ListPage> {
         let shared = Arc::clone(&self.shared);
+        Box::pin(async move { reader::blocking(&shared, move |shared| listing::page(shared, &query)).await })
+    }
+
+    fn changes(&self, after: u64, limit: usize) -> StoreFuture<Changes> {
+        Box::pin(feed::changes(Arc::clone(&self.shared), after, limit))
+    }
+
+    fn due(&self, until_ms: u64, after: Option<(u64, LogId)>, limit: usize) -> StoreFuture<Vec<Due>> {
+        let shared = Arc::clone(&self.shared);
         Box::pin(async move {
-            let limit = query.limit;
-            let sessions = reader::list(shared, query.prefix, query.after, limit).await?;
-            let more_after =
-                sessions.last().filter(|_| sessions.len() == limit).map(|last| last.session.clone());
-            Ok(ListPage { sessions, more_after })
+            reader::blocking(&shared, move |shared| feed::due(shared, until_ms, after, limit)).await
         })
     }
 

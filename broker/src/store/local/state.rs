@@ -19,6 +19,7 @@ use crate::store::local::plan::{LogChange, Plan};
 use crate::store::local::projected::Projected;
 use crate::store::local::table::logs::LogRow;
 use crate::store::local::table::meta::Meta;
+use crate::store::local::unindexed::Unindexed;
 use crate::store::local::values::Values;
 use crate::store::{LogId, Reservation, StoreError, Term};
 
@@ -100,6 +101,8 @@ pub struct State {
     pub logs: HashMap<LogId, Log>,
     /// The values of the table.
     pub values: Values,
+    /// What logs are found by that the database does not know.
+    pub unindexed: Unindexed,
     /// What waits for the writer.
     pub queue: VecDeque<Queued>,
     /// How the threads are to end.
@@ -134,6 +137,7 @@ impl State {
             names: BTreeMap::new(),
             logs: HashMap::new(),
             values: Values::default(),
+            unindexed: Unindexed::default(),
             queue: VecDeque::new(),
             stop: Stop::No,
             writer_done: false,
@@ -281,6 +285,7 @@ impl State {
     pub fn touch(&mut self, id: LogId) {
         if let Some(log) = self.logs.get_mut(&id) {
             log.commit = self.durable_commit;
+            self.unindexed.changed(self.durable_commit, id);
         }
         self.touch_rows(id);
     }
@@ -314,13 +319,14 @@ impl State {
         };
         self.unsettled_since = None;
         self.settling = std::mem::take(&mut self.dirty);
+        self.unindexed.plan();
         for &id in &self.settling {
             let Some(log) = self.logs.get_mut(&id) else { continue };
             if log.durable.stage == Stage::Deleted {
                 let change = LogChange::Deleted {
                     name: log.name.clone(),
                     next_epoch: log.lineage.epoch() + 1,
-                    in_database: log.in_database,
+                    row: log.row(),
                 };
                 plan.logs.push((id, change));
                 continue;
@@ -361,6 +367,7 @@ impl State {
             }
         }
         self.values.settled();
+        self.unindexed.settled(plan.meta.settled_commit);
         self.settled = plan.meta;
         self.settling.clear();
         garbage
@@ -379,9 +386,15 @@ impl State {
         if log.next == log.durable {
             log.next = head;
         }
+        let mut renamed = log.durable.stage != Stage::Live;
         log.durable = head;
         if let Some(projection) = append.projection {
+            renamed |= !projection.has_terms_of(&log.projection);
+            self.unindexed.postponed(append.log, log.projection.deadline_ms(), projection.deadline_ms());
             log.projection = projection;
+        }
+        if renamed {
+            self.unindexed.renamed(log.name.clone());
         }
         log.unsettled.push_back(Unsettled { base: append.base, records: append.records, bytes, reservation });
         self.unsettled_bytes += bytes;
@@ -399,6 +412,8 @@ impl State {
         log.durable.stage = Stage::Deleted;
         log.next.stage = Stage::Deleted;
         log.unsettled.clear();
+        self.unindexed.renamed(log.name.clone());
+        self.unindexed.postponed(delete.log, log.projection.deadline_ms(), None);
         log.projection = Projected::default();
         log.settling = None;
         for reply in log.pending.take().into_iter().flat_map(|pending| pending.replies) {

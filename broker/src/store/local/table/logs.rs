@@ -49,6 +49,20 @@ impl LogRow {
     /// The value of the row.
     #[must_use]
     pub fn encode(&self, log: LogId) -> Vec<u8> {
+        self.encode_as(TAG, log)
+    }
+
+    /// The row of a value.
+    ///
+    /// # Errors
+    /// [`Damage`].
+    pub fn decode(log: LogId, value: &[u8]) -> Result<Self, Damage> {
+        Self::decode_as(TAG, log, value)
+    }
+
+    /// The value of the row in a table with this tag.
+    #[must_use]
+    pub fn encode_as(&self, tag: &[u8], log: LogId) -> Vec<u8> {
         let mut payload = Vec::with_capacity(160 + self.projection.as_bytes().len());
         payload.extend((self.name.as_str().len() as u16).to_le_bytes());
         payload.extend_from_slice(self.name.as_str().as_bytes());
@@ -68,15 +82,15 @@ impl LogRow {
         payload.extend(self.commit.to_le_bytes());
         payload.extend((self.projection.as_bytes().len() as u32).to_le_bytes());
         payload.extend_from_slice(self.projection.as_bytes());
-        seal(TAG, &[&log.0.to_le_bytes()], &payload)
+        seal(tag, &[&log.0.to_le_bytes()], &payload)
     }
 
-    /// The row of a value.
+    /// The row of a value of a table with this tag.
     ///
     /// # Errors
     /// [`Damage`].
-    pub fn decode(log: LogId, value: &[u8]) -> Result<Self, Damage> {
-        let payload = unseal(TAG, &[&log.0.to_le_bytes()], value)?;
+    pub fn decode_as(tag: &[u8], log: LogId, value: &[u8]) -> Result<Self, Damage> {
+        let payload = unseal(tag, &[&log.0.to_le_bytes()], value)?;
         parse(payload).ok_or(Damage("the row has another shape"))
     }
 }

@@ -12,8 +12,8 @@ use longwire_broker::hub::Hub;
 use longwire_broker::request::{Answer, Operation, ReplyTo, Request};
 use longwire_broker::store::memory::MemoryStore;
 use longwire_broker::store::{
-    Batch, Capabilities, Chunk, Health, ListPage, ListQuery, LogId, Opened, ReadLimit, Reservation, Snapshot,
-    Store, StoreError, StoreFuture, Term, Version,
+    Batch, Capabilities, Cas, Changes, Chunk, Due, Health, ListPage, ListQuery, LogId, Opened, ReadLimit,
+    Reservation, Snapshot, Store, StoreError, StoreFuture, Term, Version,
 };
 use longwire_broker::subscription::{Event, Subscription};
 use longwire_core::command::{Command, Reply};
@@ -24,7 +24,7 @@ use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use longwire_proto::wire::server_frame::Frame;
 use prost::Message;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 const PUBLISHES: u64 = 1500;
 const WRITERS: u64 = 3;
@@ -122,6 +122,30 @@ impl Store for HostileStore {
 
     fn list(&self, query: ListQuery) -> StoreFuture<ListPage> {
         self.inner.list(query)
+    }
+
+    fn changes(&self, after: u64, limit: usize) -> StoreFuture<Changes> {
+        self.inner.changes(after, limit)
+    }
+
+    fn commits(&self) -> watch::Receiver<u64> {
+        self.inner.commits()
+    }
+
+    fn due(&self, until_ms: u64, after: Option<(u64, LogId)>, limit: usize) -> StoreFuture<Vec<Due>> {
+        self.inner.due(until_ms, after, limit)
+    }
+
+    fn get(&self, key: Bytes) -> StoreFuture<Option<Bytes>> {
+        self.inner.get(key)
+    }
+
+    fn scan(&self, prefix: Bytes, after: Option<Bytes>, limit: usize) -> StoreFuture<Vec<(Bytes, Bytes)>> {
+        self.inner.scan(prefix, after, limit)
+    }
+
+    fn cas(&self, writes: Vec<Cas>) -> StoreFuture<()> {
+        self.inner.cas(writes)
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -1,5 +1,7 @@
 //! What every engine must do, as tests that take a store. [`suite`] runs them all over an engine.
 
+pub(crate) mod feed;
+
 use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
 
@@ -263,16 +265,36 @@ macro_rules! suite {
             lists_in_order,
             keeps_snapshots,
             enforces_limits,
-            refuses_after_shutdown
+            refuses_after_shutdown,
+            feed::takes_projections_without_records,
+            feed::refuses_terms_beyond_the_limits,
+            feed::finds_by_terms,
+            feed::tells_changes_in_order,
+            feed::tells_everyone_everything,
+            feed::wakes_at_deadlines,
+            feed::keeps_values,
+            feed::lets_one_writer_win,
+            feed::tells_of_commits
         );
     };
-    ($make:expr, $($test:ident),*) => {$(
+    ($make:expr, $($($module:ident)::+),*) => {$(
+        crate::store::conformance::suite!(@one $make, $($module)::+);
+    )*};
+    (@one $make:expr, $test:ident) => {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $test() {
             let make = $make;
             let (store, _outlives_it) = make().await;
             crate::store::conformance::$test(store).await;
         }
-    )*};
+    };
+    (@one $make:expr, $module:ident::$test:ident) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $test() {
+            let make = $make;
+            let (store, _outlives_it) = make().await;
+            crate::store::conformance::$module::$test(store).await;
+        }
+    };
 }
 pub(crate) use suite;

@@ -5,6 +5,15 @@ use longwire_proto::session_id::SessionId;
 
 use crate::store::LogId;
 
+/// Whether a session is the broker's own: it is never listed, not in the change feed and never due.
+#[must_use]
+pub fn is_hidden(session: &SessionId) -> bool {
+    session.as_str().starts_with(HIDDEN)
+}
+
+/// What the ids of the broker's own sessions begin with. It sorts after everything that others begin with.
+pub const HIDDEN: char = '~';
+
 /// One session of [`Store::list`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {

@@ -7,10 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use longwire_proto::position::Lineage;
 use longwire_proto::session_id::SessionId;
+use tokio::sync::watch;
 
+use crate::store::list::is_hidden;
+use crate::store::table::check;
 use crate::store::{
-    Batch, BatchId, Capabilities, Chunk, Health, ListPage, ListQuery, Listed, LogId, Opened, ReadLimit,
-    Reservation, Snapshot, Store, StoreError, StoreFuture, Term, Version,
+    Batch, BatchId, Capabilities, Cas, Change, Changes, Chunk, Due, Health, ListPage, ListQuery, Listed,
+    LogId, Opened, Projection, ReadLimit, Reservation, Snapshot, Store, StoreError, StoreFuture, Term,
+    Version,
 };
 
 /// What a batch may have, as in the engine on the local disk.
@@ -31,6 +35,8 @@ struct Inner {
     last_term: u64,
     stopped: bool,
     trouble: Option<String>,
+    values: BTreeMap<Bytes, Bytes>,
+    commits: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -40,11 +46,14 @@ struct Log {
     term: Term,
     exists: bool,
     deleted: bool,
+    /// The end that it was deleted at.
+    deleted_end: u64,
     version: u64,
     batch: Option<BatchId>,
     records: Vec<Bytes>,
     last_time_ms: u64,
-    projection: Bytes,
+    projection: Projection,
+    commit: u64,
     rows: BTreeMap<Bytes, Bytes>,
     snapshot_through: Option<u64>,
 }
@@ -94,6 +103,12 @@ impl Inner {
         if self.stopped { Err(StoreError::Unavailable("the store has stopped".into())) } else { Ok(()) }
     }
 
+    /// The number of a write, which everyone who waits for commits is told.
+    fn commit(&self) -> u64 {
+        self.commits.send_modify(|commit| *commit += 1);
+        *self.commits.borrow()
+    }
+
     fn open(&mut self, session: &SessionId) -> Opened {
         self.last_term += 1;
         let term = Term(self.last_term);
@@ -117,11 +132,13 @@ impl Inner {
             term,
             exists: false,
             deleted: false,
+            deleted_end: 0,
             version: 0,
             batch: None,
             records: Vec::new(),
             last_time_ms: 0,
-            projection: Bytes::new(),
+            projection: Projection::default(),
+            commit: 0,
             rows: BTreeMap::new(),
             snapshot_through: None,
         });
@@ -148,7 +165,7 @@ impl Inner {
         batch: Batch,
     ) -> Result<Version, StoreError> {
         self.check_running()?;
-        let log = self.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
+        let log = self.logs.get(&id).ok_or(StoreError::Fenced)?;
         log.check_owner(term)?;
         let repeats = batch.base + batch.records.len() as u64 == log.end();
         if log.batch == Some(batch.id) && repeats {
@@ -157,13 +174,16 @@ impl Inner {
         if log.version != version.0 || log.end() != batch.base {
             return Err(StoreError::VersionConflict);
         }
+        let commit = self.commit();
+        let log = self.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
+        log.commit = commit;
         log.exists = true;
         log.version += 1;
         log.batch = Some(batch.id);
         log.last_time_ms = batch.last_time_ms;
         log.records.extend(batch.records);
         if let Some(projection) = batch.projection {
-            log.projection = projection.row;
+            log.projection = projection;
         }
         Ok(Version(log.version))
     }
@@ -184,7 +204,7 @@ impl Store for MemoryStore {
     }
 
     fn append(&self, log: LogId, term: Term, version: Version, batch: Batch) -> StoreFuture<Version> {
-        let projection = batch.projection.as_ref().map_or(0, |projection| projection.row.len());
+        let projection = batch.projection.as_ref().map_or(0, Projection::bytes);
         let bytes = projection + batch.records.iter().map(Bytes::len).sum::<usize>();
         let refuse = |what, found, limit| StoreError::BatchTooLarge { what, found, limit };
         if bytes > CAPABILITIES.batch_bytes_max {
@@ -193,6 +213,9 @@ impl Store for MemoryStore {
         }
         if batch.records.len() > CAPABILITIES.batch_records_max {
             let error = refuse("records", batch.records.len(), CAPABILITIES.batch_records_max);
+            return Box::pin(ready(Err(error)));
+        }
+        if let Err(error) = batch.projection.as_ref().map_or(Ok(()), Projection::check) {
             return Box::pin(ready(Err(error)));
         }
         self.answer(|inner| inner.append(log, term, version, batch))
@@ -250,13 +273,17 @@ impl Store for MemoryStore {
     fn delete(&self, log: LogId, term: Term) -> StoreFuture<()> {
         self.answer(|inner| {
             inner.check_running()?;
-            let log = inner.logs.get_mut(&log).ok_or(StoreError::Fenced)?;
-            match log.check_owner(term) {
-                Ok(()) if log.exists => {}
+            let found = inner.logs.get(&log).ok_or(StoreError::Fenced)?;
+            match found.check_owner(term) {
+                Ok(()) if found.exists => {}
                 Ok(()) | Err(StoreError::Deleted) => return Err(StoreError::NotFound),
                 Err(error) => return Err(error),
             }
+            let commit = inner.commit();
+            let log = inner.logs.get_mut(&log).ok_or(StoreError::Fenced)?;
+            log.commit = commit;
             log.deleted = true;
+            log.deleted_end = log.end();
             log.records = Vec::new();
             log.rows.clear();
             Ok(())
@@ -265,12 +292,14 @@ impl Store for MemoryStore {
 
     fn list(&self, query: ListQuery) -> StoreFuture<ListPage> {
         self.answer(|inner| {
-            let ListQuery { prefix, after, terms: _, limit } = query;
+            let ListQuery { prefix, after, terms, limit } = query;
             let sessions = inner.names.values().filter_map(|id| Some((*id, inner.logs.get(id)?)));
             let listed = sessions
                 .filter(|(_, log)| log.exists && !log.deleted && log.name.as_str().starts_with(&prefix))
                 .filter(|(_, log)| after.as_ref().is_none_or(|after| log.name > *after))
-                .take(limit)
+                .filter(|(_, log)| !is_hidden(&log.name))
+                .filter(|(_, log)| terms.iter().all(|term| log.projection.terms.contains(term)))
+                .take(limit.saturating_add(1))
                 .map(|(id, log)| Listed {
                     session: log.name.clone(),
                     log: id,
@@ -278,12 +307,96 @@ impl Store for MemoryStore {
                     start: 0,
                     end: log.end(),
                     last_time_ms: log.last_time_ms,
-                    projection: log.projection.clone(),
+                    projection: log.projection.row.clone(),
                 });
-            let sessions: Vec<Listed> = listed.collect();
-            let more_after =
-                sessions.last().filter(|_| sessions.len() == limit).map(|last| last.session.clone());
+            let mut sessions: Vec<Listed> = listed.collect();
+            let more = sessions.len() > limit;
+            sessions.truncate(limit);
+            let more_after = sessions.last().filter(|_| more).map(|last| last.session.clone());
             Ok(ListPage { sessions, more_after })
+        })
+    }
+
+    fn changes(&self, after: u64, limit: usize) -> StoreFuture<Changes> {
+        self.answer(|inner| {
+            let told = inner.logs.iter().filter(|(_, log)| log.exists && !is_hidden(&log.name));
+            let mut changes: Vec<Change> = told
+                .filter(|(_, log)| log.commit > after)
+                .map(|(id, log)| Change {
+                    commit: log.commit,
+                    log: *id,
+                    session: log.name.clone(),
+                    lineage: log.lineage.clone(),
+                    start: 0,
+                    end: if log.deleted { log.deleted_end } else { log.end() },
+                    deleted: log.deleted,
+                })
+                .collect();
+            changes.sort_unstable_by_key(|change| change.commit);
+            let more = changes.len() > limit;
+            changes.truncate(limit);
+            let through = match changes.last() {
+                Some(last) if more => last.commit,
+                _ => after.max(*inner.commits.borrow()),
+            };
+            Ok(Changes { changes, through })
+        })
+    }
+
+    fn commits(&self) -> watch::Receiver<u64> {
+        self.inner().commits.subscribe()
+    }
+
+    fn due(&self, until_ms: u64, after: Option<(u64, LogId)>, limit: usize) -> StoreFuture<Vec<Due>> {
+        self.answer(|inner| {
+            let live = inner.logs.iter().filter(|(_, log)| !log.deleted && !is_hidden(&log.name));
+            let mut due: Vec<Due> = live
+                .filter_map(|(id, log)| {
+                    let when_ms = log.projection.deadline_ms?;
+                    Some(Due { when_ms, log: *id, session: log.name.clone() })
+                })
+                .filter(|due| {
+                    due.when_ms <= until_ms && after.is_none_or(|after| (due.when_ms, due.log) > after)
+                })
+                .collect();
+            due.sort_unstable_by_key(|due| (due.when_ms, due.log));
+            due.truncate(limit);
+            Ok(due)
+        })
+    }
+
+    fn get(&self, key: Bytes) -> StoreFuture<Option<Bytes>> {
+        self.answer(|inner| Ok(inner.values.get(&key).cloned()))
+    }
+
+    fn scan(&self, prefix: Bytes, after: Option<Bytes>, limit: usize) -> StoreFuture<Vec<(Bytes, Bytes)>> {
+        self.answer(|inner| {
+            let values = inner.values.iter().filter(|(key, _)| key.starts_with(&prefix));
+            let values = values.filter(|(key, _)| after.as_ref().is_none_or(|after| *key > after));
+            Ok(values.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect())
+        })
+    }
+
+    fn cas(&self, writes: Vec<Cas>) -> StoreFuture<()> {
+        self.answer(|inner| {
+            check(&writes)?;
+            inner.check_running()?;
+            if let Some(trouble) = &inner.trouble {
+                return Err(StoreError::Unavailable(trouble.clone()));
+            }
+            if writes.iter().any(|write| inner.values.get(&write.key) != write.expected.as_ref()) {
+                return Err(StoreError::VersionConflict);
+            }
+            if !writes.is_empty() {
+                inner.commit();
+            }
+            for Cas { key, value, .. } in writes {
+                match value {
+                    Some(value) => inner.values.insert(key, value),
+                    None => inner.values.remove(&key),
+                };
+            }
+            Ok(())
         })
     }
 

@@ -158,7 +158,7 @@ pub enum StoreError {
     /// The batch is above [`Capabilities`].
     #[error("the batch has {found} {what}; at most {limit} are taken")]
     BatchTooLarge {
-        /// `bytes` or `records`.
+        /// `bytes`, `records`, or what else there is too much of.
         what: &'static str,
         /// How many it has.
         found: usize,
@@ -278,58 +278,50 @@ pub trait Store: Send + Sync + 'static {
         unsupported("scan_rows")
     }
 
-    /// Sessions, in order of their ids.
+    /// Sessions, in order of their ids. What was acknowledged before the call is in the answer.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] or [`StoreError::Read`].
     fn list(&self, query: ListQuery) -> StoreFuture<ListPage>;
 
-    /// Logs that changed after a commit, at most `limit` of them.
+    /// Logs that changed after a commit: at most `limit` of them, and then the others of the last one's commit, so that
+    /// nothing is missed by going on after it. One call looks at a bounded number; there is more for as long as
+    /// [`Changes::through`] is before the last commit. Who starts at 0 and goes on from there sees the latest end of every
+    /// log, whatever is settled meanwhile. A log may be told twice, at different commits, when it changes meanwhile.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] or [`StoreError::Read`].
-    fn changes(&self, after: u64, limit: usize) -> StoreFuture<Changes> {
-        unsupported("changes")
-    }
+    fn changes(&self, after: u64, limit: usize) -> StoreFuture<Changes>;
 
     /// The last durable commit. Only a hint that [`Store::changes`] has more: it may be late, or be missed.
-    fn commits(&self) -> watch::Receiver<u64> {
-        watch::channel(0).1
-    }
+    fn commits(&self) -> watch::Receiver<u64>;
 
     /// Logs whose deadline is at or before `until_ms`, in order of deadline and log, after the given place, at most
     /// `limit`. A deadline that changed within the last second or so may be told as it was, or not yet.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] or [`StoreError::Read`].
-    fn due(&self, until_ms: u64, after: Option<(u64, LogId)>, limit: usize) -> StoreFuture<Vec<Due>> {
-        unsupported("due")
-    }
+    fn due(&self, until_ms: u64, after: Option<(u64, LogId)>, limit: usize) -> StoreFuture<Vec<Due>>;
 
     /// A value of the table.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] or [`StoreError::Read`].
-    fn get(&self, key: Bytes) -> StoreFuture<Option<Bytes>> {
-        unsupported("get")
-    }
+    fn get(&self, key: Bytes) -> StoreFuture<Option<Bytes>>;
 
     /// Values of the table whose keys begin with `prefix` and sort after `after`, in order, at most `limit`.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] or [`StoreError::Read`].
-    fn scan(&self, prefix: Bytes, after: Option<Bytes>, limit: usize) -> StoreFuture<Vec<(Bytes, Bytes)>> {
-        unsupported("scan")
-    }
+    fn scan(&self, prefix: Bytes, after: Option<Bytes>, limit: usize) -> StoreFuture<Vec<(Bytes, Bytes)>>;
 
     /// Writes values of the table durably, all of them or none.
     ///
     /// # Errors
-    /// [`StoreError::VersionConflict`] when a value is not the expected one; [`StoreError::OutOfRange`] when a key or a
-    /// value is too long; [`StoreError::Unknown`], [`StoreError::Unavailable`] or [`StoreError::Overloaded`].
-    fn cas(&self, writes: Vec<Cas>) -> StoreFuture<()> {
-        unsupported("cas")
-    }
+    /// [`StoreError::VersionConflict`] when a value is not the expected one: nothing was written. [`StoreError::OutOfRange`]
+    /// when a key or a value is too long or a key is there twice, [`StoreError::BatchTooLarge`] when there are more than
+    /// [`table::WRITES_MAX`]; [`StoreError::Unknown`], [`StoreError::Unavailable`] or [`StoreError::Overloaded`].
+    fn cas(&self, writes: Vec<Cas>) -> StoreFuture<()>;
 
     /// Writes everything that is durable now into a new folder, which then is a data folder of its own. Serving goes on.
     ///

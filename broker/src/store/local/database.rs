@@ -10,6 +10,7 @@ use tracing::warn;
 use crate::store::local::disk::{DatabaseFile, Disk};
 use crate::store::local::folder::DATABASE_FILE;
 use crate::store::local::format::FORMAT_VERSION;
+use crate::store::local::index::Indexes;
 use crate::store::local::table::Damage;
 use crate::store::local::table::chunks::CHUNKS;
 use crate::store::local::table::doomed::DOOMED;
@@ -17,6 +18,7 @@ use crate::store::local::table::logs::LOGS;
 use crate::store::local::table::meta::{self, META, Meta};
 use crate::store::local::table::names::NAMES;
 use crate::store::local::table::rows::ROWS;
+use crate::store::local::table::values::VALUES;
 
 /// Why the database did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +107,8 @@ impl Database {
                 transaction.open_table(CHUNKS)?;
                 transaction.open_table(ROWS)?;
                 transaction.open_table(DOOMED)?;
+                transaction.open_table(VALUES)?;
+                Indexes::open(transaction)?;
                 let meta = Meta { format: FORMAT_VERSION, ..Meta::default() };
                 transaction.open_table(META)?.insert(meta::KEY, meta.encode().as_slice())?;
                 Ok(())

@@ -28,6 +28,17 @@ pub enum OpenStoreError {
         /// Its format.
         found: u32,
     },
+    /// The folder is of a broker before the first release.
+    #[error(
+        "{} has format {found}, which was made before the first release and is not read any more; move the folder away \
+         to begin anew", path.display()
+    )]
+    OlderFormat {
+        /// The folder.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
     /// The format file cannot be understood.
     #[error(
         "{} does not say which format the folder has ({what}); expected is `longwire-store {FORMAT_VERSION}`: restore \

@@ -8,6 +8,7 @@ use longwire_proto::position::Lineage;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::oneshot;
 
+use crate::store::local::projected::Projected;
 use crate::store::local::record::Records;
 use crate::store::local::table::logs::LogRow;
 use crate::store::{BatchId, Opened, ReadLimit, Reservation, Snapshot, StoreError, Term, Version};
@@ -91,8 +92,10 @@ pub struct Log {
     pub next: Head,
     /// After everything that is durable.
     pub durable: Head,
-    /// The session's durable row in the list.
-    pub projection: Bytes,
+    /// What the session is durably found by.
+    pub projection: Projected,
+    /// The last durable commit that changed it.
+    pub commit: u64,
     /// What the database has records below.
     pub settled_end: u64,
     /// Whether the database has a row of it.
@@ -119,7 +122,8 @@ impl Log {
             start: 0,
             next: head,
             durable: head,
-            projection: Bytes::new(),
+            projection: Projected::default(),
+            commit: 0,
             settled_end: 0,
             in_database: false,
             unsettled: VecDeque::new(),
@@ -142,6 +146,7 @@ impl Log {
             next: head,
             durable: head,
             projection: row.projection,
+            commit: row.commit,
             settled_end: row.end,
             in_database: true,
             unsettled: VecDeque::new(),
@@ -164,6 +169,7 @@ impl Log {
             last_time_ms: self.durable.last_time_ms,
             snapshot_through: self.snapshot_through,
             projection: self.projection.clone(),
+            commit: self.commit,
         }
     }
 

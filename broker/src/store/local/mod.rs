@@ -12,13 +12,18 @@ pub mod compact;
 pub mod database;
 pub mod disk;
 pub mod error;
+pub mod feed;
 pub mod folder;
 pub mod format;
 pub mod group;
 pub mod health;
+pub mod index;
+pub mod keyed;
+pub mod listing;
 pub mod log;
 pub mod opening;
 pub mod plan;
+pub mod projected;
 pub mod quota;
 pub mod reader;
 pub mod record;
@@ -28,6 +33,8 @@ pub mod settler;
 pub mod shared;
 pub mod state;
 pub mod table;
+pub mod unindexed;
+pub mod values;
 pub mod writer;
 
 #[cfg(test)]
@@ -40,7 +47,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::store::local::disk::{Disk, RealDisk};
 use crate::store::local::error::OpenStoreError;
@@ -48,13 +55,14 @@ use crate::store::local::folder::DataFolder;
 use crate::store::local::group::{Append, BLOCK_BYTES, Create, Delete};
 use crate::store::local::health::Part;
 use crate::store::local::log::Stage;
+use crate::store::local::projected::Projected;
 use crate::store::local::reader::Lookup;
 use crate::store::local::record::{RECORD_OVERHEAD_BYTES, seal};
 use crate::store::local::shared::{CACHE_BYTES, Shared, Tuning};
 use crate::store::local::state::{Queued, State, Stop};
 use crate::store::{
-    Batch, Capabilities, Chunk, Health, ListPage, ListQuery, LogId, Opened, ReadLimit, Reservation, Snapshot,
-    Store, StoreError, StoreFuture, Term, Version,
+    Batch, Capabilities, Cas, Changes, Chunk, Due, Health, ListPage, ListQuery, LogId, Opened, Projection,
+    ReadLimit, Reservation, Snapshot, Store, StoreError, StoreFuture, Term, Version,
 };
 
 /// Bytes of one batch's records and projection: the largest publish (4 MiB) with what sealing adds to its records. Less
@@ -183,6 +191,7 @@ impl LocalStore {
         check_size(&batch)?;
         let bytes = cost(&batch);
         // Outside the lock: this is the part of an append that takes time.
+        let projection = batch.projection.as_ref().map(Projected::encode);
         let records = seal(id, batch.base, batch.records);
         let missing = bytes.saturating_sub(batch.reservation.bytes());
 
@@ -218,7 +227,7 @@ impl LocalStore {
             base: batch.base,
             last_time_ms: batch.last_time_ms,
             records,
-            projection: batch.projection.map(|projection| projection.row),
+            projection,
         };
         let (reply, durable) = oneshot::channel();
         state.queue.push_back(Queued::Append { create, append, reservation, bytes, reply });
@@ -265,7 +274,7 @@ impl LocalStore {
         let (reply, durable) = oneshot::channel();
         log.put_snapshot(snapshot, reply, reservation);
         state.unsettled_bytes += bytes;
-        state.touch(id);
+        state.touch_rows(id);
         shared.settle.notify_one();
         Ok(durable)
     }
@@ -364,11 +373,11 @@ fn check_size(batch: &Batch) -> Result<(), StoreError> {
     if batch.records.len() > BATCH_RECORDS_MAX {
         return refuse("records", batch.records.len(), BATCH_RECORDS_MAX);
     }
-    Ok(())
+    batch.projection.as_ref().map_or(Ok(()), Projection::check)
 }
 
 fn content_bytes(batch: &Batch) -> usize {
-    let projection = batch.projection.as_ref().map_or(0, |projection| projection.row.len());
+    let projection = batch.projection.as_ref().map_or(0, Projection::bytes);
     projection + batch.records.iter().map(Bytes::len).sum::<usize>()
 }
 
@@ -448,13 +457,34 @@ impl Store for LocalStore {
 
     fn list(&self, query: ListQuery) -> StoreFuture<ListPage> {
         let shared = Arc::clone(&self.shared);
+        Box::pin(async move { reader::blocking(&shared, move |shared| listing::page(shared, &query)).await })
+    }
+
+    fn changes(&self, after: u64, limit: usize) -> StoreFuture<Changes> {
+        Box::pin(feed::changes(Arc::clone(&self.shared), after, limit))
+    }
+
+    fn due(&self, until_ms: u64, after: Option<(u64, LogId)>, limit: usize) -> StoreFuture<Vec<Due>> {
+        let shared = Arc::clone(&self.shared);
         Box::pin(async move {
-            let limit = query.limit;
-            let sessions = reader::list(shared, query.prefix, query.after, limit).await?;
-            let more_after =
-                sessions.last().filter(|_| sessions.len() == limit).map(|last| last.session.clone());
-            Ok(ListPage { sessions, more_after })
+            reader::blocking(&shared, move |shared| feed::due(shared, until_ms, after, limit)).await
         })
+    }
+
+    fn get(&self, key: Bytes) -> StoreFuture<Option<Bytes>> {
+        Box::pin(keyed::get(Arc::clone(&self.shared), key))
+    }
+
+    fn scan(&self, prefix: Bytes, after: Option<Bytes>, limit: usize) -> StoreFuture<Vec<(Bytes, Bytes)>> {
+        Box::pin(keyed::scan(Arc::clone(&self.shared), prefix, after, limit))
+    }
+
+    fn cas(&self, writes: Vec<Cas>) -> StoreFuture<()> {
+        Box::pin(keyed::cas(Arc::clone(&self.shared), writes))
+    }
+
+    fn commits(&self) -> watch::Receiver<u64> {
+        self.shared.durable.subscribe()
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -48,6 +48,9 @@ pub fn open(
             failure => damaged(failure),
         })?;
     let meta = database.meta().map_err(damaged)?;
+    if meta.format < FORMAT_VERSION {
+        return Err(OpenStoreError::OlderFormat { path: root, found: meta.format });
+    }
     if meta.format != FORMAT_VERSION {
         return Err(OpenStoreError::NewerFormat { path: root, found: meta.format });
     }
@@ -113,13 +116,13 @@ fn replay(
 ) -> Result<Vec<u64>, OpenStoreError> {
     let damaged = |what: String| OpenStoreError::DamagedDatabase { path: root.join(DATABASE_FILE), what };
     for (commit, payload) in found.groups {
+        state.replays(commit);
         let misfit = || damaged(format!("commit {commit} of the journal does not follow what it holds"));
         for item in items(payload).ok_or_else(misfit)? {
             let load =
                 |log| log_row(database, log).map_err(|failure| damaged(format!("log {}: {failure}", log.0)));
             state.replay(item, load)?.ok_or_else(misfit)?;
         }
-        state.replayed(commit);
     }
     Ok(found.segments)
 }

@@ -9,6 +9,7 @@ use crate::store::LogId;
 use crate::store::Reservation;
 use crate::store::local::database::{Database, DatabaseFailure};
 use crate::store::local::format::FORMAT_VERSION;
+use crate::store::local::index::Indexes;
 use crate::store::local::log::{Rows, SnapshotReply};
 use crate::store::local::record::Records;
 use crate::store::local::table::chunks::{CHUNKS, Packer};
@@ -17,6 +18,8 @@ use crate::store::local::table::logs::{LOGS, LogRow};
 use crate::store::local::table::meta::{self, META, Meta};
 use crate::store::local::table::names::{NAMES, Name};
 use crate::store::local::table::rows::{self, ROWS};
+use crate::store::local::table::values::{self, VALUES};
+use crate::store::local::values::Writes;
 
 /// What changes about one log.
 #[derive(Debug)]
@@ -40,8 +43,8 @@ pub enum LogChange {
         name: SessionId,
         /// The first epoch of a session created next.
         next_epoch: u64,
-        /// Whether the database has anything of it.
-        in_database: bool,
+        /// Its last row.
+        row: LogRow,
     },
 }
 
@@ -52,9 +55,11 @@ pub struct Plan {
     pub meta: Meta,
     /// The logs that change, in the order of their ids: a name that was created again has a higher one.
     pub logs: Vec<(LogId, LogChange)>,
+    /// Values of the table.
+    pub values: Arc<Writes>,
     /// Who waits for a snapshot.
     pub replies: Vec<SnapshotReply>,
-    /// What the snapshots hold of the quota.
+    /// What snapshots and values hold of the quota.
     pub reservations: Vec<Reservation>,
     /// Bytes of the quota that it frees.
     pub bytes: usize,
@@ -80,10 +85,15 @@ impl Plan {
         let mut chunks = transaction.open_table(CHUNKS)?;
         let mut snapshot_rows = transaction.open_table(ROWS)?;
         let mut doomed = transaction.open_table(DOOMED)?;
+        let mut indexes = Indexes::open(transaction)?;
         for (log, change) in &self.logs {
             match change {
                 LogChange::Live { row, created, base, batches, rows } => {
-                    logs.insert(log.0, row.encode(*log).as_slice())?;
+                    // What a damaged row was found by leads to this one, which does not confirm it.
+                    let old = logs
+                        .insert(log.0, row.encode(*log).as_slice())?
+                        .and_then(|old| LogRow::decode(*log, old.value()).ok());
+                    indexes.reindex(*log, old.as_ref(), Some(row))?;
                     if *created {
                         let name = row.name.as_str();
                         names.insert(name, Name::Log(*log).encode(name).as_slice())?;
@@ -114,15 +124,23 @@ impl Plan {
                         }
                     }
                 }
-                LogChange::Deleted { name, next_epoch, in_database } => {
+                LogChange::Deleted { name, next_epoch, row } => {
                     let name = name.as_str();
-                    let row = Name::Deleted { next_epoch: *next_epoch };
-                    names.insert(name, row.encode(name).as_slice())?;
-                    if *in_database {
-                        logs.remove(log.0)?;
-                        doomed.insert(log.0, ())?;
-                    }
+                    let deleted = Name::Deleted { next_epoch: *next_epoch };
+                    names.insert(name, deleted.encode(name).as_slice())?;
+                    let old = logs.remove(log.0)?.and_then(|old| LogRow::decode(*log, old.value()).ok());
+                    indexes.reindex(*log, old.as_ref(), None)?;
+                    indexes.bury(*log, row)?;
+                    // One that the database never had, too: its removal ends what the change feed tells of it.
+                    doomed.insert(log.0, ())?;
                 }
+            }
+        }
+        let mut table = transaction.open_table(VALUES)?;
+        for (key, value) in self.values.iter() {
+            match value {
+                Some(value) => drop(table.insert(&key[..], values::encode(key, value).as_slice())?),
+                None => drop(table.remove(&key[..])?),
             }
         }
         let meta = Meta { format: FORMAT_VERSION, ..self.meta };

@@ -10,15 +10,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::oneshot;
 
-use crate::store::local::group::{Append, BLOCK_BYTES, Create, Delete, Item};
+use crate::store::local::group::{Append, BLOCK_BYTES, Create, Delete, Item, Put};
 use crate::store::local::log::{Head, Log, Stage, Unsettled};
 use crate::store::local::plan::{LogChange, Plan};
+use crate::store::local::projected::Projected;
 use crate::store::local::table::logs::LogRow;
 use crate::store::local::table::meta::Meta;
+use crate::store::local::unindexed::Unindexed;
+use crate::store::local::values::Values;
 use crate::store::{LogId, Reservation, StoreError, Term};
 
 /// Logs in memory. A log that is idle for longest is forgotten, which fences who opened it: it opens it again. Each takes
@@ -48,6 +50,17 @@ pub enum Queued {
         /// Who waits.
         reply: Reply,
     },
+    /// Writes of values.
+    Put {
+        /// The writes.
+        put: Put,
+        /// What they hold of the quota.
+        reservation: Reservation,
+        /// What they cost of the quota.
+        bytes: usize,
+        /// Who waits.
+        reply: Reply,
+    },
     /// A deletion.
     Delete {
         /// The deletion.
@@ -62,7 +75,7 @@ impl Queued {
     #[must_use]
     pub fn cost(&self) -> usize {
         match self {
-            Self::Append { bytes, .. } => *bytes,
+            Self::Append { bytes, .. } | Self::Put { bytes, .. } => *bytes,
             Self::Delete { .. } => BLOCK_BYTES,
         }
     }
@@ -86,6 +99,10 @@ pub struct State {
     pub names: BTreeMap<SessionId, LogId>,
     /// Every resident log.
     pub logs: HashMap<LogId, Log>,
+    /// The values of the table.
+    pub values: Values,
+    /// What logs are found by that the database does not know.
+    pub unindexed: Unindexed,
     /// What waits for the writer.
     pub queue: VecDeque<Queued>,
     /// How the threads are to end.
@@ -119,6 +136,8 @@ impl State {
         Self {
             names: BTreeMap::new(),
             logs: HashMap::new(),
+            values: Values::default(),
+            unindexed: Unindexed::default(),
             queue: VecDeque::new(),
             stop: Stop::No,
             writer_done: false,
@@ -196,6 +215,10 @@ impl State {
                     self.apply_delete(&delete);
                     replies.push(reply);
                 }
+                Queued::Put { put, reservation, bytes, reply } => {
+                    self.apply_put(put, reservation, bytes);
+                    replies.push(reply);
+                }
             }
         }
         replies
@@ -240,12 +263,13 @@ impl State {
                 }
                 self.apply_delete(&delete);
             }
+            Item::Put(put) => self.apply_put(put, Reservation::none(), 0),
         }
         Ok(Some(()))
     }
 
-    /// A commit that was found in the journal was replayed.
-    pub fn replayed(&mut self, commit: u64) {
+    /// The items of a commit that was found in the journal are replayed next.
+    pub fn replays(&mut self, commit: u64) {
         self.durable_commit = commit;
     }
 
@@ -257,8 +281,17 @@ impl State {
             && self.settled.settled_commit == self.durable_commit
     }
 
-    /// Something about a log waits to be settled.
+    /// The last durable commit changed a log: that waits to be settled.
     pub fn touch(&mut self, id: LogId) {
+        if let Some(log) = self.logs.get_mut(&id) {
+            log.commit = self.durable_commit;
+            self.unindexed.changed(self.durable_commit, id);
+        }
+        self.touch_rows(id);
+    }
+
+    /// A log's snapshot waits to be settled, which is no commit.
+    pub fn touch_rows(&mut self, id: LogId) {
         self.dirty.insert(id);
         self.unsettled_since.get_or_insert_with(Instant::now);
     }
@@ -275,22 +308,25 @@ impl State {
             next_log: self.next_log,
             ..self.settled
         };
+        let (values, reservations) = self.values.plan();
         let mut plan = Plan {
             meta,
             logs: Vec::new(),
+            values,
             replies: Vec::new(),
-            reservations: Vec::new(),
+            reservations,
             bytes: std::mem::take(&mut self.unsettled_bytes),
         };
         self.unsettled_since = None;
         self.settling = std::mem::take(&mut self.dirty);
+        self.unindexed.plan();
         for &id in &self.settling {
             let Some(log) = self.logs.get_mut(&id) else { continue };
             if log.durable.stage == Stage::Deleted {
                 let change = LogChange::Deleted {
                     name: log.name.clone(),
                     next_epoch: log.lineage.epoch() + 1,
-                    in_database: log.in_database,
+                    row: log.row(),
                 };
                 plan.logs.push((id, change));
                 continue;
@@ -330,6 +366,8 @@ impl State {
                 LogChange::Deleted { .. } => log.in_database = false,
             }
         }
+        self.values.settled();
+        self.unindexed.settled(plan.meta.settled_commit);
         self.settled = plan.meta;
         self.settling.clear();
         garbage
@@ -348,14 +386,25 @@ impl State {
         if log.next == log.durable {
             log.next = head;
         }
+        let mut renamed = log.durable.stage != Stage::Live;
         log.durable = head;
         if let Some(projection) = append.projection {
-            // A copy: the caller's buffer may be much longer.
-            log.projection = Bytes::copy_from_slice(&projection);
+            renamed |= !projection.has_terms_of(&log.projection);
+            self.unindexed.postponed(append.log, log.projection.deadline_ms(), projection.deadline_ms());
+            log.projection = projection;
+        }
+        if renamed {
+            self.unindexed.renamed(log.name.clone());
         }
         log.unsettled.push_back(Unsettled { base: append.base, records: append.records, bytes, reservation });
         self.unsettled_bytes += bytes;
         self.touch(append.log);
+    }
+
+    fn apply_put(&mut self, put: Put, reservation: Reservation, bytes: usize) {
+        self.values.apply(put.writes, reservation);
+        self.unsettled_bytes += bytes;
+        self.unsettled_since.get_or_insert_with(Instant::now);
     }
 
     fn apply_delete(&mut self, delete: &Delete) {
@@ -363,7 +412,9 @@ impl State {
         log.durable.stage = Stage::Deleted;
         log.next.stage = Stage::Deleted;
         log.unsettled.clear();
-        log.projection = Bytes::new();
+        self.unindexed.renamed(log.name.clone());
+        self.unindexed.postponed(delete.log, log.projection.deadline_ms(), None);
+        log.projection = Projected::default();
         log.settling = None;
         for reply in log.pending.take().into_iter().flat_map(|pending| pending.replies) {
             let _ = reply.send(Err(StoreError::Deleted));

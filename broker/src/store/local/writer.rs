@@ -111,6 +111,7 @@ impl Writer {
                     records += append.records.len();
                 }
                 Queued::Delete { delete, .. } => self.group.delete(delete),
+                Queued::Put { put, .. } => self.group.put(put),
             }
         }
         counter!("longwire_store_records_total").increment(records as u64);

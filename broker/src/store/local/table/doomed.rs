@@ -8,6 +8,9 @@
 
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
+use crate::store::LogId;
+use crate::store::local::database::DatabaseFailure;
+use crate::store::local::index::Indexes;
 use crate::store::local::table::chunks::CHUNKS;
 use crate::store::local::table::rows::ROWS;
 
@@ -20,7 +23,7 @@ const STEP_ENTRIES: usize = 256;
 ///
 /// # Errors
 /// Those of redb.
-pub fn step(transaction: &WriteTransaction) -> Result<bool, redb::Error> {
+pub fn step(transaction: &WriteTransaction) -> Result<bool, DatabaseFailure> {
     let mut doomed = transaction.open_table(DOOMED)?;
     let Some(log) = doomed.first()?.map(|(key, _)| key.value()) else { return Ok(false) };
     let mut chunks = transaction.open_table(CHUNKS)?;
@@ -46,6 +49,7 @@ pub fn step(transaction: &WriteTransaction) -> Result<bool, redb::Error> {
     }
     if first_chunks.len() < STEP_ENTRIES && first_rows.len() < STEP_ENTRIES {
         doomed.remove(log)?;
+        Indexes::open(transaction)?.forget(LogId(log))?;
     }
     Ok(true)
 }

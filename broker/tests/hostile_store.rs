@@ -120,6 +120,24 @@ impl Store for HostileStore {
         self.inner.delete(log, term)
     }
 
+    fn trim(&self, log: LogId, term: Term, start: u64, freed_bytes: u64) -> StoreFuture<()> {
+        self.inner.trim(log, term, start, freed_bytes)
+    }
+
+    fn rename(&self, log: LogId, term: Term, to: SessionId) -> StoreFuture<()> {
+        self.inner.rename(log, term, to)
+    }
+
+    fn scan_rows(
+        &self,
+        log: LogId,
+        prefix: Bytes,
+        after: Option<Bytes>,
+        limit: usize,
+    ) -> StoreFuture<Vec<(Bytes, Bytes)>> {
+        self.inner.scan_rows(log, prefix, after, limit)
+    }
+
     fn list(&self, query: ListQuery) -> StoreFuture<ListPage> {
         self.inner.list(query)
     }

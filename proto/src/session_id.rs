@@ -10,10 +10,13 @@ use crate::limits::{SESSION_ID_BYTES_MAX, SESSION_ID_SEGMENT_BYTES_MAX, SESSION_
 /// The id of a session: a path such as `acme/build/42`, whose first segment is the tenant.
 ///
 /// Grammar: `segment ("/" segment)*` with `segment = [A-Za-z0-9_-][A-Za-z0-9._-]{0,63}`, at most
-/// [`SESSION_ID_SEGMENTS_MAX`] segments and [`SESSION_ID_BYTES_MAX`] bytes. A leading `~` is reserved for the broker and
-/// is refused here. Cloning is cheap.
+/// [`SESSION_ID_SEGMENTS_MAX`] segments and [`SESSION_ID_BYTES_MAX`] bytes. Ids that begin with `~` are the broker's own:
+/// [`SessionId::parse`] refuses them and [`SessionId::reserved`] makes them. Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(Arc<str>);
+
+/// What the broker's own ids begin with. It sorts after everything that other ids begin with.
+pub const RESERVED: char = '~';
 
 /// Why a text is not a [`SessionId`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +45,9 @@ pub enum InvalidSessionId {
         /// Its length in bytes.
         length: usize,
     },
+    /// An id of the broker's own must begin with `~`.
+    #[error("an id of the broker's own begins with `~`")]
+    NotReserved,
     /// A character is outside the grammar.
     #[error(
         "segment {index} of the session id contains {character:?}; allowed are A-Z a-z 0-9 _ - and, not at the start, `.`"
@@ -74,6 +80,33 @@ impl SessionId {
             check_segment(index, segment)?;
         }
         Ok(Self(Arc::from(text)))
+    }
+
+    /// An id of the broker's own: `~` and what would be an id without it. Never made of what a client sent.
+    ///
+    /// # Errors
+    /// [`InvalidSessionId`] names the first rule that the text breaks.
+    pub fn reserved(text: &str) -> Result<Self, InvalidSessionId> {
+        if text.len() > SESSION_ID_BYTES_MAX {
+            return Err(InvalidSessionId::TooLong(text.len()));
+        }
+        let rest = text.strip_prefix(RESERVED).ok_or(InvalidSessionId::NotReserved)?;
+        Self::parse(rest)?;
+        Ok(Self(Arc::from(text)))
+    }
+
+    /// An id that the broker stored earlier, one of its own or not.
+    ///
+    /// # Errors
+    /// [`InvalidSessionId`] names the first rule that the text breaks.
+    pub fn stored(text: &str) -> Result<Self, InvalidSessionId> {
+        if text.starts_with(RESERVED) { Self::reserved(text) } else { Self::parse(text) }
+    }
+
+    /// Whether it is one of the broker's own.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        self.0.starts_with(RESERVED)
     }
 
     /// The id as text.
@@ -145,6 +178,21 @@ mod tests {
         for text in ["a", "acme/build/42", "_x/-y", "a.b/c..d", sixteen.as_str(), long.as_str()] {
             assert_eq!(SessionId::parse(text).unwrap().as_str(), text);
         }
+    }
+
+    #[test]
+    fn ids_of_the_brokers_own_are_made_on_purpose() {
+        let own = SessionId::reserved("~restore/acme/a").unwrap();
+        assert!(own.is_reserved() && !SessionId::parse("acme/~a").is_ok_and(|id| id.is_reserved()));
+        assert_eq!(SessionId::stored("~restore/acme/a"), Ok(own));
+        assert_eq!(SessionId::stored("acme/a"), SessionId::parse("acme/a"));
+        assert_eq!(SessionId::reserved("acme/a"), Err(InvalidSessionId::NotReserved));
+        assert_eq!(SessionId::reserved("~"), Err(InvalidSessionId::Empty));
+        let twice = InvalidSessionId::Character { index: 1, character: '~' };
+        assert_eq!(SessionId::reserved("~~a"), Err(twice));
+        let longest = format!("~{}", vec!["b".repeat(63); 4].join("/"));
+        assert_eq!((longest.len(), SessionId::reserved(&longest).is_ok()), (256, false));
+        assert!(SessionId::parse("z").unwrap() < SessionId::reserved("~a").unwrap());
     }
 
     #[test]

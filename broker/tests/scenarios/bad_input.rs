@@ -260,7 +260,7 @@ fn the_command_line_says_what_keeps_it_from_serving() {
     assert!(broker.terminate());
     // A folder of a newer version is refused, and left as it was.
     let format = Path::new(data).join("FORMAT");
-    let newer = std::fs::read_to_string(&format).unwrap().replace("longwire-store 1", "longwire-store 2");
+    let newer = std::fs::read_to_string(&format).unwrap().replace("longwire-store 2", "longwire-store 3");
     std::fs::write(&format, newer).unwrap();
     let before = contents(Path::new(data));
     let refused = serve(&["--listen", "127.0.0.1:0", "--data", data]);

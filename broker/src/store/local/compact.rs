@@ -41,7 +41,7 @@ pub fn compact(data_dir: &Path) -> Result<Compacted, OpenStoreError> {
     let disk = Arc::new(RealDisk::new(data_dir.to_owned()));
     let mut database = Database::open(disk, Tuning::default().cache_bytes).map_err(damaged)?;
     // A broker removes what deleted sessions leave little by little; here nobody waits in between.
-    while database.write(|transaction| Ok(doomed::step(transaction)?)).map_err(damaged)? {}
+    while database.write(doomed::step).map_err(damaged)? {}
     database.compact().map_err(damaged)?;
     drop(database);
     Ok(Compacted { before, after: size()? })

@@ -17,6 +17,7 @@ use crate::store::local::table::logs::LOGS;
 use crate::store::local::table::meta::{self, META, Meta};
 use crate::store::local::table::names::NAMES;
 use crate::store::local::table::rows::ROWS;
+use crate::store::local::table::shares::SHARES;
 
 /// Why the database did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +106,7 @@ impl Database {
                 transaction.open_table(CHUNKS)?;
                 transaction.open_table(ROWS)?;
                 transaction.open_table(DOOMED)?;
+                transaction.open_table(SHARES)?;
                 let meta = Meta { format: FORMAT_VERSION, ..Meta::default() };
                 transaction.open_table(META)?.insert(meta::KEY, meta.encode().as_slice())?;
                 Ok(())

@@ -28,6 +28,17 @@ pub enum OpenStoreError {
         /// Its format.
         found: u32,
     },
+    /// The folder is of a broker from before the first release.
+    #[error(
+        "{} has format {found}, and this broker reads format {FORMAT_VERSION}: it was made before the first release, \
+         and there is no way to bring it along; move it away, or name an empty folder", path.display()
+    )]
+    OlderFormat {
+        /// The folder.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
     /// The format file cannot be understood.
     #[error(
         "{} does not say which format the folder has ({what}); expected is `longwire-store {FORMAT_VERSION}`: restore \

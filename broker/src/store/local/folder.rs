@@ -2,7 +2,7 @@
 //!
 //! `LOCK` is held while a broker runs. `FORMAT` is text:
 //! ```text
-//! longwire-store 1
+//! longwire-store 2
 //! salt 0123456789abcdef
 //! state ready
 //! ```
@@ -148,6 +148,9 @@ fn read_format(folder: &Path) -> Result<Option<Format>, OpenStoreError> {
         Some(found) if found > FORMAT_VERSION => {
             return Err(OpenStoreError::NewerFormat { path: folder.into(), found });
         }
+        Some(found) if found > 0 => {
+            return Err(OpenStoreError::OlderFormat { path: folder.into(), found });
+        }
         _ => return Err(refuse("its first line is another")),
     }
     let salt = lines
@@ -199,11 +202,13 @@ mod tests {
         assert!(matches!(DataFolder::open(&file), Err(OpenStoreError::NotAFolder(_))));
         assert!(matches!(DataFolder::open(&file.join("below")), Err(OpenStoreError::NotAFolder(_))));
         for (text, message) in [
-            ("longwire-store 2\nwhatever", "has format 2, and this broker reads formats up to 1"),
+            ("longwire-store 3\nwhatever", "has format 3, and this broker reads formats up to 2"),
+            ("longwire-store 1\nwhatever", "has format 1, and this broker reads format 2"),
+            ("longwire-store 0\nwhatever", "does not say which format"),
             ("garbage", "does not say which format"),
             ("", "does not say which format"),
-            ("longwire-store 1\nsalt 12\nstate ready\n", "not the salt"),
-            ("longwire-store 1\nsalt 0123456789abcdef\nstate odd\n", "not the state"),
+            ("longwire-store 2\nsalt 12\nstate ready\n", "not the salt"),
+            ("longwire-store 2\nsalt 0123456789abcdef\nstate odd\n", "not the state"),
         ] {
             let folder = parent.path().join("store");
             fs::create_dir_all(&folder).unwrap();

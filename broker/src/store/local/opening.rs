@@ -48,6 +48,9 @@ pub fn open(
             failure => damaged(failure),
         })?;
     let meta = database.meta().map_err(damaged)?;
+    if meta.format < FORMAT_VERSION {
+        return Err(OpenStoreError::OlderFormat { path: root, found: meta.format });
+    }
     if meta.format != FORMAT_VERSION {
         return Err(OpenStoreError::NewerFormat { path: root, found: meta.format });
     }

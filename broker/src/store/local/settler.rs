@@ -141,7 +141,7 @@ impl Settler {
         });
         self.doomed = match none {
             Ok(true) => false,
-            _ => match self.shared.database.write(|transaction| Ok(doomed::step(transaction)?)) {
+            _ => match self.shared.database.write(doomed::step) {
                 Ok(left) => left,
                 Err(error) => {
                     warn!(%error, "part of a deleted log could not be removed; it is tried again");

@@ -111,6 +111,8 @@ impl Writer {
                     records += append.records.len();
                 }
                 Queued::Delete { delete, .. } => self.group.delete(delete),
+                Queued::Trim { trim, .. } => self.group.trim(trim),
+                Queued::Rename { rename, .. } => self.group.rename(rename),
             }
         }
         counter!("longwire_store_records_total").increment(records as u64);

@@ -9,6 +9,7 @@ pub mod logs;
 pub mod meta;
 pub mod names;
 pub mod rows;
+pub mod shares;
 
 use std::fmt;
 

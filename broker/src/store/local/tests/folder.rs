@@ -61,7 +61,7 @@ async fn a_second_broker_and_a_newer_format_are_refused_untouched() {
     session.append(&store, &["y"]).await.unwrap();
     drop(store);
     let format = fs::read_to_string(folder.join("FORMAT")).unwrap();
-    fs::write(folder.join("FORMAT"), format.replace("longwire-store 1", "longwire-store 7")).unwrap();
+    fs::write(folder.join("FORMAT"), format.replace("longwire-store 2", "longwire-store 7")).unwrap();
     let before = files(&folder);
     let error = LocalStore::open(LocalConfig::new(&folder)).unwrap_err();
     assert!(matches!(error, OpenStoreError::NewerFormat { found: 7, .. }));

@@ -135,7 +135,7 @@ async fn deleted_logs_are_removed_in_steps() {
     store.delete(log, term).await.unwrap();
     store.settle().await.unwrap();
     let database = &store.shared.database;
-    while database.write(|transaction| Ok(doomed::step(transaction)?)).unwrap() {}
+    while database.write(doomed::step).unwrap() {}
     let left = database.read(|transaction| {
         let rows = transaction.open_table(ROWS)?.len()?;
         Ok((transaction.open_table(CHUNKS)?.len()?, rows, transaction.open_table(DOOMED)?.len()?))

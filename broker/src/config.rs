@@ -72,6 +72,12 @@ pub struct Overrides {
     /// [`Config::data`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<PathBuf>,
+    /// [`Config::backups`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backups: Option<PathBuf>,
+    /// [`Config::trust_clock`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trust_clock: Option<bool>,
 }
 
 /// Why there is no configuration.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use longwire_broker::ageing::Ageing;
 use longwire_broker::clock::Clock;
 use longwire_broker::hub::Hub;
 use longwire_broker::request::{Answer, Operation, ReplyTo, Request};
@@ -120,6 +121,24 @@ impl Store for HostileStore {
         self.inner.delete(log, term)
     }
 
+    fn trim(&self, log: LogId, term: Term, start: u64, freed_bytes: u64) -> StoreFuture<()> {
+        self.inner.trim(log, term, start, freed_bytes)
+    }
+
+    fn rename(&self, log: LogId, term: Term, to: SessionId) -> StoreFuture<()> {
+        self.inner.rename(log, term, to)
+    }
+
+    fn scan_rows(
+        &self,
+        log: LogId,
+        prefix: Bytes,
+        after: Option<Bytes>,
+        limit: usize,
+    ) -> StoreFuture<Vec<(Bytes, Bytes)>> {
+        self.inner.scan_rows(log, prefix, after, limit)
+    }
+
     fn list(&self, query: ListQuery) -> StoreFuture<ListPage> {
         self.inner.list(query)
     }
@@ -212,6 +231,7 @@ async fn read(hub: Arc<Hub>, session: SessionId, until: u64) -> Vec<String> {
         let again = next + 200;
         while (seen.len() as u64) < until.min(again) {
             match subscription.next().await.unwrap() {
+                Event::Frame(frame) => panic!("{frame:?} is of a pattern"),
                 Event::Delivery { frame, next } => {
                     let Frame::Delivery(delivery) = decode_server(Encoding::Proto, frame).unwrap() else {
                         panic!()
@@ -232,7 +252,7 @@ async fn read(hub: Arc<Hub>, session: SessionId, until: u64) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_store_loses_repeats_and_reorders_nothing() {
     let store = Arc::new(HostileStore::new(0x0dd_5eed, 10, None));
-    let hub = Hub::new(Arc::clone(&store) as Arc<dyn Store>, Clock::start(), IDLE);
+    let hub = Hub::new(Arc::clone(&store) as Arc<dyn Store>, Clock::start(), Ageing::default(), IDLE);
     let session = SessionId::parse("s").unwrap();
     let writers: Vec<_> = (0..WRITERS)
         .map(|writer| tokio::spawn(write(Arc::clone(&hub), session.clone(), format!("w{writer}"))))
@@ -261,7 +281,7 @@ async fn a_hostile_store_loses_repeats_and_reorders_nothing() {
 async fn a_session_that_cannot_be_loaded_says_so_and_the_others_go_on() {
     let damaged = SessionId::parse("damaged").unwrap();
     let store = HostileStore::new(1, 0, Some(damaged.clone()));
-    let hub = Hub::new(Arc::new(store), Clock::start(), IDLE);
+    let hub = Hub::new(Arc::new(store), Clock::start(), Ageing::default(), IDLE);
     for _ in 0..20 {
         let error = ask(&hub, &damaged, Command::Describe).await.unwrap_err();
         assert_eq!(error.code, ErrorCode::DataCorrupt);

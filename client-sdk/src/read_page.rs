@@ -94,6 +94,17 @@ impl ReadPage {
         self
     }
 
+    /// Reads the page as the broker sends it: records with every field, for an export.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn as_sent(self) -> Result<wire::Page, RequestError> {
+        match self.client.handle().call(Call::Read(self.read)).await? {
+            Answer::Page(page) => Ok(*page),
+            _ => Err(RequestError::UnexpectedAnswer),
+        }
+    }
+
     async fn read(self) -> Result<Page, RequestError> {
         match self.client.handle().call(Call::Read(self.read)).await? {
             Answer::Page(page) => from_wire(*page).ok_or(RequestError::UnexpectedAnswer),

@@ -31,7 +31,7 @@ pub enum Command {
         /// Who asks.
         sender: Sender,
         /// The metadata.
-        meta: Meta,
+        meta: Box<Meta>,
         /// Whether an existing session's metadata is replaced instead of refusing.
         update: bool,
     },
@@ -71,7 +71,7 @@ pub enum Command {
         /// The session that was exported.
         session: String,
         /// The metadata of this one.
-        meta: Meta,
+        meta: Box<Meta>,
     },
     /// Tell the state.
     Describe,

@@ -352,8 +352,8 @@ impl Machine {
                     return Err(Error::new(ErrorCode::SessionExists, message).field("session"));
                 }
                 self.check_open()?;
-                if !self.exists() || self.state.summary().meta != meta {
-                    self.change(sender, &Change::Meta(meta), now_ms);
+                if !self.exists() || self.state.summary().meta != *meta {
+                    self.change(sender, &Change::Meta(*meta), now_ms);
                 }
                 Ok(Reply::Described(self.describe()))
             }
@@ -398,7 +398,7 @@ impl Machine {
                         .expected(at));
                 }
                 if !self.state.summary().closed {
-                    self.change(sender, &Change::Origin { session, meta, imported: true }, now_ms);
+                    self.change(sender, &Change::Origin { session, meta: *meta, imported: true }, now_ms);
                 }
                 Ok(Reply::Described(self.describe()))
             }

@@ -92,7 +92,7 @@ impl Op {
             },
             Self::Create { title, update } => Command::Create {
                 sender: sender(),
-                meta: Meta { title: format!("title {title}"), ..Meta::default() },
+                meta: Box::new(Meta { title: format!("title {title}"), ..Meta::default() }),
                 update: *update,
             },
             Self::Close => Command::Close { sender: sender(), reason: String::new() },

@@ -75,7 +75,7 @@ fn producer_ref(producer: wire::Producer) -> Result<ProducerRef, Error> {
 /// # Errors
 /// Those of [`Meta::from_wire`].
 pub(super) fn create(sender: Sender, create: wire::CreateSession) -> Result<Command, Error> {
-    let meta = Meta::from_wire(create.meta.unwrap_or_default())?;
+    let meta = Box::new(Meta::from_wire(create.meta.unwrap_or_default())?);
     Ok(Command::Create { sender, meta, update: create.update })
 }
 

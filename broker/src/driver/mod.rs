@@ -127,7 +127,8 @@ impl Driver {
 
 async fn load(store: &dyn Store, session: &SessionId) -> Result<(Loaded, Progress), StoreError> {
     let opened = store.open(session).await?;
-    let Opened { log, exists, term, version, lineage, start, end, born, bytes, snapshot_through } = opened;
+    let Opened { log, exists, term, version, lineage, start, end, born, own_from, bytes, snapshot_through } =
+        opened;
     let head = match snapshot_through {
         Some(_) => store.rows(log, vec![State::head_key()]).await?.pop().flatten(),
         None => None,
@@ -159,7 +160,7 @@ async fn load(store: &dyn Store, session: &SessionId) -> Result<(Loaded, Progres
     let closed = state.summary().closed;
     let progress = Progress { log, lineage: Arc::new(lineage), start, end, closed };
     let machine = Machine::new(state, through);
-    Ok((Loaded { log, term, version, exists, own_from: born, bytes, machine }, progress))
+    Ok((Loaded { log, term, version, exists, own_from, bytes, machine }, progress))
 }
 
 fn unknown(why: &str) -> Error {

@@ -47,7 +47,7 @@ pub async fn step(
     let begin = begin
         .ok_or_else(|| refuse("begin", "every step of an import carries `begin`, the head of the export"))?;
     let lineage = check_begin(&begin)?;
-    let meta = Meta::from_wire(begin.meta.clone().unwrap_or_default())?;
+    let meta = Box::new(Meta::from_wire(begin.meta.clone().unwrap_or_default())?);
     check_batch(&records)?;
     if exists(hub, session).await? {
         let message = "there is a session of this name already; import under another one";

@@ -9,12 +9,13 @@ use longwire_proto::position::Lineage;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::watch;
 
+use crate::store::ancestry::{ANCESTORS_MAX, Ancestry};
 use crate::store::list::is_hidden;
 use crate::store::table::check;
 use crate::store::{
     Batch, BatchId, Capabilities, Cas, Change, Changes, Chunk, Due, Health, ListPage, ListQuery, Listed,
-    LogId, Opened, Projection, ReadLimit, Reservation, Snapshot, Store, StoreError, StoreFuture, Term,
-    Version,
+    LogId, Opened, Origin, Projection, ReadLimit, Reservation, Snapshot, Store, StoreError, StoreFuture,
+    Term, Version,
 };
 
 /// What a batch may have, as in the engine on the local disk.
@@ -50,6 +51,13 @@ struct Log {
     deleted_end: u64,
     version: u64,
     batch: Option<BatchId>,
+    start: u64,
+    born: u64,
+    // Of the own records from `start` on.
+    bytes: u64,
+    ancestry: Ancestry,
+    // The offset of the first own record, and every one since: trimmed ones stay for those who show them.
+    base: u64,
     records: Vec<Bytes>,
     last_time_ms: u64,
     projection: Projection,
@@ -70,7 +78,11 @@ impl Log {
     }
 
     fn end(&self) -> u64 {
-        self.records.len() as u64
+        self.base + self.records.len() as u64
+    }
+
+    fn record(&self, offset: u64) -> Option<&Bytes> {
+        self.records.get(usize::try_from(offset.checked_sub(self.base)?).ok()?)
     }
 }
 
@@ -135,6 +147,11 @@ impl Inner {
             deleted_end: 0,
             version: 0,
             batch: None,
+            start: 0,
+            born: 0,
+            bytes: 0,
+            ancestry: Ancestry::default(),
+            base: 0,
             records: Vec::new(),
             last_time_ms: 0,
             projection: Projection::default(),
@@ -149,11 +166,107 @@ impl Inner {
             term,
             version: Version(log.version),
             lineage: log.lineage.clone(),
-            start: 0,
+            start: log.start,
             end: log.end(),
-            born: 0,
-            bytes: 0,
+            born: log.born,
+            own_from: log.ancestry.end().unwrap_or(log.born),
+            bytes: log.bytes,
             snapshot_through: log.snapshot_through,
+        }
+    }
+
+    /// What a log with this origin shows of others.
+    fn ancestry(&self, id: LogId, origin: &Origin, base: u64) -> Result<Ancestry, StoreError> {
+        let start = origin.start;
+        let log = self.logs.get(&id).ok_or(StoreError::Fenced)?;
+        if origin.lineage.epoch() < log.lineage.epoch() {
+            return Err(StoreError::VersionConflict);
+        }
+        let refuse = |what: String| Err(StoreError::OutOfRange(what));
+        let ancestry = match origin.shares {
+            _ if base < start => return refuse(format!("the base {base} is below the start {start}")),
+            None if base > start => return refuse(format!("nothing holds the records {start} to {base}")),
+            None => Ancestry::default(),
+            Some(parent) => match self.logs.get(&parent).filter(|found| found.exists && !found.deleted) {
+                Some(found) if found.start <= start && base <= found.end() => {
+                    found.ancestry.of_fork(parent, start, base)
+                }
+                Some(_) => return refuse(format!("log {} does not have these records", parent.0)),
+                None => return refuse(format!("there is no log {}", parent.0)),
+            },
+        };
+        if ancestry.entries().len() > ANCESTORS_MAX {
+            return refuse(format!(
+                "its records would be spread over more than {ANCESTORS_MAX} logs; copy them"
+            ));
+        }
+        Ok(ancestry)
+    }
+
+    fn read(&self, id: LogId, from: u64, limit: ReadLimit) -> Result<Chunk, StoreError> {
+        let log = self.logs.get(&id).ok_or(StoreError::NotFound)?;
+        if log.deleted {
+            return Err(StoreError::Deleted);
+        }
+        let mut chunk = Chunk { from: from.max(log.start), records: Vec::new() };
+        let mut bytes = 0;
+        while chunk.next() < log.end() {
+            let holder = log.ancestry.holder(chunk.next()).and_then(|(holder, _)| self.logs.get(&holder));
+            let Some(record) = holder.unwrap_or(log).record(chunk.next()) else { break };
+            bytes += record.len();
+            let full = chunk.records.len() >= limit.records || bytes > limit.bytes;
+            if full && !chunk.records.is_empty() {
+                break;
+            }
+            chunk.records.push(record.clone());
+        }
+        Ok(chunk)
+    }
+
+    fn trim(&mut self, id: LogId, term: Term, start: u64, freed_bytes: u64) -> Result<(), StoreError> {
+        let log = self.owned(id, term)?;
+        if start <= log.start {
+            return Ok(());
+        }
+        if start > log.end() || log.snapshot_through.is_none_or(|through| start > through) {
+            let what = format!("{start} is beyond the end {} or the snapshot", log.end());
+            return Err(StoreError::OutOfRange(what));
+        }
+        log.start = start;
+        log.bytes = log.bytes.saturating_sub(freed_bytes);
+        Ok(())
+    }
+
+    fn rename(&mut self, id: LogId, term: Term, to: SessionId) -> Result<(), StoreError> {
+        let epoch = self.owned(id, term)?.lineage.epoch();
+        let there = self.names.get(&to).and_then(|there| self.logs.get(there));
+        let vacant = match there {
+            Some(there) if there.exists && !there.deleted => return Err(StoreError::AlreadyExists),
+            Some(there) => there.lineage.epoch() + u64::from(there.deleted),
+            None => 0,
+        };
+        if vacant > epoch {
+            return Err(StoreError::VersionConflict);
+        }
+        let log = self.owned(id, term)?;
+        let from = std::mem::replace(&mut log.name, to.clone());
+        self.names.remove(&from);
+        if let Some(there) = self.names.insert(to, id)
+            && self.logs.get(&there).is_some_and(|there| !there.exists)
+        {
+            self.logs.remove(&there);
+        }
+        Ok(())
+    }
+
+    /// A log that exists, for its owner.
+    fn owned(&mut self, id: LogId, term: Term) -> Result<&mut Log, StoreError> {
+        self.check_running()?;
+        let log = self.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
+        match log.check_owner(term) {
+            Ok(()) if log.exists => Ok(log),
+            Ok(()) | Err(StoreError::Deleted) => Err(StoreError::NotFound),
+            Err(error) => Err(error),
         }
     }
 
@@ -171,12 +284,25 @@ impl Inner {
         if log.batch == Some(batch.id) && repeats {
             return Ok(Version(log.version));
         }
-        if log.version != version.0 || log.end() != batch.base {
+        if log.version != version.0
+            || log.exists && batch.origin.is_some()
+            || batch.origin.is_none() && log.end() != batch.base
+        {
             return Err(StoreError::VersionConflict);
         }
+        let ancestry = match &batch.origin {
+            Some(origin) => self.ancestry(id, origin, batch.base)?,
+            None => Ancestry::default(),
+        };
         let commit = self.commit();
         let log = self.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
         log.commit = commit;
+        if let Some(origin) = batch.origin {
+            log.lineage = origin.lineage;
+            (log.start, log.born, log.base) = (origin.start, origin.start, batch.base);
+            log.ancestry = ancestry;
+        }
+        log.bytes += batch.records.iter().map(|record| record.len() as u64).sum::<u64>();
         log.exists = true;
         log.version += 1;
         log.batch = Some(batch.id);
@@ -222,23 +348,7 @@ impl Store for MemoryStore {
     }
 
     fn read(&self, log: LogId, from: u64, limit: ReadLimit) -> StoreFuture<Chunk> {
-        self.answer(|inner| {
-            let log = inner.logs.get(&log).ok_or(StoreError::NotFound)?;
-            if log.deleted {
-                return Err(StoreError::Deleted);
-            }
-            let mut chunk = Chunk { from, records: Vec::new() };
-            let mut bytes = 0;
-            for record in log.records.iter().skip(usize::try_from(from).unwrap_or(usize::MAX)) {
-                bytes += record.len();
-                let full = chunk.records.len() >= limit.records || bytes > limit.bytes;
-                if full && !chunk.records.is_empty() {
-                    break;
-                }
-                chunk.records.push(record.clone());
-            }
-            Ok(chunk)
-        })
+        self.answer(|inner| inner.read(log, from, limit))
     }
 
     fn rows(&self, log: LogId, keys: Vec<Bytes>) -> StoreFuture<Vec<Option<Bytes>>> {
@@ -272,21 +382,40 @@ impl Store for MemoryStore {
 
     fn delete(&self, log: LogId, term: Term) -> StoreFuture<()> {
         self.answer(|inner| {
-            inner.check_running()?;
-            let found = inner.logs.get(&log).ok_or(StoreError::Fenced)?;
-            match found.check_owner(term) {
-                Ok(()) if found.exists => {}
-                Ok(()) | Err(StoreError::Deleted) => return Err(StoreError::NotFound),
-                Err(error) => return Err(error),
-            }
+            inner.owned(log, term)?;
             let commit = inner.commit();
-            let log = inner.logs.get_mut(&log).ok_or(StoreError::Fenced)?;
-            log.commit = commit;
-            log.deleted = true;
-            log.deleted_end = log.end();
-            log.records = Vec::new();
-            log.rows.clear();
+            let deleted = inner.owned(log, term)?;
+            deleted.commit = commit;
+            deleted.deleted_end = deleted.end();
+            deleted.deleted = true;
+            deleted.rows.clear();
             Ok(())
+        })
+    }
+
+    fn trim(&self, log: LogId, term: Term, start: u64, freed_bytes: u64) -> StoreFuture<()> {
+        self.answer(|inner| inner.trim(log, term, start, freed_bytes))
+    }
+
+    fn rename(&self, log: LogId, term: Term, to: SessionId) -> StoreFuture<()> {
+        self.answer(|inner| inner.rename(log, term, to))
+    }
+
+    fn scan_rows(
+        &self,
+        log: LogId,
+        prefix: Bytes,
+        after: Option<Bytes>,
+        limit: usize,
+    ) -> StoreFuture<Vec<(Bytes, Bytes)>> {
+        self.answer(|inner| match inner.logs.get(&log) {
+            Some(log) if log.deleted => Err(StoreError::Deleted),
+            Some(log) => {
+                let rows = log.rows.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
+                let rows = rows.filter(|(key, _)| after.as_ref().is_none_or(|after| *key > after));
+                Ok(rows.take(limit).map(|(key, row)| (key.clone(), row.clone())).collect())
+            }
+            None => Ok(Vec::new()),
         })
     }
 
@@ -295,6 +424,7 @@ impl Store for MemoryStore {
             let ListQuery { prefix, after, terms, limit } = query;
             let sessions = inner.names.values().filter_map(|id| Some((*id, inner.logs.get(id)?)));
             let listed = sessions
+                .filter(|(_, log)| !log.name.is_reserved())
                 .filter(|(_, log)| log.exists && !log.deleted && log.name.as_str().starts_with(&prefix))
                 .filter(|(_, log)| after.as_ref().is_none_or(|after| log.name > *after))
                 .filter(|(_, log)| !is_hidden(&log.name))
@@ -304,7 +434,7 @@ impl Store for MemoryStore {
                     session: log.name.clone(),
                     log: id,
                     epoch: log.lineage.epoch(),
-                    start: 0,
+                    start: log.start,
                     end: log.end(),
                     last_time_ms: log.last_time_ms,
                     projection: log.projection.row.clone(),

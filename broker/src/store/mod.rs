@@ -8,6 +8,7 @@
 //! - A failed append other than `Fenced`, `VersionConflict`, `Deleted` and `BatchTooLarge` means *unknown*: the batch
 //!   may be durable.
 
+pub mod ancestry;
 pub mod batch;
 pub mod change;
 #[cfg(test)]
@@ -70,6 +71,8 @@ pub struct Opened {
     pub end: u64,
     /// The `start` that the log was created with. A log whose start is later was trimmed and has a snapshot.
     pub born: u64,
+    /// Where the log's own records begin: what is below is shared with the log that it was forked off.
+    pub own_from: u64,
     /// Bytes of the log's own records from `start` on; those that it shares are not counted.
     pub bytes: u64,
     /// The offset through which the last snapshot's rows reflect the log; `None` when there is no snapshot.
@@ -212,13 +215,17 @@ pub trait Store: Send + Sync + 'static {
     /// takes no writes.
     fn reserve(&self, log: LogId, bytes: usize) -> StoreFuture<Reservation>;
 
-    /// Makes a batch durable after `version`, and resolves when it is.
+    /// Makes a batch durable after `version`, and resolves when it is. A batch that creates a log may say where that
+    /// comes from ([`Origin`]); one that depends on other logs is queued when the future is first polled.
     ///
     /// # Errors
-    /// See the promises at the top of this module.
+    /// See the promises at the top of this module. [`StoreError::OutOfRange`] when an origin names records that its log
+    /// does not have, durable; [`StoreError::VersionConflict`] when its lineage does not rise above the epoch that
+    /// [`Store::open`] answered.
     fn append(&self, log: LogId, term: Term, version: Version, batch: Batch) -> StoreFuture<Version>;
 
-    /// Reads durable records from `from` on.
+    /// Reads durable records from `from` on, or from the log's start when that is later. May return fewer than the limit
+    /// allows; none only at the end of the log.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] names the first damaged offset when not even one record before it can be returned.
@@ -251,18 +258,15 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::OutOfRange`] when `start` is beyond the durable end or not covered by a durable snapshot, and those
     /// of [`Store::delete`].
-    fn trim(&self, log: LogId, term: Term, start: u64, freed_bytes: u64) -> StoreFuture<()> {
-        unsupported("trim")
-    }
+    fn trim(&self, log: LogId, term: Term, start: u64, freed_bytes: u64) -> StoreFuture<()>;
 
     /// Durably gives the log another name, which must be free. The old name is as if it had never had a log. An id that
-    /// begins with `~` is not listed, is not in the feed and is never due.
+    /// begins with `~` is not listed, is not in the feed and is never due. Who has opened the vacant name is fenced.
     ///
     /// # Errors
-    /// [`StoreError::AlreadyExists`], and those of [`Store::delete`].
-    fn rename(&self, log: LogId, term: Term, to: SessionId) -> StoreFuture<()> {
-        unsupported("rename")
-    }
+    /// [`StoreError::AlreadyExists`]; [`StoreError::VersionConflict`] when a session created under the name would begin
+    /// above the log's epoch, because one of it was deleted; and those of [`Store::delete`].
+    fn rename(&self, log: LogId, term: Term, to: SessionId) -> StoreFuture<()>;
 
     /// Rows of the log's snapshot whose keys begin with `prefix` and sort after `after`, in order, at most `limit`.
     ///
@@ -274,9 +278,7 @@ pub trait Store: Send + Sync + 'static {
         prefix: Bytes,
         after: Option<Bytes>,
         limit: usize,
-    ) -> StoreFuture<Vec<(Bytes, Bytes)>> {
-        unsupported("scan_rows")
-    }
+    ) -> StoreFuture<Vec<(Bytes, Bytes)>>;
 
     /// Sessions, in order of their ids. What was acknowledged before the call is in the answer.
     ///

@@ -8,6 +8,7 @@ mod drain;
 mod faults;
 mod hostile;
 mod kill9;
+mod life;
 mod outbox;
 mod page;
 mod protocol;

@@ -18,6 +18,7 @@ use crate::store::local::table::logs::LOGS;
 use crate::store::local::table::meta::{self, META, Meta};
 use crate::store::local::table::names::NAMES;
 use crate::store::local::table::rows::ROWS;
+use crate::store::local::table::shares::SHARES;
 use crate::store::local::table::values::VALUES;
 
 /// Why the database did not do what it was asked.
@@ -109,6 +110,7 @@ impl Database {
                 transaction.open_table(DOOMED)?;
                 transaction.open_table(VALUES)?;
                 Indexes::open(transaction)?;
+                transaction.open_table(SHARES)?;
                 let meta = Meta { format: FORMAT_VERSION, ..Meta::default() };
                 transaction.open_table(META)?.insert(meta::KEY, meta.encode().as_slice())?;
                 Ok(())

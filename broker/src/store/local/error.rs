@@ -28,10 +28,10 @@ pub enum OpenStoreError {
         /// Its format.
         found: u32,
     },
-    /// The folder is of a broker before the first release.
+    /// The folder is of a broker from before the first release.
     #[error(
-        "{} has format {found}, which was made before the first release and is not read any more; move the folder away \
-         to begin anew", path.display()
+        "{} has format {found}, and this broker reads format {FORMAT_VERSION}: it was made before the first release, \
+         and there is no way to bring it along; move it away, or name an empty folder", path.display()
     )]
     OlderFormat {
         /// The folder.

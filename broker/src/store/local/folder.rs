@@ -148,7 +148,9 @@ fn read_format(folder: &Path) -> Result<Option<Format>, OpenStoreError> {
         Some(found) if found > FORMAT_VERSION => {
             return Err(OpenStoreError::NewerFormat { path: folder.into(), found });
         }
-        Some(found @ 1..) => return Err(OpenStoreError::OlderFormat { path: folder.into(), found }),
+        Some(found) if found > 0 => {
+            return Err(OpenStoreError::OlderFormat { path: folder.into(), found });
+        }
         _ => return Err(refuse("its first line is another")),
     }
     let salt = lines
@@ -201,7 +203,8 @@ mod tests {
         assert!(matches!(DataFolder::open(&file.join("below")), Err(OpenStoreError::NotAFolder(_))));
         for (text, message) in [
             ("longwire-store 3\nwhatever", "has format 3, and this broker reads formats up to 2"),
-            ("longwire-store 1\nwhatever", "has format 1, which was made before the first release"),
+            ("longwire-store 1\nwhatever", "has format 1, and this broker reads format 2"),
+            ("longwire-store 0\nwhatever", "does not say which format"),
             ("garbage", "does not say which format"),
             ("", "does not say which format"),
             ("longwire-store 2\nsalt 12\nstate ready\n", "not the salt"),

@@ -13,17 +13,23 @@
 //! payload 40  items, then zeros to a multiple of 4,096
 //!
 //! item     kind u8, then
-//! 1 create log u64 · name (u16 length, bytes) · lineage (u16 count, then epoch u64, from_offset u64 each)
+//! 1 create log u64 · name (u16 length, bytes) · lineage (u16 count, then epoch u64, from_offset u64 each) · start u64
+//!          · ancestry (see `ancestry.rs`)
 //! 2 append log u64 · term u64 · version u64 · batch u128 · base u64 · last_time_ms u64 · projection u8 (0 none, 1 some: u32 length, see `projected.rs`)
-//!          · records (u32 count, then u32 length, u32 crc, bytes each)
+//!          · erase (u32 count, then log u64, from u64, until u64 each) · records (u32 count, then u32 length, u32 crc, bytes each)
 //! 3 delete log u64 · name (u16 length, bytes) · next_epoch u64
+//! 5 trim   log u64 · start u64 · freed_bytes u64
+//! 6 rename log u64 · name before, name after (u16 length, bytes each)
 //! 16 put   writes (u16 count, then key (u16 length, bytes), u8 0 (removed) or 1 (written: u32 length, bytes) each)
 //! ```
+
+use std::ops::Range;
 
 use bytes::{Buf, Bytes};
 use longwire_proto::position::{Lineage, LineageEntry};
 use longwire_proto::session_id::SessionId;
 
+use crate::store::ancestry::Ancestry;
 use crate::store::local::projected::Projected;
 use crate::store::local::record::{Record, Records};
 use crate::store::local::values::Writes;
@@ -40,6 +46,8 @@ const SHARD: u32 = 0;
 const CREATE: u8 = 1;
 const APPEND: u8 = 2;
 const DELETE: u8 = 3;
+const TRIM: u8 = 5;
+const RENAME: u8 = 6;
 // Below 16 are kinds that are about a log.
 const PUT: u8 = 16;
 
@@ -52,6 +60,18 @@ pub struct Create {
     pub name: SessionId,
     /// Its epochs.
     pub lineage: Lineage,
+    /// Its first offset.
+    pub start: u64,
+    /// Whose records it shows from there up to its own.
+    pub ancestry: Ancestry,
+}
+
+impl Create {
+    /// The offset of its first own record.
+    #[must_use]
+    pub fn base(&self) -> u64 {
+        self.ancestry.end().unwrap_or(self.start)
+    }
 }
 
 /// Records are appended to a log.
@@ -73,6 +93,17 @@ pub struct Append {
     pub records: Records,
     /// What the session is found by, when that changes.
     pub projection: Option<Projected>,
+    /// Records that are erased with it, in the logs that hold them.
+    pub erase: Vec<Erase>,
+}
+
+/// Records that are erased.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Erase {
+    /// The log that holds them.
+    pub log: LogId,
+    /// Their offsets.
+    pub offsets: Range<u64>,
 }
 
 /// A log is deleted.
@@ -93,6 +124,28 @@ pub struct Put {
     pub writes: Writes,
 }
 
+/// A log loses its first records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trim {
+    /// The log.
+    pub log: LogId,
+    /// Its first offset afterwards.
+    pub start: u64,
+    /// Bytes of its own records that go.
+    pub freed_bytes: u64,
+}
+
+/// A log gets another name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rename {
+    /// The log.
+    pub log: LogId,
+    /// Its name before.
+    pub from: SessionId,
+    /// Its name after.
+    pub to: SessionId,
+}
+
 /// What a group consists of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
@@ -104,6 +157,10 @@ pub enum Item {
     Delete(Delete),
     /// See [`Put`].
     Put(Put),
+    /// See [`Trim`].
+    Trim(Trim),
+    /// See [`Rename`].
+    Rename(Rename),
 }
 
 /// What seeds the checksum of a group.
@@ -151,6 +208,8 @@ impl GroupWriter {
             self.u64(entry.epoch);
             self.u64(entry.from_offset);
         }
+        self.u64(create.start);
+        create.ancestry.encode(&mut self.buffer);
     }
 
     /// Adds an append.
@@ -166,6 +225,12 @@ impl GroupWriter {
         if let Some(projection) = &append.projection {
             self.u32(projection.as_bytes().len() as u32);
             self.buffer.extend_from_slice(projection.as_bytes());
+        }
+        self.u32(append.erase.len() as u32);
+        for erase in &append.erase {
+            self.u64(erase.log.0);
+            self.u64(erase.offsets.start);
+            self.u64(erase.offsets.end);
         }
         self.u32(append.records.len() as u32);
         for record in append.records.iter() {
@@ -196,6 +261,22 @@ impl GroupWriter {
                 self.buffer.extend_from_slice(value);
             }
         }
+    }
+
+    /// Adds a trim.
+    pub fn trim(&mut self, trim: &Trim) {
+        self.buffer.push(TRIM);
+        self.u64(trim.log.0);
+        self.u64(trim.start);
+        self.u64(trim.freed_bytes);
+    }
+
+    /// Adds a renaming.
+    pub fn rename(&mut self, rename: &Rename) {
+        self.buffer.push(RENAME);
+        self.u64(rename.log.0);
+        self.name(&rename.from);
+        self.name(&rename.to);
     }
 
     /// The bytes to write, whole blocks.
@@ -293,7 +374,10 @@ fn item(payload: &mut Bytes) -> Option<Item> {
             let entries = (0..count)
                 .map(|_| Some(LineageEntry { epoch: u64(payload)?, from_offset: u64(payload)? }))
                 .collect::<Option<Vec<_>>>()?;
-            Some(Item::Create(Create { log, name, lineage: Lineage::from_entries(entries)? }))
+            let lineage = Lineage::from_entries(entries)?;
+            let start = u64(payload)?;
+            let ancestry = Ancestry::decode(payload)?;
+            Some(Item::Create(Create { log, name, lineage, start, ancestry }))
         }
         APPEND => {
             let log = LogId(u64(payload)?);
@@ -310,6 +394,13 @@ fn item(payload: &mut Bytes) -> Option<Item> {
                 }
             };
             let count = u32(payload)?;
+            let erase = (0..count)
+                .map(|_| {
+                    let log = LogId(u64(payload)?);
+                    Some(Erase { log, offsets: u64(payload)?..u64(payload)? })
+                })
+                .collect::<Option<Vec<_>>>()?;
+            let count = u32(payload)?;
             let records = (0..count)
                 .map(|_| {
                     let length = u32(payload)?;
@@ -317,7 +408,17 @@ fn item(payload: &mut Bytes) -> Option<Item> {
                     Some(Record { bytes: take(payload, length as usize)?, crc })
                 })
                 .collect::<Option<Records>>()?;
-            Some(Item::Append(Append { log, term, version, batch, base, last_time_ms, records, projection }))
+            Some(Item::Append(Append {
+                log,
+                term,
+                version,
+                batch,
+                base,
+                last_time_ms,
+                records,
+                projection,
+                erase,
+            }))
         }
         DELETE => {
             let log = LogId(u64(payload)?);
@@ -341,6 +442,14 @@ fn item(payload: &mut Bytes) -> Option<Item> {
                 .collect::<Option<Writes>>()?;
             Some(Item::Put(Put { writes }))
         }
+        TRIM => {
+            let log = LogId(u64(payload)?);
+            Some(Item::Trim(Trim { log, start: u64(payload)?, freed_bytes: u64(payload)? }))
+        }
+        RENAME => {
+            let log = LogId(u64(payload)?);
+            Some(Item::Rename(Rename { log, from: name(payload)?, to: name(payload)? }))
+        }
         _ => None,
     }
 }
@@ -360,7 +469,7 @@ fn take(payload: &mut Bytes, length: usize) -> Option<Bytes> {
 fn name(payload: &mut Bytes) -> Option<SessionId> {
     let length = payload.try_get_u16_le().ok()?;
     let name = take(payload, length as usize)?;
-    SessionId::parse(std::str::from_utf8(&name).ok()?).ok()
+    SessionId::stored(std::str::from_utf8(&name).ok()?).ok()
 }
 
 #[cfg(test)]
@@ -376,7 +485,8 @@ mod tests {
         let entries =
             vec![LineageEntry { epoch: 3, from_offset: 0 }, LineageEntry { epoch: 4, from_offset: 9 }];
         let lineage = Lineage::from_entries(entries).unwrap();
-        let create = Create { log: LogId(5), name: name.clone(), lineage };
+        let ancestry = Ancestry::default().of_fork(LogId(4), 1, 9);
+        let create = Create { log: LogId(5), name: name.clone(), lineage, start: 1, ancestry };
         let append = Append {
             log: LogId(5),
             term: Term(2),
@@ -390,17 +500,30 @@ mod tests {
                 terms: vec!["t".into()],
                 deadline_ms: Some(0x33),
             })),
+            erase: vec![Erase { log: LogId(4), offsets: 2..3 }],
         };
-        let delete = Delete { log: LogId(4), name, next_epoch: 6 };
+        let delete = Delete { log: LogId(4), name: name.clone(), next_epoch: 6 };
+        let trim = Trim { log: LogId(5), start: 7, freed_bytes: 0x99 };
+        let rename = Rename { log: LogId(5), from: name, to: SessionId::reserved("~b").unwrap() };
         let writes = [("k".into(), Some("value".into())), ("removed".into(), None)];
         let put = Put { writes: writes.into() };
         let mut group = GroupWriter::default();
         group.create(&create);
         group.append(&append);
         group.delete(&delete);
+        group.trim(&trim);
+        group.rename(&rename);
         group.put(&put);
         let bytes = group.seal(SEAL).to_vec();
-        (vec![Item::Create(create), Item::Append(append), Item::Delete(delete), Item::Put(put)], bytes)
+        let items = vec![
+            Item::Create(create),
+            Item::Append(append),
+            Item::Delete(delete),
+            Item::Trim(trim),
+            Item::Rename(rename),
+            Item::Put(put),
+        ];
+        (items, bytes)
     }
 
     /// These bytes are on people's disks: a change of them is a change of the format.
@@ -413,15 +536,20 @@ mod tests {
         assert_eq!(hex, GOLDEN.replace(['\n', ' '], ""));
     }
 
-    // Header; create; its lineage; append; its base, time and projection; its records; delete; put.
+    // Header; create; its lineage; its start and ancestry; append; its base, time and projection; what it erases; its
+    // records; delete; trim; rename; put.
     const GOLDEN: &str = "
-        4c574731 0a3d0ec1 0700000000000000 2a00000000000000 2900000000000000 d0000000 00000000
+        4c574731 92ccf9f6 0700000000000000 2a00000000000000 2900000000000000 0a010000 00000000
         01 0500000000000000 0600 61636d652f61
         0200 0300000000000000 0000000000000000 0400000000000000 0900000000000000
+        0100000000000000 0100 0400000000000000 0900000000000000
         02 0500000000000000 0200000000000000 0100000000000000 0b000000000000000000000000000000
         0900000000000000 2211000000000000 01 13000000 01 3300000000000000 03000000 0100 74 726f77
+        01000000 0400000000000000 0200000000000000 0300000000000000
         02000000 05000000 2e50bed5 68656c6c6f 00000000 660008ba
         03 0400000000000000 0600 61636d652f61 0600000000000000
+        05 0500000000000000 0700000000000000 9900000000000000
+        06 0500000000000000 0600 61636d652f61 0200 7e62
         10 0200 0100 6b 01 05000000 76616c7565 0700 72656d6f766564
     ";
 
@@ -433,7 +561,7 @@ mod tests {
         assert_eq!(items(found.payload.clone()), Some(items_written));
         for length in 0..found.payload.len() {
             let cut = items(found.payload.slice(..length));
-            assert!(cut.is_none_or(|items| items.len() < 4));
+            assert!(cut.is_none_or(|items| items.len() < 6));
         }
     }
 

@@ -1,6 +1,7 @@
 //! A log in memory: what is queued, what is durable, and what is durable but not settled.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use longwire_proto::position::Lineage;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::oneshot;
 
+use crate::store::ancestry::Ancestry;
 use crate::store::local::projected::Projected;
 use crate::store::local::record::Records;
 use crate::store::local::table::logs::LogRow;
@@ -77,6 +79,25 @@ pub struct PendingSnapshot {
     pub reservations: Vec<Reservation>,
 }
 
+/// What the database has of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// Its name.
+    pub name: SessionId,
+    /// Its first offset.
+    pub start: u64,
+    /// What the rows there reflect.
+    pub snapshot_through: Option<u64>,
+}
+
+impl Settled {
+    /// What the database has once it has this row.
+    #[must_use]
+    pub fn of(row: &LogRow) -> Self {
+        Self { name: row.name.clone(), start: row.start, snapshot_through: row.snapshot_through }
+    }
+}
+
 /// A log in memory.
 #[derive(Debug)]
 pub struct Log {
@@ -88,6 +109,18 @@ pub struct Log {
     pub term: Term,
     /// First retained offset.
     pub start: u64,
+    /// That after everything that is queued.
+    pub next_start: u64,
+    /// The name that it is about to get.
+    pub next_name: Option<SessionId>,
+    /// The `start` that it was created with.
+    pub born: u64,
+    /// Bytes of its own records from `start` on.
+    pub bytes: u64,
+    /// Whose records it shows below its own.
+    pub ancestry: Ancestry,
+    /// Others show its records below this: they outlive it.
+    pub shown_until: u64,
     /// After everything that is queued.
     pub next: Head,
     /// After everything that is durable.
@@ -98,8 +131,8 @@ pub struct Log {
     pub commit: u64,
     /// What the database has records below.
     pub settled_end: u64,
-    /// Whether the database has a row of it.
-    pub in_database: bool,
+    /// What the database has of it, beside records; none when it has no row.
+    pub settled: Option<Settled>,
     /// Durable batches from `settled_end` on.
     pub unsettled: VecDeque<Unsettled>,
     /// What the rows reflect, those in memory included.
@@ -120,12 +153,18 @@ impl Log {
             lineage: Lineage::beginning(epoch),
             term,
             start: 0,
+            next_start: 0,
+            next_name: None,
+            born: 0,
+            bytes: 0,
+            ancestry: Ancestry::default(),
+            shown_until: 0,
             next: head,
             durable: head,
             projection: Projected::default(),
             commit: 0,
             settled_end: 0,
-            in_database: false,
+            settled: None,
             unsettled: VecDeque::new(),
             snapshot_through: None,
             pending: None,
@@ -139,16 +178,22 @@ impl Log {
         let LogRow { version, end, batch, last_time_ms, .. } = row;
         let head = Head { stage: Stage::Live, version, end, batch, last_time_ms };
         Self {
+            settled: Some(Settled::of(&row)),
             name: row.name,
             lineage: row.lineage,
             term,
             start: row.start,
+            next_start: row.start,
+            next_name: None,
+            born: row.born,
+            bytes: row.bytes,
+            ancestry: row.ancestry,
+            shown_until: 0,
             next: head,
             durable: head,
             projection: row.projection,
             commit: row.commit,
             settled_end: row.end,
-            in_database: true,
             unsettled: VecDeque::new(),
             snapshot_through: row.snapshot_through,
             pending: None,
@@ -168,6 +213,9 @@ impl Log {
             batch: self.durable.batch,
             last_time_ms: self.durable.last_time_ms,
             snapshot_through: self.snapshot_through,
+            born: self.born,
+            bytes: self.bytes,
+            ancestry: self.ancestry.from_start(self.start),
             projection: self.projection.clone(),
             commit: self.commit,
         }
@@ -184,8 +232,9 @@ impl Log {
             lineage: self.lineage.clone(),
             start: self.start,
             end: self.durable.end,
-            born: 0,
-            bytes: 0,
+            born: self.born,
+            own_from: self.ancestry.end().unwrap_or(self.born),
+            bytes: self.bytes,
             snapshot_through: self.snapshot_through,
         }
     }
@@ -193,7 +242,7 @@ impl Log {
     /// Whether something is queued that is not durable.
     #[must_use]
     pub fn in_flight(&self) -> bool {
-        self.next != self.durable
+        self.next != self.durable || self.next_start != self.start || self.next_name.is_some()
     }
 
     /// Whether an opening may write.
@@ -210,25 +259,26 @@ impl Log {
         }
     }
 
-    /// Durable records from `from` on, when memory has them; `None` when the database does.
+    /// Its own durable records of `range`, as far as it has some, when memory has them; `None` when the database does. Its
+    /// start, and whether it was deleted, are the caller's business: others may show them still.
     #[must_use]
-    pub fn read(&self, from: u64, limit: ReadLimit) -> Option<Chunk> {
-        let from = from.max(self.start);
-        let mut chunk = Chunk { from, records: Vec::new() };
-        if from >= self.durable.end {
+    pub fn read(&self, range: Range<u64>, limit: ReadLimit) -> Option<Chunk> {
+        let mut chunk = Chunk { from: range.start, records: Vec::new() };
+        let until = range.end.min(self.durable.end);
+        if range.start >= until {
             return Some(chunk);
         }
-        if from < self.settled_end {
+        if range.start < self.settled_end {
             return None;
         }
-        let first = self.unsettled.partition_point(|batch| batch.end() <= from);
+        let first = self.unsettled.partition_point(|batch| batch.end() <= range.start);
         let mut bytes = 0;
         for batch in self.unsettled.iter().skip(first) {
-            let skip = from.saturating_sub(batch.base) as usize;
+            let skip = range.start.saturating_sub(batch.base) as usize;
             for record in batch.records.iter().skip(skip) {
                 bytes += record.bytes.len();
                 let full = chunk.records.len() >= limit.records || bytes > limit.bytes;
-                if full && !chunk.records.is_empty() {
+                if (full && !chunk.records.is_empty()) || chunk.next() >= until {
                     return Some(chunk);
                 }
                 chunk.records.push(record.bytes.clone());
@@ -242,6 +292,21 @@ impl Log {
     pub fn row_in_memory(&self, key: &Bytes) -> Option<Option<Bytes>> {
         let pending = self.pending.as_ref().and_then(|pending| pending.rows.get(key));
         pending.or_else(|| self.settling.as_ref().and_then(|rows| rows.get(key))).cloned()
+    }
+
+    /// Rows of the snapshots in memory whose keys begin with `prefix` and sort after `after`.
+    #[must_use]
+    pub fn rows_in_memory(&self, prefix: &Bytes, after: Option<&Bytes>) -> Rows {
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after.clone()),
+            _ => Bound::Included(prefix.clone()),
+        };
+        let rows =
+            self.settling.as_deref().into_iter().chain(self.pending.as_ref().map(|pending| &pending.rows));
+        rows.flat_map(|rows| rows.range((from.clone(), Bound::Unbounded)))
+            .filter(|(key, _)| key.starts_with(prefix))
+            .map(|(key, row)| (key.clone(), row.clone()))
+            .collect()
     }
 
     /// Merges a snapshot into the one that waits.

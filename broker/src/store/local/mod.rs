@@ -19,9 +19,11 @@ pub mod group;
 pub mod health;
 pub mod index;
 pub mod keyed;
+pub mod lifecycle;
 pub mod listing;
 pub mod log;
 pub mod opening;
+pub mod place;
 pub mod plan;
 pub mod projected;
 pub mod quota;
@@ -52,7 +54,7 @@ use tokio::sync::{oneshot, watch};
 use crate::store::local::disk::{Disk, RealDisk};
 use crate::store::local::error::OpenStoreError;
 use crate::store::local::folder::DataFolder;
-use crate::store::local::group::{Append, BLOCK_BYTES, Create, Delete};
+use crate::store::local::group::{Append, BLOCK_BYTES};
 use crate::store::local::health::Part;
 use crate::store::local::log::Stage;
 use crate::store::local::projected::Projected;
@@ -186,36 +188,38 @@ impl LocalStore {
         id: LogId,
         term: Term,
         version: Version,
-        batch: Batch,
+        mut batch: Batch,
     ) -> Result<(Version, Option<Outcome>), StoreError> {
         check_size(&batch)?;
         let bytes = cost(&batch);
         // Outside the lock: this is the part of an append that takes time.
         let projection = batch.projection.as_ref().map(Projected::encode);
-        let records = seal(id, batch.base, batch.records);
+        let records = seal(id, batch.base, std::mem::take(&mut batch.records));
         let missing = bytes.saturating_sub(batch.reservation.bytes());
 
         let mut state = shared.state();
         state.check_queue()?;
-        let log = state.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
+        let log = state.logs.get(&id).ok_or(StoreError::Fenced)?;
         log.check_owner(term)?;
         let repeats = batch.base + records.len() as u64 == log.next.end;
         if log.next.batch == Some(batch.id) && repeats {
             return Ok((Version(log.next.version), None));
         }
-        if version.0 != log.next.version || batch.base != log.next.end {
+        let begins = log.next.stage == Stage::Reserved;
+        if version.0 != log.next.version || !begins && (batch.base != log.next.end || batch.origin.is_some())
+        {
             return Err(StoreError::VersionConflict);
         }
+        let create = begins.then(|| lifecycle::create(&state, id, log, &batch)).transpose()?.map(Box::new);
         let mut reservation = batch.reservation;
         reservation.absorb(shared.quota.charge(missing)?);
-        let create = (log.next.stage == Stage::Reserved).then(|| Create {
-            log: id,
-            name: log.name.clone(),
-            lineage: log.lineage.clone(),
-        });
+        let log = state.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
+        if let Some(create) = &create {
+            log.next_start = create.start;
+        }
         log.next.stage = Stage::Live;
         log.next.version += 1;
-        log.next.end += records.len() as u64;
+        log.next.end = batch.base + records.len() as u64;
         log.next.batch = Some(batch.id);
         log.next.last_time_ms = batch.last_time_ms;
         let version = Version(log.next.version);
@@ -228,6 +232,7 @@ impl LocalStore {
             last_time_ms: batch.last_time_ms,
             records,
             projection,
+            erase: Vec::new(),
         };
         let (reply, durable) = oneshot::channel();
         state.queue.push_back(Queued::Append { create, append, reservation, bytes, reply });
@@ -235,21 +240,23 @@ impl LocalStore {
         Ok((version, Some(durable)))
     }
 
-    fn queue_delete(shared: &Shared, id: LogId, term: Term) -> Result<Outcome, StoreError> {
-        let mut state = shared.state();
-        state.check_queue()?;
-        let log = state.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
-        match log.check_owner(term) {
-            Ok(()) if log.next.stage == Stage::Live => {}
-            Ok(()) | Err(StoreError::Deleted) => return Err(StoreError::NotFound),
-            Err(error) => return Err(error),
+    /// Waits for an append to be durable.
+    async fn appended(
+        shared: Arc<Shared>,
+        log: LogId,
+        (version, outcome): (Version, Option<Outcome>),
+    ) -> Result<Version, StoreError> {
+        match outcome {
+            Some(outcome) => durable(outcome).await?,
+            None => {
+                let reached = |state: &mut State| {
+                    let durable = state.logs.get(&log).map(|log| log.durable.version);
+                    durable.is_none_or(|durable| durable >= version.0).then_some(())
+                };
+                shared.when(reached).await.map_err(|error| StoreError::Unknown(error.to_string()))?;
+            }
         }
-        log.next.stage = Stage::Deleted;
-        let delete = Delete { log: id, name: log.name.clone(), next_epoch: log.lineage.epoch() + 1 };
-        let (reply, durable) = oneshot::channel();
-        state.queue.push_back(Queued::Delete { delete, reply });
-        shared.work.notify_one();
-        Ok(durable)
+        Ok(version)
     }
 
     fn queue_snapshot(
@@ -303,6 +310,13 @@ impl LocalStore {
             Some(opening) => opening,
             None => {
                 let id = Self::current(state, session, id);
+                if state.logs.get(&id).is_some_and(|log| log.next_name.is_some()) {
+                    // Whose name this is will be known when the renaming is durable.
+                    return None;
+                }
+                if state.logs.get(&id).is_some_and(|log| log.name != *session) {
+                    return Some(None);
+                }
                 let Some(log) = state.open(id) else { return Some(None) };
                 *opening.insert((id, log.term))
             }
@@ -352,10 +366,17 @@ impl LocalStore {
                 // Something was forgotten meanwhile, perhaps what the database did not know yet.
                 continue;
             }
+            if state.vacated.contains(session) {
+                return Ok(state.reserve(session.clone(), 0));
+            }
             return Ok(match lookup {
-                Lookup::Found(id, _) if state.logs.contains_key(&id) => id,
                 Lookup::Found(id, row) => {
-                    state.load(id, *row);
+                    match state.logs.get(&id) {
+                        // It got another name meanwhile.
+                        Some(log) if log.name != *session => continue,
+                        Some(_) => {}
+                        None => state.load(id, *row),
+                    }
                     id
                 }
                 Lookup::Vacant(epoch) => state.reserve(session.clone(), epoch),
@@ -413,24 +434,19 @@ impl Store for LocalStore {
     }
 
     fn append(&self, log: LogId, term: Term, version: Version, batch: Batch) -> StoreFuture<Version> {
-        let (version, outcome) = match Self::queue_append(&self.shared, log, term, version, batch) {
-            Ok(queued) => queued,
-            Err(error) => return Box::pin(ready(Err(error))),
-        };
         let shared = Arc::clone(&self.shared);
-        Box::pin(async move {
-            match outcome {
-                Some(outcome) => durable(outcome).await?,
-                None => {
-                    let reached = |state: &mut State| {
-                        let durable = state.logs.get(&log).map(|log| log.durable.version);
-                        durable.is_none_or(|durable| durable >= version.0).then_some(())
-                    };
-                    shared.when(reached).await.map_err(|error| StoreError::Unknown(error.to_string()))?;
-                }
-            }
-            Ok(version)
-        })
+        let others = lifecycle::others(&batch);
+        if !others.is_empty() {
+            return Box::pin(async move {
+                Self::make_resident(&shared, others).await?;
+                let queued = Self::queue_append(&shared, log, term, version, batch)?;
+                Self::appended(shared, log, queued).await
+            });
+        }
+        match Self::queue_append(&shared, log, term, version, batch) {
+            Ok(queued) => Box::pin(Self::appended(shared, log, queued)),
+            Err(error) => Box::pin(ready(Err(error))),
+        }
     }
 
     fn read(&self, log: LogId, from: u64, limit: ReadLimit) -> StoreFuture<Chunk> {
@@ -453,6 +469,28 @@ impl Store for LocalStore {
             Ok(outcome) => Box::pin(durable(outcome)),
             Err(error) => Box::pin(ready(Err(error))),
         }
+    }
+
+    fn trim(&self, log: LogId, term: Term, start: u64, freed_bytes: u64) -> StoreFuture<()> {
+        match Self::queue_trim(&self.shared, log, term, start, freed_bytes) {
+            Ok(Some(outcome)) => Box::pin(durable(outcome)),
+            Ok(None) => Box::pin(ready(Ok(()))),
+            Err(error) => Box::pin(ready(Err(error))),
+        }
+    }
+
+    fn rename(&self, log: LogId, term: Term, to: SessionId) -> StoreFuture<()> {
+        Box::pin(Self::rename_session(Arc::clone(&self.shared), log, term, to))
+    }
+
+    fn scan_rows(
+        &self,
+        log: LogId,
+        prefix: Bytes,
+        after: Option<Bytes>,
+        limit: usize,
+    ) -> StoreFuture<Vec<(Bytes, Bytes)>> {
+        Box::pin(reader::scan_rows(Arc::clone(&self.shared), log, prefix, after, limit))
     }
 
     fn list(&self, query: ListQuery) -> StoreFuture<ListPage> {

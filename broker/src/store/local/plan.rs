@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use longwire_proto::session_id::SessionId;
-use redb::{ReadableTable as _, WriteTransaction};
+use redb::{ReadableTable as _, Table, WriteTransaction};
 
 use crate::store::LogId;
 use crate::store::Reservation;
+use crate::store::ancestry::Ancestry;
 use crate::store::local::database::{Database, DatabaseFailure};
 use crate::store::local::format::FORMAT_VERSION;
 use crate::store::local::index::Indexes;
-use crate::store::local::log::{Rows, SnapshotReply};
+use crate::store::local::log::{Rows, Settled, SnapshotReply};
 use crate::store::local::record::Records;
 use crate::store::local::table::chunks::{CHUNKS, Packer};
 use crate::store::local::table::doomed::DOOMED;
@@ -18,6 +19,7 @@ use crate::store::local::table::logs::{LOGS, LogRow};
 use crate::store::local::table::meta::{self, META, Meta};
 use crate::store::local::table::names::{NAMES, Name};
 use crate::store::local::table::rows::{self, ROWS};
+use crate::store::local::table::shares::{self, SHARES};
 use crate::store::local::table::values::{self, VALUES};
 use crate::store::local::values::Writes;
 
@@ -27,9 +29,11 @@ pub enum LogChange {
     /// It has more records, other rows, or is new.
     Live {
         /// Its row after this.
-        row: LogRow,
-        /// Whether the name must be written.
-        created: bool,
+        row: Box<LogRow>,
+        /// What the database has of it.
+        settled: Option<Settled>,
+        /// Whose records it shows there.
+        ancestry: Ancestry,
         /// The first offset that the database lacks.
         base: u64,
         /// Records from there, batch by batch.
@@ -45,6 +49,14 @@ pub enum LogChange {
         next_epoch: u64,
         /// Its last row.
         row: LogRow,
+        /// Whether the database has anything of it.
+        in_database: bool,
+        /// Whose records it shows there.
+        ancestry: Ancestry,
+        /// The first offset that the database lacks.
+        base: u64,
+        /// Records from there that others show.
+        batches: Vec<Records>,
     },
 }
 
@@ -63,6 +75,8 @@ pub struct Plan {
     pub reservations: Vec<Reservation>,
     /// Bytes of the quota that it frees.
     pub bytes: usize,
+    /// Names that lost their log to another name.
+    pub vacated: Vec<SessionId>,
 }
 
 impl Plan {
@@ -86,53 +100,56 @@ impl Plan {
         let mut snapshot_rows = transaction.open_table(ROWS)?;
         let mut doomed = transaction.open_table(DOOMED)?;
         let mut indexes = Indexes::open(transaction)?;
+        let mut shares = transaction.open_table(SHARES)?;
+        // Names in this order: one that was given up or deleted may have another log by now.
+        for name in &self.vacated {
+            names.remove(name.as_str())?;
+        }
         for (log, change) in &self.logs {
-            match change {
-                LogChange::Live { row, created, base, batches, rows } => {
-                    // What a damaged row was found by leads to this one, which does not confirm it.
-                    let old = logs
-                        .insert(log.0, row.encode(*log).as_slice())?
-                        .and_then(|old| LogRow::decode(*log, old.value()).ok());
-                    indexes.reindex(*log, old.as_ref(), Some(row))?;
-                    if *created {
-                        let name = row.name.as_str();
-                        names.insert(name, Name::Log(*log).encode(name).as_slice())?;
-                    }
-                    if !batches.is_empty() {
-                        let mut packer = {
-                            let last =
-                                chunks.range((log.0, 0)..=(log.0, u64::MAX))?.next_back().transpose()?;
-                            let last = last.as_ref().map(|(key, value)| (key.value().1, value.value()));
-                            Packer::extend(*log, *base, last)
-                        };
-                        for record in batches.iter().flat_map(|records| records.iter()) {
-                            if let Some((key, value)) = packer.push(record) {
-                                chunks.insert(key, value.as_slice())?;
-                            }
-                        }
-                        if let Some((key, value)) = packer.close() {
-                            chunks.insert(key, value.as_slice())?;
-                        }
-                    }
-                    for (key, row) in rows.iter().flat_map(|rows| rows.iter()) {
-                        match row {
-                            Some(row) => {
-                                snapshot_rows
-                                    .insert((log.0, &key[..]), rows::encode(*log, key, row).as_slice())?;
-                            }
-                            None => drop(snapshot_rows.remove((log.0, &key[..]))?),
-                        }
+            let LogChange::Deleted { name, next_epoch, row, in_database, ancestry, base, batches } = change
+            else {
+                continue;
+            };
+            put_deleted(&mut names, name.as_str(), *next_epoch)?;
+            put_records(&mut chunks, *log, *base, batches)?;
+            shares::remove(&mut shares, *log, ancestry)?;
+            for (holder, _) in ancestry.entries() {
+                doomed.insert(holder.0, 0)?;
+            }
+            if *in_database {
+                let old = logs.remove(log.0)?.and_then(|old| LogRow::decode(*log, old.value()).ok());
+                indexes.reindex(*log, old.as_ref(), None)?;
+            }
+            indexes.bury(*log, row)?;
+            // One that the database never had, too: its removal ends what the change feed tells of it.
+            doomed.insert(log.0, 0)?;
+        }
+        for (log, change) in &self.logs {
+            let LogChange::Live { row, settled, ancestry, base, batches, rows } = change else { continue };
+            // What a damaged row was found by leads to this one, which does not confirm it.
+            let old = logs
+                .insert(log.0, row.encode(*log).as_slice())?
+                .and_then(|old| LogRow::decode(*log, old.value()).ok());
+            indexes.reindex(*log, old.as_ref(), Some(row))?;
+            if settled.as_ref().is_none_or(|settled| settled.name != row.name) {
+                let name = row.name.as_str();
+                names.insert(name, Name::Log(*log).encode(name).as_slice())?;
+            }
+            if settled.as_ref().is_none_or(|settled| settled.start != row.start) {
+                shares::put(&mut shares, *log, ancestry, row.start)?;
+                if settled.is_some() {
+                    for (loser, _) in ancestry.entries().iter().chain([&(*log, 0)]) {
+                        doomed.insert(loser.0, 0)?;
                     }
                 }
-                LogChange::Deleted { name, next_epoch, row } => {
-                    let name = name.as_str();
-                    let deleted = Name::Deleted { next_epoch: *next_epoch };
-                    names.insert(name, deleted.encode(name).as_slice())?;
-                    let old = logs.remove(log.0)?.and_then(|old| LogRow::decode(*log, old.value()).ok());
-                    indexes.reindex(*log, old.as_ref(), None)?;
-                    indexes.bury(*log, row)?;
-                    // One that the database never had, too: its removal ends what the change feed tells of it.
-                    doomed.insert(log.0, ())?;
+            }
+            put_records(&mut chunks, *log, *base, batches)?;
+            for (key, row) in rows.iter().flat_map(|rows| rows.iter()) {
+                match row {
+                    Some(row) => {
+                        snapshot_rows.insert((log.0, &key[..]), rows::encode(*log, key, row).as_slice())?;
+                    }
+                    None => drop(snapshot_rows.remove((log.0, &key[..]))?),
                 }
             }
         }
@@ -147,4 +164,45 @@ impl Plan {
         transaction.open_table(META)?.insert(meta::KEY, meta.encode().as_slice())?;
         Ok(())
     }
+}
+
+/// Says which epoch comes next under a name that has no log. An earlier log of the name may be deleted with a later one.
+fn put_deleted(
+    names: &mut Table<'_, &'static str, &'static [u8]>,
+    name: &str,
+    next_epoch: u64,
+) -> Result<(), DatabaseFailure> {
+    let known = names.get(name)?.and_then(|row| Name::decode(name, row.value()).ok());
+    if let Some(Name::Deleted { next_epoch: known }) = known
+        && known >= next_epoch
+    {
+        return Ok(());
+    }
+    names.insert(name, Name::Deleted { next_epoch }.encode(name).as_slice())?;
+    Ok(())
+}
+
+fn put_records(
+    chunks: &mut Table<'_, (u64, u64), &'static [u8]>,
+    log: LogId,
+    base: u64,
+    batches: &[Records],
+) -> Result<(), DatabaseFailure> {
+    if batches.is_empty() {
+        return Ok(());
+    }
+    let mut packer = {
+        let last = chunks.range((log.0, 0)..=(log.0, u64::MAX))?.next_back().transpose()?;
+        let last = last.as_ref().map(|(key, value)| (key.value().1, value.value()));
+        Packer::extend(log, base, last)
+    };
+    for record in batches.iter().flat_map(|records| records.iter()) {
+        if let Some((key, value)) = packer.push(record) {
+            chunks.insert(key, value.as_slice())?;
+        }
+    }
+    if let Some((key, value)) = packer.close() {
+        chunks.insert(key, value.as_slice())?;
+    }
+    Ok(())
 }

@@ -4,13 +4,15 @@
 //! visible, so what memory did not have any more is found; and a read goes on in memory only at the very offset at which
 //! the database left off.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
 
 use crate::store::local::database::{Database, DatabaseFailure};
-use crate::store::local::log::Stage;
+use crate::store::local::log::{Rows, Stage};
+use crate::store::local::place::{Extent, Place};
 use crate::store::local::shared::Shared;
 use crate::store::local::table::Damage;
 use crate::store::local::table::chunks::{CHUNKS, Packed, Unpacked};
@@ -71,95 +73,102 @@ pub fn log_row(database: &Database, log: LogId) -> Result<Option<LogRow>, Databa
 /// # Errors
 /// [`StoreError::Corrupt`] or [`StoreError::Read`].
 pub fn look_up(database: &Database, session: &SessionId) -> Result<Lookup, StoreError> {
-    let name = database
-        .read(|transaction| match transaction.open_table(NAMES)?.get(session.as_str())? {
-            Some(value) => Ok(Name::decode(session.as_str(), value.value())?),
-            None => Ok(Name::Deleted { next_epoch: 0 }),
-        })
-        .map_err(|error| failure(LogId(0), 0, error))?;
-    match name {
-        Name::Deleted { next_epoch } => Ok(Lookup::Vacant(next_epoch)),
-        Name::Log(log) => match log_row(database, log) {
-            Ok(Some(row)) if row.name == *session => Ok(Lookup::Found(log, Box::new(row))),
-            Ok(_) => Err(failure(log, 0, Damage("its row is missing").into())),
-            Err(error) => Err(failure(log, 0, error)),
-        },
-    }
+    // In one transaction: the name may be given up or deleted meanwhile.
+    let found = database.read(|transaction| {
+        let name = match transaction.open_table(NAMES)?.get(session.as_str())? {
+            Some(value) => Name::decode(session.as_str(), value.value())?,
+            None => Name::Deleted { next_epoch: 0 },
+        };
+        let log = match name {
+            Name::Deleted { next_epoch } => return Ok(Ok(Lookup::Vacant(next_epoch))),
+            Name::Log(log) => log,
+        };
+        let row = match transaction.open_table(LOGS)?.get(log.0)? {
+            Some(value) => LogRow::decode(log, value.value()),
+            None => Err(Damage("its row is missing")),
+        };
+        let row = row.and_then(|row| {
+            let same = row.name == *session;
+            if same { Ok(Box::new(row)) } else { Err(Damage("its row is of another session")) }
+        });
+        Ok(row.map(|row| Lookup::Found(log, row)).map_err(|damage| failure(log, 0, damage.into())))
+    });
+    found.map_err(|error| failure(LogId(0), 0, error))?
 }
 
-/// Records of a log from `from` on, from memory or the database.
+/// Records of a log from `from` on, from memory or the database, from the logs that hold them.
 ///
 /// # Errors
 /// See [`crate::store::Store::read`].
 pub async fn read(shared: Arc<Shared>, log: LogId, from: u64, limit: ReadLimit) -> Result<Chunk, StoreError> {
     let mut chunk = Chunk { from, records: Vec::new() };
     let mut left = limit;
+    let mut settled: Option<Extent> = None;
     loop {
-        let settled = {
+        let first = chunk.records.is_empty();
+        let place = {
             let state = shared.state();
-            match state.logs.get(&log) {
-                Some(found) if found.durable.stage == Stage::Deleted => return Err(StoreError::Deleted),
-                Some(found) => match found.read(chunk.next(), left) {
-                    Some(rest) if chunk.records.is_empty() => return Ok(rest),
-                    Some(rest) => {
-                        // One record is always returned, but here there is one already.
-                        if rest.records.first().is_some_and(|record| record.len() <= left.bytes) {
-                            chunk.records.extend(rest.records);
+            let extent = state.extent(log)?;
+            extent.as_ref().or(settled.as_ref()).map(|extent| state.place(log, extent, chunk.next(), left))
+        };
+        let (more, last) = match place {
+            None => {
+                settled = Some(settled_extent(&shared, log).await?);
+                continue;
+            }
+            Some(Place::Memory { chunk, shared }) => (chunk, !shared),
+            Some(Place::Database { holder, offsets }) => {
+                let (wanted, end) = (offsets.start, offsets.end);
+                let read = blocking(&shared, move |shared| {
+                    read_settled(&shared.database, holder, wanted, end, left)
+                });
+                match read.await {
+                    Ok(more) => (more, false),
+                    // What was read before the damage is sound; the next read finds the damage again.
+                    Err(_) if !first => return Ok(chunk),
+                    Err(error) => {
+                        // A log that loses its chunks because it is deleted or trimmed is not damaged.
+                        let resident = shared.state().extent(log)?;
+                        let now = match resident {
+                            Some(extent) => extent,
+                            None => settled_extent(&shared, log).await?,
+                        };
+                        if now.start <= wanted {
+                            return Err(error);
                         }
-                        return Ok(chunk);
+                        settled = Some(now);
+                        continue;
                     }
-                    None => Some((found.start, found.settled_end)),
-                },
-                None => None,
+                }
             }
         };
-        let wanted = chunk.next();
-        let first = chunk.records.is_empty();
-        let result = blocking(&shared, move |shared| {
-            let (start, end) = match settled {
-                Some(range) => range,
-                None => match log_row(&shared.database, log) {
-                    Ok(Some(row)) => (row.start, row.end),
-                    Ok(None) => return Err(StoreError::NotFound),
-                    Err(error) => return Err(failure(log, wanted, error)),
-                },
-            };
-            read_settled(&shared.database, log, wanted.max(start), end, left)
-        })
-        .await;
-        match result {
-            Ok(more) => {
-                if first {
-                    chunk.from = more.from;
-                } else if more.records.first().is_some_and(|record| record.len() > left.bytes) {
-                    // One record is always returned, but here there is one already.
-                    return Ok(chunk);
-                }
-                let bytes: usize = more.records.iter().map(Bytes::len).sum();
-                left.bytes = left.bytes.saturating_sub(bytes);
-                left.records = left.records.saturating_sub(more.records.len());
-                let at_end = more.records.is_empty();
-                chunk.records.extend(more.records);
-                if at_end || left.bytes == 0 || left.records == 0 || settled.is_none() {
-                    return Ok(chunk);
-                }
-            }
-            // What was read before the damage is sound; the next read finds the damage again.
-            Err(_) if !first => return Ok(chunk),
-            Err(error) => return Err(gone(&shared, log).await.unwrap_or(error)),
+        if first {
+            chunk.from = more.from;
+        } else if more.records.first().is_some_and(|record| record.len() > left.bytes) {
+            // One record is always returned, but here there is one already.
+            return Ok(chunk);
+        }
+        let bytes: usize = more.records.iter().map(Bytes::len).sum();
+        left.bytes = left.bytes.saturating_sub(bytes);
+        left.records = left.records.saturating_sub(more.records.len());
+        let at_end = last || more.records.is_empty();
+        if first {
+            chunk.records = more.records;
+        } else {
+            chunk.records.extend(more.records);
+        }
+        if at_end || left.bytes == 0 || left.records == 0 {
+            return Ok(chunk);
         }
     }
 }
 
-/// A log that is being deleted loses its chunks: that is no damage.
-async fn gone(shared: &Arc<Shared>, log: LogId) -> Option<StoreError> {
-    let resident = shared.state().logs.get(&log).map(|found| found.durable.stage == Stage::Deleted);
-    if let Some(deleted) = resident {
-        return deleted.then_some(StoreError::Deleted);
-    }
-    let row =
-        blocking(shared, move |shared| log_row(&shared.database, log).map_err(|e| failure(log, 0, e))).await;
-    matches!(row, Ok(None)).then_some(StoreError::NotFound)
+/// What the database knows about where the records of a log are.
+async fn settled_extent(shared: &Arc<Shared>, log: LogId) -> Result<Extent, StoreError> {
+    let row = blocking(shared, move |shared| {
+        log_row(&shared.database, log).map_err(|error| failure(log, 0, error))
+    });
+    row.await?.map(Extent::from).ok_or(StoreError::NotFound)
 }
 
 /// Settled records, chunk by chunk, each in a transaction of its own.
@@ -174,6 +183,8 @@ fn read_settled(
     let mut left = limit;
     while chunk.next() < end {
         let wanted = chunk.next();
+        // What is behind the end may be in the same chunk, and is not this reader's.
+        left.records = left.records.min(usize::try_from(end - wanted).unwrap_or(usize::MAX));
         let read = database.read(|transaction| {
             let chunks = transaction.open_table(CHUNKS)?;
             let Some(entry) = chunks.range((log.0, 0)..=(log.0, wanted))?.next_back() else {
@@ -227,7 +238,7 @@ pub async fn rows(
                 return Err(StoreError::Deleted);
             }
             for (key, found) in keys.iter().zip(&mut found) {
-                *found = log.row_in_memory(key).or_else(|| (!log.in_database).then_some(None));
+                *found = log.row_in_memory(key).or_else(|| log.settled.is_none().then_some(None));
             }
         }
     }
@@ -247,6 +258,63 @@ pub async fn rows(
                     .zip(&found)
                     .map(|(key, found)| found.clone().map_or_else(|| row(key), Ok))
                     .collect::<Result<_, DatabaseFailure>>()
+            })
+            .map_err(|error| failure(log, 0, error))
+    })
+    .await
+}
+
+/// Rows of a log's snapshot whose keys begin with `prefix` and sort after `after`.
+///
+/// # Errors
+/// See [`crate::store::Store::scan_rows`].
+pub async fn scan_rows(
+    shared: Arc<Shared>,
+    log: LogId,
+    prefix: Bytes,
+    after: Option<Bytes>,
+    limit: usize,
+) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+    let (memory, settled) = match shared.state().logs.get(&log) {
+        Some(found) if found.durable.stage == Stage::Deleted => return Err(StoreError::Deleted),
+        Some(found) => (found.rows_in_memory(&prefix, after.as_ref()), found.settled.is_some()),
+        None => (Rows::new(), true),
+    };
+    if !settled {
+        let rows = memory.into_iter().filter_map(|(key, row)| Some((key, row?)));
+        return Ok(rows.take(limit).collect());
+    }
+    blocking(&shared, move |shared| {
+        shared
+            .database
+            .read(|transaction| {
+                let table = transaction.open_table(ROWS)?;
+                let from = match &after {
+                    Some(after) if **after >= *prefix => Bound::Excluded((log.0, &after[..])),
+                    _ => Bound::Included((log.0, &prefix[..])),
+                };
+                let mut memory = memory.iter().peekable();
+                let mut found = Vec::new();
+                for entry in table.range::<(u64, &[u8])>((from, Bound::Unbounded))? {
+                    let (key, value) = entry?;
+                    let (of, key) = key.value();
+                    if of != log.0 || !key.starts_with(&prefix) || found.len() >= limit {
+                        break;
+                    }
+                    while let Some((before, row)) = memory.next_if(|(before, _)| before[..] < *key) {
+                        found.extend(row.clone().map(|row| (before.clone(), row)));
+                    }
+                    match memory.next_if(|(same, _)| same[..] == *key) {
+                        Some((same, row)) => found.extend(row.clone().map(|row| (same.clone(), row))),
+                        None => {
+                            let row = Bytes::copy_from_slice(rows::decode(log, key, value.value())?);
+                            found.push((Bytes::copy_from_slice(key), row));
+                        }
+                    }
+                }
+                found.extend(memory.filter_map(|(key, row)| Some((key.clone(), row.clone()?))));
+                found.truncate(limit);
+                Ok(found)
             })
             .map_err(|error| failure(log, 0, error))
     })

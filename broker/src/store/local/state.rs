@@ -13,8 +13,8 @@ use std::time::Instant;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::oneshot;
 
-use crate::store::local::group::{Append, BLOCK_BYTES, Create, Delete, Item, Put};
-use crate::store::local::log::{Head, Log, Stage, Unsettled};
+use crate::store::local::group::{Append, BLOCK_BYTES, Create, Delete, Item, Put, Rename, Trim};
+use crate::store::local::log::{Head, Log, Settled, Stage, Unsettled};
 use crate::store::local::plan::{LogChange, Plan};
 use crate::store::local::projected::Projected;
 use crate::store::local::table::logs::LogRow;
@@ -40,7 +40,7 @@ pub enum Queued {
     /// An append, and the creation of its log when it is the first.
     Append {
         /// The creation.
-        create: Option<Create>,
+        create: Option<Box<Create>>,
         /// The append.
         append: Append,
         /// What it holds of the quota.
@@ -68,6 +68,20 @@ pub enum Queued {
         /// Who waits.
         reply: Reply,
     },
+    /// A trim.
+    Trim {
+        /// The trim.
+        trim: Trim,
+        /// Who waits.
+        reply: Reply,
+    },
+    /// A renaming.
+    Rename {
+        /// The renaming.
+        rename: Rename,
+        /// Who waits.
+        reply: Reply,
+    },
 }
 
 impl Queued {
@@ -76,7 +90,7 @@ impl Queued {
     pub fn cost(&self) -> usize {
         match self {
             Self::Append { bytes, .. } | Self::Put { bytes, .. } => *bytes,
-            Self::Delete { .. } => BLOCK_BYTES,
+            Self::Delete { .. } | Self::Trim { .. } | Self::Rename { .. } => BLOCK_BYTES,
         }
     }
 }
@@ -119,6 +133,8 @@ pub struct State {
     pub unsettled_bytes: usize,
     /// Since when something has been waiting to be settled.
     pub unsettled_since: Option<Instant>,
+    /// Names that lost their log to another name, which the database does not know yet.
+    pub vacated: BTreeSet<SessionId>,
     by_term: BTreeMap<Term, LogId>,
     dirty: BTreeSet<LogId>,
     // In the plan that is being settled: until that is done the database may still say otherwise about them.
@@ -146,6 +162,7 @@ impl State {
             evictions: 0,
             unsettled_bytes: 0,
             unsettled_since: None,
+            vacated: BTreeSet::new(),
             by_term: BTreeMap::new(),
             dirty: BTreeSet::new(),
             settling: BTreeSet::new(),
@@ -207,7 +224,10 @@ impl State {
         let mut replies = Vec::new();
         for queued in group {
             match queued {
-                Queued::Append { append, reservation, bytes, reply, .. } => {
+                Queued::Append { create, append, reservation, bytes, reply } => {
+                    if let Some(create) = create {
+                        self.apply_create(*create);
+                    }
                     self.apply_append(append, reservation, bytes);
                     replies.push(reply);
                 }
@@ -217,6 +237,14 @@ impl State {
                 }
                 Queued::Put { put, reservation, bytes, reply } => {
                     self.apply_put(put, reservation, bytes);
+                    replies.push(reply);
+                }
+                Queued::Trim { trim, reply } => {
+                    self.apply_trim(&trim);
+                    replies.push(reply);
+                }
+                Queued::Rename { rename, reply } => {
+                    self.apply_rename(rename);
                     replies.push(reply);
                 }
             }
@@ -233,22 +261,32 @@ impl State {
         item: Item,
         load: impl FnOnce(LogId) -> Result<Option<LogRow>, E>,
     ) -> Result<Option<()>, E> {
-        match item {
+        let log = match &item {
+            // It is about no log.
+            Item::Put(_) => {
+                if let Item::Put(put) = item {
+                    self.apply_put(put, Reservation::none(), 0);
+                }
+                return Ok(Some(()));
+            }
             Item::Create(create) => {
                 self.next_log = self.next_log.max(create.log.0 + 1);
                 let term = self.take_term();
-                let mut log = Log::reserved(create.name, 0, term);
-                log.lineage = create.lineage;
-                log.next.stage = Stage::Live;
-                log.durable.stage = Stage::Live;
-                self.insert(create.log, log);
-                self.touch(create.log);
+                self.insert(create.log, Log::reserved(create.name.clone(), 0, term));
+                create.log
             }
+            Item::Append(Append { log, .. })
+            | Item::Delete(Delete { log, .. })
+            | Item::Trim(Trim { log, .. })
+            | Item::Rename(Rename { log, .. }) => *log,
+        };
+        if !self.logs.contains_key(&log) {
+            let Some(row) = load(log)? else { return Ok(None) };
+            self.load(log, row);
+        }
+        match item {
+            Item::Create(create) => self.apply_create(create),
             Item::Append(append) => {
-                if !self.logs.contains_key(&append.log) {
-                    let Some(row) = load(append.log)? else { return Ok(None) };
-                    self.load(append.log, row);
-                }
                 let Some(log) = self.logs.get_mut(&append.log) else { return Ok(None) };
                 let follows = log.durable.end == append.base && log.durable.version + 1 == append.version.0;
                 if !follows {
@@ -256,14 +294,13 @@ impl State {
                 }
                 self.apply_append(append, Reservation::none(), 0);
             }
-            Item::Delete(delete) => {
-                if !self.logs.contains_key(&delete.log) {
-                    let Some(row) = load(delete.log)? else { return Ok(None) };
-                    self.load(delete.log, row);
-                }
-                self.apply_delete(&delete);
+            Item::Delete(delete) => self.apply_delete(&delete),
+            Item::Trim(trim) => self.apply_trim(&trim),
+            Item::Rename(rename) => {
+                self.names.insert(rename.to.clone(), rename.log);
+                self.apply_rename(rename);
             }
-            Item::Put(put) => self.apply_put(put, Reservation::none(), 0),
+            Item::Put(_) => {}
         }
         Ok(Some(()))
     }
@@ -316,6 +353,7 @@ impl State {
             replies: Vec::new(),
             reservations,
             bytes: std::mem::take(&mut self.unsettled_bytes),
+            vacated: self.vacated.iter().cloned().collect(),
         };
         self.unsettled_since = None;
         self.settling = std::mem::take(&mut self.dirty);
@@ -327,6 +365,10 @@ impl State {
                     name: log.name.clone(),
                     next_epoch: log.lineage.epoch() + 1,
                     row: log.row(),
+                    in_database: log.settled.is_some(),
+                    ancestry: log.ancestry.clone(),
+                    base: log.settled_end,
+                    batches: log.unsettled.iter().map(|batch| Arc::clone(&batch.records)).collect(),
                 };
                 plan.logs.push((id, change));
                 continue;
@@ -337,8 +379,9 @@ impl State {
                 plan.reservations.extend(pending.reservations);
             }
             let change = LogChange::Live {
-                row: log.row(),
-                created: !log.in_database,
+                row: Box::new(log.row()),
+                settled: log.settled.clone(),
+                ancestry: log.ancestry.clone(),
                 base: log.settled_end,
                 batches: log.unsettled.iter().map(|batch| Arc::clone(&batch.records)).collect(),
                 rows: log.settling.clone(),
@@ -360,17 +403,47 @@ impl State {
                     let done = batches.len().min(log.unsettled.len());
                     garbage.extend(log.unsettled.drain(..done));
                     log.settled_end = row.end;
-                    log.in_database = true;
+                    log.settled = Some(Settled::of(row));
+                    log.ancestry = row.ancestry.clone();
                     log.settling = None;
                 }
-                LogChange::Deleted { .. } => log.in_database = false,
+                LogChange::Deleted { base, batches, .. } => {
+                    garbage.extend(log.unsettled.drain(..));
+                    let records: usize = batches.iter().map(|records| records.len()).sum();
+                    log.settled_end = base + records as u64;
+                    log.settled = None;
+                }
             }
         }
         self.values.settled();
         self.unindexed.settled(plan.meta.settled_commit);
+        for name in &plan.vacated {
+            self.vacated.remove(name);
+        }
         self.settled = plan.meta;
         self.settling.clear();
         garbage
+    }
+
+    fn apply_create(&mut self, create: Create) {
+        let base = create.base();
+        for (holder, until) in create.ancestry.entries() {
+            if let Some(holder) = self.logs.get_mut(holder) {
+                holder.shown_until = holder.shown_until.max(*until);
+            }
+        }
+        let Some(log) = self.logs.get_mut(&create.log) else { return };
+        if log.next == log.durable {
+            log.next = Head { stage: Stage::Live, end: base, ..log.next };
+            log.next_start = create.start;
+        }
+        log.durable = Head { stage: Stage::Live, end: base, ..log.durable };
+        log.lineage = create.lineage;
+        log.start = create.start;
+        log.born = create.start;
+        log.ancestry = create.ancestry;
+        log.settled_end = base;
+        self.touch(create.log);
     }
 
     fn apply_append(&mut self, append: Append, reservation: Reservation, bytes: usize) {
@@ -396,6 +469,7 @@ impl State {
         if renamed {
             self.unindexed.renamed(log.name.clone());
         }
+        log.bytes += append.records.iter().map(|record| record.bytes.len() as u64).sum::<u64>();
         log.unsettled.push_back(Unsettled { base: append.base, records: append.records, bytes, reservation });
         self.unsettled_bytes += bytes;
         self.touch(append.log);
@@ -411,15 +485,48 @@ impl State {
         let Some(log) = self.logs.get_mut(&delete.log) else { return };
         log.durable.stage = Stage::Deleted;
         log.next.stage = Stage::Deleted;
-        log.unsettled.clear();
         self.unindexed.renamed(log.name.clone());
         self.unindexed.postponed(delete.log, log.projection.deadline_ms(), None);
+        // What others show of it must still get into the database.
+        let shown = log.unsettled.partition_point(|batch| batch.base < log.shown_until);
+        log.unsettled.truncate(shown);
         log.projection = Projected::default();
         log.settling = None;
         for reply in log.pending.take().into_iter().flat_map(|pending| pending.replies) {
             let _ = reply.send(Err(StoreError::Deleted));
         }
         self.touch(delete.log);
+    }
+
+    fn apply_trim(&mut self, trim: &Trim) {
+        let Some(log) = self.logs.get_mut(&trim.log) else { return };
+        if trim.start > log.start {
+            log.start = trim.start;
+            log.next_start = log.next_start.max(trim.start);
+            log.bytes = log.bytes.saturating_sub(trim.freed_bytes);
+        }
+        self.touch(trim.log);
+    }
+
+    fn apply_rename(&mut self, rename: Rename) {
+        let Some(log) = self.logs.get_mut(&rename.log) else { return };
+        self.unindexed.renamed(rename.from.clone());
+        self.unindexed.renamed(rename.to.clone());
+        log.name = rename.to;
+        log.next_name = None;
+        if self.names.get(&rename.from) == Some(&rename.log) {
+            self.names.remove(&rename.from);
+        }
+        self.vacated.insert(rename.from);
+        self.touch(rename.log);
+    }
+
+    /// Forgets an id that was given to a name and is not used: who opened it is fenced.
+    pub fn forget_reserved(&mut self, id: LogId) {
+        if let Some(log) = self.logs.remove(&id) {
+            self.by_term.remove(&log.term);
+            self.names.remove(&log.name);
+        }
     }
 
     fn insert(&mut self, id: LogId, log: Log) {

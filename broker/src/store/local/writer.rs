@@ -112,6 +112,8 @@ impl Writer {
                 }
                 Queued::Delete { delete, .. } => self.group.delete(delete),
                 Queued::Put { put, .. } => self.group.put(put),
+                Queued::Trim { trim, .. } => self.group.trim(trim),
+                Queued::Rename { rename, .. } => self.group.rename(rename),
             }
         }
         counter!("longwire_store_records_total").increment(records as u64);

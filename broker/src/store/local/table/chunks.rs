@@ -9,6 +9,8 @@
 //! was computed when the record was admitted. Packing again copies records with their checksums and never computes new
 //! ones, so that damage cannot be made to look sound.
 
+use std::ops::Range;
+
 use bytes::{Buf, Bytes};
 use redb::TableDefinition;
 
@@ -66,6 +68,20 @@ impl<'v> Packed<'v> {
     #[must_use]
     pub fn end(&self) -> u64 {
         self.base + u64::from(self.count)
+    }
+
+    /// A chunk with the records of `range` alone, copied with their checksums; `None` when they are not all there.
+    #[must_use]
+    pub fn cut(&self, range: Range<u64>) -> Option<Vec<u8>> {
+        let mut packer = Packer::new(self.log, range.start);
+        let mut rest = self.records;
+        for offset in self.base..range.end.min(self.end()) {
+            let (record, crc) = split_record(&mut rest)?;
+            if offset >= range.start {
+                packer.add(record, crc);
+            }
+        }
+        packer.close().map(|(_, value)| value)
     }
 
     /// Its records from `from` on, each verified, within `limit`; at least one, unless it is damaged.
@@ -154,11 +170,15 @@ impl Packer {
 
     /// Adds a record. Gives the key and value of the chunk that this closes.
     pub fn push(&mut self, record: &Record) -> Option<((u64, u64), Vec<u8>)> {
-        self.value.extend((record.bytes.len() as u32).to_le_bytes());
-        self.value.extend(record.crc.to_le_bytes());
-        self.value.extend_from_slice(&record.bytes);
-        self.count += 1;
+        self.add(&record.bytes, record.crc);
         (self.value.len() + RECORD_HEADER_BYTES >= CHUNK_BYTES).then(|| self.close()).flatten()
+    }
+
+    fn add(&mut self, record: &[u8], crc: u32) {
+        self.value.extend((record.len() as u32).to_le_bytes());
+        self.value.extend(crc.to_le_bytes());
+        self.value.extend_from_slice(record);
+        self.count += 1;
     }
 
     /// The key and value of the chunk so far, unless it is empty.

@@ -4,6 +4,7 @@
 //! key    log id u64
 //! value  crc u32 · name (u16 length, bytes) · lineage (u16 count, then epoch u64, from_offset u64 each)
 //!        · start u64 · end u64 · version u64 · batch (u8 0 or 1, u128) · snapshot_through (u8 0 or 1, u64)
+//!        · born u64 · bytes u64 · ancestry (see `ancestry.rs`)
 //!        · last_time_ms u64 · commit u64 · projection (u32 length, see `projected.rs`)
 //! ```
 
@@ -12,6 +13,7 @@ use longwire_proto::position::{Lineage, LineageEntry};
 use longwire_proto::session_id::SessionId;
 use redb::TableDefinition;
 
+use crate::store::ancestry::Ancestry;
 use crate::store::local::projected::Projected;
 use crate::store::local::table::{Damage, seal, unseal};
 use crate::store::{BatchId, LogId};
@@ -37,6 +39,12 @@ pub struct LogRow {
     pub batch: Option<BatchId>,
     /// What the rows reflect.
     pub snapshot_through: Option<u64>,
+    /// The `start` that it was created with.
+    pub born: u64,
+    /// Bytes of its own records from `start` on.
+    pub bytes: u64,
+    /// Whose records it shows below its own.
+    pub ancestry: Ancestry,
     /// When the last record was made.
     pub last_time_ms: u64,
     /// The last commit that changed it.
@@ -78,6 +86,9 @@ impl LogRow {
         payload.extend(self.batch.map_or(0, |batch| batch.0).to_le_bytes());
         payload.push(u8::from(self.snapshot_through.is_some()));
         payload.extend(self.snapshot_through.unwrap_or(0).to_le_bytes());
+        payload.extend(self.born.to_le_bytes());
+        payload.extend(self.bytes.to_le_bytes());
+        self.ancestry.encode(&mut payload);
         payload.extend(self.last_time_ms.to_le_bytes());
         payload.extend(self.commit.to_le_bytes());
         payload.extend((self.projection.as_bytes().len() as u32).to_le_bytes());
@@ -98,7 +109,7 @@ impl LogRow {
 fn parse(mut payload: &[u8]) -> Option<LogRow> {
     let length = payload.try_get_u16_le().ok()? as usize;
     let (name, rest) = payload.split_at_checked(length)?;
-    let name = SessionId::parse(std::str::from_utf8(name).ok()?).ok()?;
+    let name = SessionId::stored(std::str::from_utf8(name).ok()?).ok()?;
     let mut payload = rest;
     let count = payload.try_get_u16_le().ok()?;
     let entries = (0..count)
@@ -115,6 +126,9 @@ fn parse(mut payload: &[u8]) -> Option<LogRow> {
     let batch = BatchId(payload.try_get_u128_le().ok()?);
     let has_snapshot = payload.try_get_u8().ok()? == 1;
     let through = payload.try_get_u64_le().ok()?;
+    let born = payload.try_get_u64_le().ok()?;
+    let bytes = payload.try_get_u64_le().ok()?;
+    let ancestry = Ancestry::decode(&mut payload)?;
     let last_time_ms = payload.try_get_u64_le().ok()?;
     let commit = payload.try_get_u64_le().ok()?;
     let length = payload.try_get_u32_le().ok()? as usize;
@@ -127,6 +141,9 @@ fn parse(mut payload: &[u8]) -> Option<LogRow> {
         version,
         batch: has_batch.then_some(batch),
         snapshot_through: has_snapshot.then_some(through),
+        born,
+        bytes,
+        ancestry,
         last_time_ms,
         commit,
         projection,

@@ -12,6 +12,7 @@ pub mod logs;
 pub mod meta;
 pub mod names;
 pub mod rows;
+pub mod shares;
 pub mod terms;
 pub mod values;
 

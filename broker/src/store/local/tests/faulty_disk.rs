@@ -120,6 +120,11 @@ impl FaultyDisk {
         files.map(|(name, _)| name).collect()
     }
 
+    /// How long a file is; 0 when it is absent.
+    pub(crate) fn length(&self, name: &str) -> usize {
+        self.inner().files.get(name).map_or(0, |file| file.lock().unwrap().cached.len())
+    }
+
     pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
         let file = Arc::clone(&self.inner().files[name]);
         let file = file.lock().unwrap();

@@ -1,6 +1,7 @@
 //! What every engine must do, as tests that take a store. [`suite`] runs them all over an engine.
 
 pub(crate) mod feed;
+mod lifecycle;
 
 use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
@@ -8,6 +9,10 @@ use longwire_proto::session_id::SessionId;
 use crate::store::{
     Batch, BatchId, Chunk, Health, ListPage, ListQuery, Opened, Projection, ReadLimit, Reservation, Snapshot,
     Store, StoreError, Version,
+};
+
+pub(crate) use crate::store::conformance::lifecycle::{
+    begins_elsewhere, forks_share_and_outlive, renames, scans_rows, trims,
 };
 
 /// No bound.
@@ -264,6 +269,11 @@ macro_rules! suite {
             deletes_and_recreates,
             lists_in_order,
             keeps_snapshots,
+            trims,
+            begins_elsewhere,
+            forks_share_and_outlive,
+            renames,
+            scans_rows,
             enforces_limits,
             refuses_after_shutdown,
             feed::takes_projections_without_records,

@@ -1,0 +1,203 @@
+//! What happens to a log beside appends: it begins as a fork, loses its first records, gets another name, is deleted.
+
+use std::sync::Arc;
+
+use longwire_proto::session_id::SessionId;
+use tokio::sync::oneshot;
+
+use crate::store::ancestry::{ANCESTORS_MAX, Ancestry};
+use crate::store::local::group::{Create, Delete, Rename, Trim};
+use crate::store::local::log::{Log, Stage};
+use crate::store::local::reader::{self, failure, log_row};
+use crate::store::local::shared::Shared;
+use crate::store::local::state::{Queued, State};
+use crate::store::local::{LocalStore, Outcome};
+use crate::store::{Batch, LogId, Origin, StoreError, Term};
+
+/// The creation of a log with its first batch.
+///
+/// # Errors
+/// [`StoreError::VersionConflict`] when the batch cannot be the first, [`StoreError::OutOfRange`] when what it is to
+/// share is not there.
+pub fn create(state: &State, id: LogId, log: &Log, batch: &Batch) -> Result<Create, StoreError> {
+    let begin =
+        |lineage, start, ancestry| Create { log: id, name: log.name.clone(), lineage, start, ancestry };
+    let Some(Origin { lineage, start, shares }) = &batch.origin else {
+        return match batch.base {
+            0 => Ok(begin(log.lineage.clone(), 0, Ancestry::default())),
+            _ => Err(StoreError::VersionConflict),
+        };
+    };
+    let (start, base) = (*start, batch.base);
+    if lineage.epoch() < log.lineage.epoch() {
+        return Err(StoreError::VersionConflict);
+    }
+    let refuse = |what| Err(StoreError::OutOfRange(what));
+    let ancestry = match shares {
+        _ if base < start => return refuse(format!("the base {base} is below the start {start}")),
+        None if base > start => return refuse(format!("nothing holds the records {start} to {base}")),
+        None => Ancestry::default(),
+        Some(parent) => {
+            let found = state.logs.get(parent);
+            let found = found.filter(|found| {
+                found.next.stage == Stage::Live && found.durable.stage == Stage::Live && *parent != id
+            });
+            let Some(found) = found else { return refuse(format!("there is no log {}", parent.0)) };
+            // What a trim on its way drops is gone by the time that the fork is there.
+            let (first, end) = (found.next_start, found.durable.end);
+            if start < first || base > end {
+                return refuse(format!("log {} has the records {first} to {end}", parent.0));
+            }
+            found.ancestry.of_fork(*parent, start, base)
+        }
+    };
+    if ancestry.entries().len() > ANCESTORS_MAX {
+        return refuse(format!("its records would be spread over more than {ANCESTORS_MAX} logs; copy them"));
+    }
+    Ok(begin(lineage.clone(), start, ancestry))
+}
+
+/// The other logs that a batch depends on.
+#[must_use]
+pub fn others(batch: &Batch) -> Vec<LogId> {
+    batch.origin.iter().filter_map(|origin| origin.shares).collect()
+}
+
+impl LocalStore {
+    /// Makes logs resident that are asked for by id. Those that do not exist stay away.
+    pub(super) async fn make_resident(shared: &Arc<Shared>, logs: Vec<LogId>) -> Result<(), StoreError> {
+        for id in logs {
+            loop {
+                let evictions = {
+                    let state = shared.state();
+                    if state.logs.contains_key(&id) {
+                        break;
+                    }
+                    state.evictions
+                };
+                let row = reader::blocking(shared, move |shared| {
+                    log_row(&shared.database, id).map_err(|error| failure(id, 0, error))
+                })
+                .await?;
+                let Some(row) = row else { break };
+                let mut state = shared.state();
+                if state.evictions != evictions {
+                    // Something was forgotten meanwhile, perhaps what the database did not know yet.
+                    continue;
+                }
+                if !state.logs.contains_key(&id) {
+                    state.load(id, row);
+                }
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn queue_delete(shared: &Shared, id: LogId, term: Term) -> Result<Outcome, StoreError> {
+        let mut state = shared.state();
+        state.check_queue()?;
+        let log = owned(&mut state, id, term)?;
+        log.next.stage = Stage::Deleted;
+        let name = log.next_name.as_ref().unwrap_or(&log.name).clone();
+        let delete = Delete { log: id, name, next_epoch: log.lineage.epoch() + 1 };
+        let (reply, durable) = oneshot::channel();
+        state.queue.push_back(Queued::Delete { delete, reply });
+        shared.work.notify_one();
+        Ok(durable)
+    }
+
+    /// `None` when there is nothing to do.
+    pub(super) fn queue_trim(
+        shared: &Shared,
+        id: LogId,
+        term: Term,
+        start: u64,
+        freed_bytes: u64,
+    ) -> Result<Option<Outcome>, StoreError> {
+        let mut state = shared.state();
+        state.check_queue()?;
+        let log = owned(&mut state, id, term)?;
+        if start <= log.start {
+            return Ok(None);
+        }
+        let (end, settled) = (log.durable.end, log.settled.as_ref());
+        let through = settled.and_then(|settled| settled.snapshot_through);
+        if start > end {
+            return Err(StoreError::OutOfRange(format!("{start} is beyond the durable end {end}")));
+        }
+        if through.is_none_or(|through| start > through) {
+            let through = through.map_or("there is none".into(), |through| format!("it ends at {through}"));
+            let what = format!("{start} is not covered by a durable snapshot: {through}");
+            return Err(StoreError::OutOfRange(what));
+        }
+        log.next_start = log.next_start.max(start);
+        let (reply, durable) = oneshot::channel();
+        state.queue.push_back(Queued::Trim { trim: Trim { log: id, start, freed_bytes }, reply });
+        shared.work.notify_one();
+        Ok(Some(durable))
+    }
+
+    pub(super) async fn rename_session(
+        shared: Arc<Shared>,
+        id: LogId,
+        term: Term,
+        to: SessionId,
+    ) -> Result<(), StoreError> {
+        loop {
+            Self::resident(&shared, &to).await?;
+            // None when the name was forgotten meanwhile, to make room for others.
+            if let Some(outcome) = Self::queue_rename(&shared, id, term, &to)? {
+                return crate::store::local::durable(outcome).await;
+            }
+        }
+    }
+
+    fn queue_rename(
+        shared: &Shared,
+        id: LogId,
+        term: Term,
+        to: &SessionId,
+    ) -> Result<Option<Outcome>, StoreError> {
+        let mut state = shared.state();
+        state.check_queue()?;
+        let Some(there) = state.names.get(to).copied() else { return Ok(None) };
+        let log = owned(&mut state, id, term)?;
+        if log.next_name.is_some() {
+            // The one before is not durable: its name is not free yet.
+            return Err(StoreError::VersionConflict);
+        }
+        let (from, epoch) = (log.name.clone(), log.lineage.epoch());
+        let vacant = match state.logs.get(&there) {
+            Some(found) if found.next.stage == Stage::Live => return Err(StoreError::AlreadyExists),
+            Some(found) if found.next.stage == Stage::Reserved => found.lineage.epoch(),
+            Some(found) => found.lineage.epoch() + 1,
+            None => return Ok(None),
+        };
+        if vacant > epoch {
+            return Err(StoreError::VersionConflict);
+        }
+        if state.logs.get(&there).is_some_and(|found| found.next.stage == Stage::Reserved) {
+            state.forget_reserved(there);
+        }
+        state.names.insert(to.clone(), id);
+        if let Some(log) = state.logs.get_mut(&id) {
+            log.next_name = Some(to.clone());
+        }
+        let (reply, durable) = oneshot::channel();
+        let rename = Rename { log: id, from, to: to.clone() };
+        state.queue.push_back(Queued::Rename { rename, reply });
+        shared.work.notify_one();
+        Ok(Some(durable))
+    }
+}
+
+/// A log that exists, for its owner.
+fn owned(state: &mut State, id: LogId, term: Term) -> Result<&mut Log, StoreError> {
+    let log = state.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
+    match log.check_owner(term) {
+        Ok(()) if log.next.stage == Stage::Live => Ok(log),
+        Ok(()) | Err(StoreError::Deleted) => Err(StoreError::NotFound),
+        Err(error) => Err(error),
+    }
+}

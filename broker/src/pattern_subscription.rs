@@ -14,6 +14,7 @@ use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::{DELIVERY_BYTES_MAX, PATTERN_SESSIONS_MAX};
 use longwire_proto::outcome::Outcome;
 use longwire_proto::pattern::Pattern;
+use longwire_proto::position::Lineage;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use longwire_proto::wire::server_frame::Frame;
@@ -61,9 +62,10 @@ pub struct PatternWish {
     pub filter: Option<Filter>,
 }
 
+#[derive(Clone)]
 struct Followed {
     session: SessionId,
-    epoch: u64,
+    lineage: Lineage,
     next: u64,
     end: u64,
     /// Whether it waits in `unread`.
@@ -147,7 +149,7 @@ impl PatternSubscription {
                 };
                 let followed = Followed {
                     session: listed.session,
-                    epoch: listed.epoch,
+                    lineage: listed.lineage,
                     next: from,
                     end: listed.end,
                     queued: false,
@@ -186,7 +188,7 @@ impl PatternSubscription {
             subscription: self.wish.number,
             session: followed.session.to_string(),
             exists: true,
-            epoch: followed.epoch,
+            epoch: followed.lineage.epoch_at(followed.next),
             start,
             end: followed.end,
             outcome: outcome.as_str().to_owned(),
@@ -233,7 +235,11 @@ impl PatternSubscription {
 
     async fn read(&mut self, log: LogId) -> Option<Event> {
         let (next, end) = match self.followed.get(&log) {
-            Some(followed) if followed.next < followed.end => (followed.next, followed.end),
+            Some(followed) if followed.next < followed.end => {
+                // A delivery is of one epoch: a reader makes positions of it.
+                let until = followed.lineage.until(followed.next).unwrap_or(u64::MAX);
+                (followed.next, followed.end.min(until))
+            }
             _ => {
                 self.dequeue(log);
                 return None;
@@ -256,13 +262,14 @@ impl PatternSubscription {
         let followed = self.followed.get_mut(&log)?;
         if chunk.from > next {
             followed.next = chunk.from;
-            let told = Followed { session: followed.session.clone(), queued: false, ..*followed };
+            let told = followed.clone();
             self.tell(&told, chunk.from, Outcome::Gap, next);
             self.enqueue(log);
             return None;
         }
         followed.next = chunk.next();
-        let (session, epoch, after) = (followed.session.clone(), followed.epoch, followed.next);
+        let (session, after) = (followed.session.clone(), followed.next);
+        let epoch = followed.lineage.epoch_at(after);
         self.enqueue(log);
         Some(self.deliver(&session, epoch, next..after, &chunk.records))
     }
@@ -316,7 +323,7 @@ impl PatternSubscription {
         let followed = self.followed.remove(&log)?;
         Some(Event::Frame(Box::new(Frame::SubscriptionEnded(wire::SubscriptionEnded {
             subscription: self.wish.number,
-            epoch: followed.epoch,
+            epoch: followed.lineage.epoch_at(followed.next),
             next: followed.next,
             error: Some(error.to_wire()),
             session: followed.session.to_string(),
@@ -349,14 +356,14 @@ impl PatternSubscription {
                 return Ok(());
             }
             followed.end = followed.end.max(end);
-            followed.epoch = lineage.epoch();
+            followed.lineage = lineage;
             self.enqueue(log);
             return Ok(());
         }
         if deleted || session.is_reserved() || !self.wish.pattern.matches(&session) {
             return Ok(());
         }
-        let followed = Followed { session, epoch: lineage.epoch(), next: start, end, queued: false };
+        let followed = Followed { session, lineage, next: start, end, queued: false };
         self.follow(log, followed, start)
     }
 }

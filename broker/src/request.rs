@@ -41,6 +41,10 @@ pub struct Begin {
     pub base: u64,
     /// The log whose records from `start` to `base` it shares.
     pub shares: Option<LogId>,
+    /// The offset from which the epoch that it adds counts.
+    pub epoch_from: u64,
+    /// The first epoch that the name it will have has free, when that is another name.
+    pub vacant: u64,
     /// Who asks.
     pub sender: Sender,
     /// Its first records, not sealed yet; none when they come later.

@@ -222,6 +222,15 @@ impl Subscription {
     fn end_reached(&mut self, state: TailState) -> Option<Event> {
         match state {
             TailState::Ended(error) => Some(self.end(error)),
+            // What was waited for is there, as a log that was forked or imported.
+            TailState::Live(progress) if !self.progress.exists() && self.next == 0 && progress.start == 0 => {
+                self.progress = progress;
+                None
+            }
+            TailState::Live(progress) if !self.progress.exists() && progress.start > self.next => {
+                let message = format!("the session begins at {}", progress.start);
+                Some(self.end(Error::new(ErrorCode::Trimmed, message)))
+            }
             TailState::Live(progress) if progress.log != self.progress.log => Some(
                 self.end(Error::new(ErrorCode::SessionDeleted, "the session was deleted and created again")),
             ),
@@ -237,7 +246,9 @@ impl Subscription {
     }
 
     async fn catch_up(&mut self, end: u64) -> Event {
-        let records = usize::try_from(end - self.next).unwrap_or(usize::MAX);
+        // A delivery is of one epoch: a reader makes positions of it.
+        let until = self.progress.lineage.until(self.next).map_or(end, |until| until.min(end));
+        let records = usize::try_from(until - self.next).unwrap_or(usize::MAX);
         let limit = ReadLimit { records: records.min(CATCH_UP_LIMIT.records), ..CATCH_UP_LIMIT };
         let chunk = match self.store.read(self.progress.log, self.next, limit).await {
             Ok(chunk) => chunk,
@@ -255,7 +266,8 @@ impl Subscription {
             let passed = filter.apply(chunk.from, &chunk.records);
             return self.deliver_passed(chunk.next(), passed);
         }
-        let body = DeliveryBody::new(self.encoding, self.progress.epoch(), chunk.from, &chunk.records);
+        let epoch = self.progress.lineage.epoch_at(chunk.next());
+        let body = DeliveryBody::new(self.encoding, epoch, chunk.from, &chunk.records);
         let bytes = chunk.records.iter().map(Bytes::len).sum();
         self.deliver(body, chunk.next(), bytes)
     }
@@ -264,8 +276,8 @@ impl Subscription {
     fn deliver_passed(&mut self, next: u64, passed: Passed) -> Event {
         let Passed { records, offsets } = passed;
         let bytes = records.iter().map(Bytes::len).sum();
-        let body =
-            DeliveryBody::sparse(self.encoding, self.progress.epoch(), self.next..next, &records, offsets);
+        let epoch = self.progress.lineage.epoch_at(next);
+        let body = DeliveryBody::sparse(self.encoding, epoch, self.next..next, &records, offsets);
         self.deliver(body, next, bytes)
     }
 
@@ -287,7 +299,7 @@ impl Subscription {
 
     fn end(&mut self, error: Error) -> Event {
         self.ended = true;
-        Event::Ended { epoch: self.progress.epoch(), next: self.next, error }
+        Event::Ended { epoch: self.progress.lineage.epoch_at(self.next), next: self.next, error }
     }
 }
 

@@ -65,7 +65,9 @@ pub(crate) async fn run(args: ExportArgs, context: Context) -> anyhow::Result<Ex
     let mut writer = Writer::new(BufWriter::new(out), args.format, &head)?;
     let mut next = info.start;
     while next < info.end {
-        let at = Position { epoch: info.epoch, offset: next };
+        // A position is of the epoch that its offset belongs to.
+        let begun = info.lineage.iter().rfind(|entry| entry.from_offset <= next);
+        let at = Position { epoch: begun.map_or(info.epoch, |entry| entry.epoch), offset: next };
         let page = session.read().after(at).limit(PAGE_RECORDS).as_sent().await?;
         anyhow::ensure!(
             page.from == next && page.next > next,

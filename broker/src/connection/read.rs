@@ -53,17 +53,23 @@ pub(super) async fn page(
     // A closed session that was read to its end still has pages.
     let outcome = if start.outcome == Outcome::Closed { Outcome::Resumed } else { start.outcome };
     let pages = PageReader { store: Arc::clone(hub.store()), log: progress.log, filter, limit, unit };
+    let lineage = &progress.lineage;
+    // A page is of one epoch: a reader makes positions of it.
     let page = match place {
-        Some(Place::After(_)) => pages.forwards(start.from, progress.end).await?,
-        _ => pages.backwards(progress.start, start.from).await?,
+        Some(Place::After(_)) => {
+            let until = lineage.until(start.from).map_or(progress.end, |until| until.min(progress.end));
+            pages.forwards(start.from, until).await?
+        }
+        _ => pages.backwards(lineage.since(start.from).max(progress.start), start.from).await?,
     };
+    let epoch = lineage.epoch_at(page.next);
     let filtered = page.records.len() as u64 != page.next - page.from;
     let (offsets, records): (Vec<u64>, Vec<Bytes>) = page.records.into_iter().unzip();
     encode_page(
         encoding,
         raw::Page {
             request,
-            epoch: progress.epoch(),
+            epoch,
             start: progress.start,
             end: progress.end,
             outcome: outcome.as_str().to_owned(),

@@ -70,7 +70,7 @@ fn from_listed(listed: &Listed) -> wire::Session {
     let summary = Summary::decode(&listed.projection).unwrap_or_default();
     wire::Session {
         session: listed.session.to_string(),
-        epoch: listed.epoch,
+        epoch: listed.epoch(),
         start: listed.start,
         end: listed.end,
         meta: Some(summary.meta.to_wire()),

@@ -346,7 +346,7 @@ fn subscribed(
         subscription,
         session: session.to_string(),
         exists: progress.exists(),
-        epoch: progress.epoch(),
+        epoch: progress.lineage.epoch_at(start.from),
         start: progress.start,
         end: progress.end,
         outcome: start.outcome.as_str().to_owned(),

@@ -14,7 +14,7 @@ use crate::store::{Batch, BatchId, Origin, Projection, Reservation};
 /// # Errors
 /// [`ErrorCode::OutOfRange`] when the epochs of what is taken over are none of a log.
 pub(super) fn batch(begin: &Begin, vacant: u64, id: BatchId, now_ms: u64) -> Result<Batch, Error> {
-    let lineage = lineage(begin, vacant)?;
+    let lineage = lineage(begin, vacant.max(begin.vacant))?;
     let time_ms = begin.last_time_ms.max(now_ms);
     let stamp = Stamp { time_ms, sender: begin.sender.clone(), producer: None };
     let records = seal(&stamp, &begin.records);
@@ -52,6 +52,6 @@ fn lineage(begin: &Begin, vacant: u64) -> Result<Lineage, Error> {
     if epoch >= COUNTER_MAX {
         return Err(refuse("the epochs of the log are used up"));
     }
-    entries.push(LineageEntry { epoch, from_offset: begin.base });
+    entries.push(LineageEntry { epoch, from_offset: begin.epoch_from });
     Lineage::from_entries(entries).ok_or_else(|| refuse("epochs and offsets must rise, from offset 0 on"))
 }

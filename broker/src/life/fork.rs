@@ -43,6 +43,8 @@ pub async fn fork(
         lineage: lineage_below(known.lineage.entries(), base),
         start: known.start,
         base,
+        epoch_from: base,
+        vacant: 0,
         shares: (known.start < base).then_some(known.log),
         sender,
         records: vec![change.to_record()],

@@ -19,7 +19,7 @@ use longwire_proto::{raw, wire};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::hub::Hub;
-use crate::life::{describe, progress};
+use crate::life::describe;
 use crate::request::{Begin, Operation};
 
 /// What one step of an import came to.
@@ -49,11 +49,11 @@ pub async fn step(
     let lineage = check_begin(&begin)?;
     let meta = Box::new(Meta::from_wire(begin.meta.clone().unwrap_or_default())?);
     check_batch(&records)?;
-    if exists(hub, session).await? {
+    let Some(vacant) = vacant(hub, session).await? else {
         let message = "there is a session of this name already; import under another one";
         return Err(Error::new(ErrorCode::SessionExists, message).field("session"));
-    }
-    let staging = SessionId::reserved(&format!("~import/{}/{import}", sender_segment(&sender)))
+    };
+    let staging = SessionId::reserved(&format!("~import/{}/{import}", segment(&sender, session)))
         .map_err(|error| refuse("import", &error.to_string()))?;
     let origin = begin.session.as_str();
     let records = records.iter().map(|one| record::import(one, origin)).collect::<Result<Vec<_>, _>>()?;
@@ -65,6 +65,8 @@ pub async fn step(
         lineage,
         start: begin.start,
         base: begin.start,
+        epoch_from: begin.end,
+        vacant,
         shares: None,
         sender: sender.clone(),
         records: Vec::new(),
@@ -94,18 +96,17 @@ pub async fn step(
     Ok(Step { next, finished: Some(describe(hub, session).await?) })
 }
 
-async fn exists(hub: &Arc<Hub>, session: &SessionId) -> Result<bool, Error> {
-    match progress(hub, session).await {
-        Ok(_) => Ok(true),
-        Err(error) if error.code == ErrorCode::SessionNotFound => Ok(false),
-        Err(error) => Err(error),
-    }
+/// The first epoch that a name has free; none when there is a session of the name.
+async fn vacant(hub: &Arc<Hub>, session: &SessionId) -> Result<Option<u64>, Error> {
+    hub.flush(session).await;
+    let progress = hub.attach(session).await?.loaded().await?;
+    Ok((!progress.exists()).then(|| progress.epoch()))
 }
 
-/// A principal as a segment of a name, where not every principal could stand as it is: two of them do not meet in one
-/// import.
-fn sender_segment(sender: &Sender) -> String {
-    format!("p{:032x}", xxh3_128(sender.principal.as_bytes()))
+/// Who imports what, as a segment of a name: imports of others, and into other sessions, do not meet.
+fn segment(sender: &Sender, session: &SessionId) -> String {
+    let names = [sender.principal.as_bytes(), b"\0", session.as_str().as_bytes()].concat();
+    format!("p{:032x}", xxh3_128(&names))
 }
 
 fn check_begin(begin: &wire::ImportBegin) -> Result<Vec<LineageEntry>, Error> {

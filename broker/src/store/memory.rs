@@ -433,7 +433,7 @@ impl Store for MemoryStore {
                 .map(|(id, log)| Listed {
                     session: log.name.clone(),
                     log: id,
-                    epoch: log.lineage.epoch(),
+                    lineage: log.lineage.clone(),
                     start: log.start,
                     end: log.end(),
                     last_time_ms: log.last_time_ms,

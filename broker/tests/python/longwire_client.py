@@ -587,7 +587,8 @@ class Subscription:
             self._epoch, self._next = epoch, 0
         records = fields.get("records", [])
         offsets = [int(offset) for offset in fields.get("offsets", [])] or list(range(begin, end))
-        if (epoch, begin) != (self._epoch, self._next) or len(records) != len(offsets):
+        # The epoch rises where the session was forked, imported or restored; its offsets go on.
+        if epoch < self._epoch or begin != self._next or len(records) != len(offsets):
             defect = f"a delivery of {len(records)} from {(epoch, begin)} came when {(self._epoch, self._next)} was due"
             self.client.defects.append(defect)
             raise Disconnected(defect)

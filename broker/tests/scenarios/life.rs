@@ -20,9 +20,14 @@ async fn log(session: &Session) -> (u64, Vec<wire::Record>) {
     let info = session.describe().await.unwrap();
     let (mut records, mut next) = (Vec::new(), info.start);
     while next < info.end {
-        let at = Position { epoch: info.epoch, offset: next };
+        let begun = info.lineage.iter().rfind(|entry| entry.from_offset <= next).unwrap();
+        let at = Position { epoch: begun.epoch, offset: next };
         let page = session.read().after(at).limit(1000).as_sent().await.unwrap();
-        assert_eq!(page.from, next);
+        if page.from != next {
+            // It was trimmed meanwhile.
+            assert!(page.start > next, "{page:?}");
+            return Box::pin(log(session)).await;
+        }
         records.extend(page.records);
         next = page.next;
     }
@@ -69,7 +74,7 @@ async fn a_trim_is_durable_and_told_to_whoever_comes_late() {
     let (_folder, data) = folder();
     let mut broker = Broker::start(&data);
     for round in 0..2 {
-        let client = client(&broker);
+        let client = self::client(&broker);
         let session = client.session("a").unwrap();
         if round == 0 {
             fill(&session, (0..500).map(|n| format!("m{n}"))).await;
@@ -88,7 +93,7 @@ async fn a_trim_is_durable_and_told_to_whoever_comes_late() {
         broker.kill();
         broker = Broker::start(&data);
     }
-    let session = client(&broker).session("a").unwrap();
+    let session = self::client(&broker).session("a").unwrap();
     assert_eq!(refused(session.trim(at(501)).await.unwrap_err()), ErrorCode::OutOfRange);
     let foreign = Position { epoch: 3, offset: 200 };
     assert_eq!(refused(session.trim(foreign).await.unwrap_err()), ErrorCode::ForeignPosition);
@@ -101,7 +106,7 @@ async fn erased_is_gone_for_every_reader_and_in_every_fork() {
     let (_folder, data) = folder();
     let mut broker = Broker::start(&data);
     {
-        let client = client(&broker);
+        let client = self::client(&broker);
         let session = client.session("a").unwrap();
         fill(&session, (0..50).map(|n| format!("secret {n}"))).await;
         let fork = client.session("b").unwrap();
@@ -114,12 +119,12 @@ async fn erased_is_gone_for_every_reader_and_in_every_fork() {
         for range in [49..60, 60..61] {
             assert_eq!(refused(session.erase(&[range], "").await.unwrap_err()), ErrorCode::OutOfRange);
         }
-        for ranges in [vec![5..5], vec![1..4, 3..6]] {
-            assert_eq!(refused(session.erase(&ranges, "").await.unwrap_err()), ErrorCode::InvalidArgument);
+        for ranges in [&[5..5, 7..8][..], &[1..4, 3..6]] {
+            assert_eq!(refused(session.erase(ranges, "").await.unwrap_err()), ErrorCode::InvalidArgument);
         }
     }
     for _ in 0..2 {
-        let client = client(&broker);
+        let client = self::client(&broker);
         for (name, length) in [("a", 51), ("b", 41)] {
             let (start, records) = log(&client.session(name).unwrap()).await;
             assert_eq!((start, records.len()), (0, length), "offsets stay dense");
@@ -135,7 +140,7 @@ async fn erased_is_gone_for_every_reader_and_in_every_fork() {
         broker.kill();
         broker = Broker::start(&data);
     }
-    let session = client(&broker).session("a").unwrap();
+    let session = self::client(&broker).session("a").unwrap();
     assert_eq!(session.erase_sender("anonymous", "all of it").await.unwrap().records, 47);
     let (_, records) = log(&session).await;
     assert!(records.iter().all(|record| text(record).is_empty()));
@@ -145,7 +150,7 @@ async fn erased_is_gone_for_every_reader_and_in_every_fork() {
 async fn a_fork_goes_its_own_way() {
     let (_folder, data) = folder();
     let broker = Broker::start(&data);
-    let client = client(&broker);
+    let client = self::client(&broker);
     let parent = client.session("acme/a").unwrap();
     parent.create(SessionMeta::titled("The first")).await.unwrap();
     fill(&parent, (1..100).map(|n| format!("m{n}"))).await;
@@ -172,13 +177,8 @@ async fn a_fork_goes_its_own_way() {
     let unknown = second.fork(&SessionId::parse("x").unwrap(), Some(at(99)), None).await.unwrap_err();
     // 99 is below the end of no epoch but the first.
     assert_eq!(refused(unknown), ErrorCode::ForeignPosition);
-    let missing = Session::fork(
-        &Client::connect(&broker.url()).unwrap().session("no").unwrap(),
-        second.id(),
-        None,
-        None,
-    );
-    assert!(matches!(missing.await, Err(RequestError::NotFound(_))));
+    let missing = self::client(&broker).session("no").unwrap();
+    assert!(matches!(missing.fork(second.id(), None, None).await, Err(RequestError::NotFound(_))));
 }
 
 fn run(broker: &Broker, arguments: &[&str]) -> (bool, String) {
@@ -195,7 +195,7 @@ fn name(path: &Path) -> &str {
 async fn an_export_becomes_the_same_session_again() {
     let (folder, data) = folder();
     let broker = Broker::start(&data);
-    let client = client(&broker);
+    let client = self::client(&broker);
     let session = client.session("acme/a").unwrap();
     let labels = [("k".to_owned(), "v".to_owned())].into();
     session.create(SessionMeta { labels, ..SessionMeta::titled("Old") }).await.unwrap();
@@ -259,7 +259,7 @@ async fn an_import_is_there_as_a_whole_or_not_at_all() {
             .collect()
     };
     {
-        let client = client(&broker);
+        let client = self::client(&broker);
         let import = client.import(&target, "one", begin(5, 20));
         assert_eq!(import.step(5, records(5, 10), false).await.unwrap().next, 15);
         let hole = import.step(17, records(17, 3), false).await.unwrap_err();
@@ -281,7 +281,7 @@ async fn an_import_is_there_as_a_whole_or_not_at_all() {
     }
     broker.kill();
     broker = Broker::start(&data);
-    let client = client(&broker);
+    let client = self::client(&broker);
     let session = client.session("acme/b").unwrap();
     let import = client.import(session.id(), "one", begin(5, 20));
     assert!(matches!(session.describe().await, Err(RequestError::NotFound(_))));
@@ -306,7 +306,7 @@ async fn cursors_go_forwards_and_survive() {
     let (_folder, data) = folder();
     let mut broker = Broker::start(&data);
     {
-        let session = client(&broker).session("a").unwrap();
+        let session = self::client(&broker).session("a").unwrap();
         fill(&session, (0..20).map(|n| format!("m{n}"))).await;
         assert_eq!(session.cursor("phone").await.unwrap(), None);
         session.commit_cursor("phone", at(7)).await.unwrap();
@@ -327,7 +327,7 @@ async fn cursors_go_forwards_and_survive() {
     }
     broker.kill();
     broker = Broker::start(&data);
-    let session = client(&broker).session("a").unwrap();
+    let session = self::client(&broker).session("a").unwrap();
     assert_eq!(session.cursor("phone").await.unwrap(), Some(at(12)));
     let mut reader = session.subscribe(From::End).from_cursor("phone").await.unwrap();
     assert_eq!(reader.next().await.unwrap().unwrap().text(), Some("m12"));
@@ -342,7 +342,7 @@ async fn cursors_go_forwards_and_survive() {
 async fn retention_keeps_what_it_says() {
     let (_folder, data) = folder();
     let broker = Broker::start(&data);
-    let client = client(&broker);
+    let client = self::client(&broker);
     let by = |retention| SessionMeta { retention, ..SessionMeta::default() };
     let few = client.session("few").unwrap();
     few.create(by(Retention { records: Some(100), ..Retention::default() })).await.unwrap();
@@ -387,7 +387,7 @@ async fn sessions_expire_even_while_nobody_uses_them() {
     let (_folder, data) = folder();
     let mut broker = Broker::start_with(&data, &[("SESSION_IDLE_MS", "50")]);
     {
-        let client = client(&broker);
+        let client = self::client(&broker);
         let expiry = |expiry| SessionMeta { expiry, ..SessionMeta::default() };
         let sliding = Expiry { idle_ms: Some(1500), at_ms: None };
         for number in 0..20 {
@@ -423,7 +423,7 @@ async fn sessions_expire_even_while_nobody_uses_them() {
     }
     broker.kill();
     broker = Broker::start(&data);
-    let client = client(&broker);
+    let client = self::client(&broker);
     eventually("the expiry of a session that nobody has used since the start", || async {
         let mut pages = client.sessions("later");
         pages.next_page().await.unwrap().unwrap().is_empty()

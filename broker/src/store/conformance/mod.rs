@@ -160,7 +160,7 @@ pub(crate) async fn deletes_and_recreates(store: impl Store) {
         assert_eq!(next.read(&store).await, ["again"]);
         assert_eq!(store.rows(next.opened.log, vec!["k".into()]).await, Ok(vec![None]));
         let listed = store.list(ListQuery { limit: 9, ..ListQuery::default() }).await.unwrap().sessions;
-        assert_eq!((listed.len(), listed[0].epoch), (1, epoch));
+        assert_eq!((listed.len(), listed[0].epoch()), (1, epoch));
         store.delete(next.opened.log, next.opened.term).await.unwrap();
     }
 }

@@ -137,7 +137,7 @@ fn listed(id: LogId, log: &Log, query: &ListQuery, name: &str) -> Option<Listed>
     matches.then(|| Listed {
         session: log.name.clone(),
         log: id,
-        epoch: log.lineage.epoch(),
+        lineage: log.lineage.clone(),
         start: log.start,
         end: log.durable.end,
         last_time_ms: log.durable.last_time_ms,
@@ -199,7 +199,7 @@ fn from_row(log: LogId, row: LogRow) -> Listed {
     Listed {
         session: row.name,
         log,
-        epoch: row.lineage.epoch(),
+        lineage: row.lineage,
         start: row.start,
         end: row.end,
         last_time_ms: row.last_time_ms,

@@ -432,6 +432,7 @@ impl State {
                 holder.shown_until = holder.shown_until.max(*until);
             }
         }
+        self.unindexed.renamed(create.name.clone());
         let Some(log) = self.logs.get_mut(&create.log) else { return };
         if log.next == log.durable {
             log.next = Head { stage: Stage::Live, end: base, ..log.next };

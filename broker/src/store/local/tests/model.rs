@@ -55,7 +55,7 @@ struct Model {
 
 async fn check(store: &LocalStore, model: &Model) {
     let listed = store.list(ListQuery { limit: 99, ..ListQuery::default() }).await.unwrap().sessions;
-    let found: Vec<_> = listed.iter().map(|l| (l.session.to_string(), l.epoch, l.end)).collect();
+    let found: Vec<_> = listed.iter().map(|l| (l.session.to_string(), l.epoch(), l.end)).collect();
     let expected: Vec<_> =
         model.logs.iter().map(|(name, log)| (name.clone(), log.epoch, log.records.len() as u64)).collect();
     assert_eq!(found, expected);

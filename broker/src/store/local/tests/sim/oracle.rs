@@ -61,10 +61,10 @@ async fn observe(store: &LocalStore) -> Result<Observed, StoreError> {
         assert!(opened.exists, "{} is listed and does not exist", listed.session);
         assert_eq!((opened.log, opened.start, listed.start), (listed.log, 0, 0), "{}", listed.session);
         assert_eq!((opened.end, listed.end), (records.len() as u64, opened.end), "{}", listed.session);
-        assert_eq!(opened.lineage.epoch(), listed.epoch, "{}", listed.session);
+        assert_eq!(opened.lineage.epoch(), listed.epoch(), "{}", listed.session);
         let log = Log {
             id: listed.log,
-            epoch: listed.epoch,
+            epoch: listed.epoch(),
             version: opened.version.0,
             records,
             last_time_ms: listed.last_time_ms,

@@ -7,9 +7,8 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
-use redb::{ReadOnlyTable, ReadableTable as _};
+use redb::ReadOnlyTable;
 
 use crate::store::batch::TERMS_MAX;
 use crate::store::list::{HIDDEN, is_hidden};

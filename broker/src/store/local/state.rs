@@ -386,7 +386,8 @@ impl State {
         if log.next == log.durable {
             log.next = head;
         }
-        let mut renamed = log.durable.stage != Stage::Live;
+        // A new log has a name that the database does not know.
+        let mut renamed = !log.in_database;
         log.durable = head;
         if let Some(projection) = append.projection {
             renamed |= !projection.has_terms_of(&log.projection);

@@ -9,6 +9,7 @@ use proptest::test_runner::{Config, RngSeed, TestRunner};
 use crate::store::conformance::Session;
 use crate::store::conformance::feed::projection;
 use crate::store::local::LocalStore;
+use crate::store::local::rebuild::{Rebuilt, rebuild_database};
 use crate::store::local::shared::Tuning;
 use crate::store::local::tests::faulty_disk::FaultyDisk;
 use crate::store::local::tests::{Random, manual};
@@ -271,6 +272,10 @@ async fn run(steps: Vec<Step>) {
         check(&store, &model).await;
     }
     check_indexes(&store, &model, 2).await;
+    // And the tables have that, and nothing else.
+    store.settle().await.unwrap();
+    let rebuilt = rebuild_database(&store.shared.database, 2).unwrap();
+    assert_eq!(rebuilt, Rebuilt { logs: model.logs.len() as u64, ..Rebuilt::default() });
 }
 
 #[test]

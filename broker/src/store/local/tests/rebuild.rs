@@ -23,6 +23,11 @@ const STEP: usize = 7;
 /// Forty settled sessions; every second one has the term `even`, every third the deadline of its number.
 async fn filled(disk: &FaultyDisk) -> LocalStore {
     let store = disk.store(manual());
+    for number in 0..SESSIONS / 2 {
+        let mut session = Session::open(&store, &format!("s{number:02}")).await;
+        session.project(&store, &[], projection("", &["all", "old"], Some(7))).await.unwrap();
+    }
+    store.settle().await.unwrap();
     for number in 0..SESSIONS {
         let mut session = Session::open(&store, &format!("s{number:02}")).await;
         let terms: &[&str] = if number % 2 == 0 { &["all", "even"] } else { &["all"] };

@@ -9,6 +9,7 @@ use tokio::runtime::Runtime;
 use crate::store::conformance::{ALL, id};
 use crate::store::local::LocalStore;
 use crate::store::local::keyed;
+use crate::store::local::rebuild::{Rebuilt, rebuild_database};
 use crate::store::local::settler::Settler;
 use crate::store::local::tests::sim::disk::{Content, SimDisk, Tear};
 use crate::store::local::tests::sim::rng::Rng;
@@ -267,6 +268,9 @@ pub(crate) fn work_on(
             assert!(plan.is_none_or(|plan| Settler::new(Arc::clone(&store.shared)).settle(plan)));
         }
     }
+    let rebuilt = rebuild_database(&store.shared.database, 64).map_err(|error| error.to_string())?;
+    let logs = rebuilt.logs;
+    assert_eq!(rebuilt, Rebuilt { logs, ..Rebuilt::default() }, "the tables follow from the rows");
     let write = Cas { key: "after".into(), expected: None, value: Some("written".into()) };
     let outcome = keyed::queue(&store.shared, &mut store.shared.state(), std::slice::from_ref(&write));
     assert!(writer.step() && outcome.unwrap().try_recv() == Ok(Ok(())));

@@ -28,6 +28,8 @@ use crate::store::{LogId, Reservation, StoreError, Term};
 pub const RESIDENT_LOGS_MAX: usize = 131_072;
 /// Idle logs looked for at a time, when there are too many.
 const EVICTION_SCAN: usize = 256;
+/// Names remembered as forgotten: more than are forgotten while one is looked up in the database.
+const FORGOTTEN_NAMES: usize = 1024;
 /// Items that may wait for the writer; the quota makes it unlikely that there are ever as many.
 pub const QUEUE_ITEMS_MAX: usize = 65_536;
 
@@ -113,12 +115,14 @@ pub struct State {
     pub settle_now: bool,
     /// How far the database is.
     pub settled: Meta,
-    /// Counts removals of names, so that who looked into the database meanwhile looks again.
+    /// Counts removals of names, for [`State::forgot`].
     pub evictions: u64,
     /// Cost of what is durable and not settled.
     pub unsettled_bytes: usize,
     /// Since when something has been waiting to be settled.
     pub unsettled_since: Option<Instant>,
+    // The last names that were removed, in order.
+    forgotten: VecDeque<SessionId>,
     by_term: BTreeMap<Term, LogId>,
     dirty: BTreeSet<LogId>,
     // In the plan that is being settled: until that is done the database may still say otherwise about them.
@@ -146,6 +150,7 @@ impl State {
             evictions: 0,
             unsettled_bytes: 0,
             unsettled_since: None,
+            forgotten: VecDeque::new(),
             by_term: BTreeMap::new(),
             dirty: BTreeSet::new(),
             settling: BTreeSet::new(),
@@ -185,6 +190,14 @@ impl State {
         let term = self.take_term();
         self.insert(id, Log::reserved(name, epoch, term));
         id
+    }
+
+    /// Whether a name may have been forgotten since `evictions` were counted: who looked into the database meanwhile must
+    /// look again. That others were does not matter, or many who open sessions at a time would wait for each other.
+    #[must_use]
+    pub fn forgot(&self, name: &SessionId, evictions: u64) -> bool {
+        let since = (self.evictions - evictions) as usize;
+        since > self.forgotten.len() || self.forgotten.iter().rev().take(since).any(|found| found == name)
     }
 
     /// Puts something at the end of the queue.
@@ -440,12 +453,15 @@ impl State {
         });
         let Some((&term, &id)) = idle else { return };
         self.by_term.remove(&term);
-        if let Some(log) = self.logs.remove(&id)
-            && self.names.get(&log.name) == Some(&id)
-        {
+        self.evictions += 1;
+        let Some(log) = self.logs.remove(&id) else { return };
+        if self.names.get(&log.name) == Some(&id) {
             self.names.remove(&log.name);
         }
-        self.evictions += 1;
+        if self.forgotten.len() == FORGOTTEN_NAMES {
+            self.forgotten.pop_front();
+        }
+        self.forgotten.push_back(log.name);
     }
 
     fn take_term(&mut self) -> Term {

@@ -207,7 +207,14 @@ impl Subscription {
                         }
                     });
                 }
-                TailRead::Behind(end) => return Some(self.catch_up(end).await),
+                TailRead::Behind(end) => match self.reader.tail().progress() {
+                    Some(progress) if progress.log != self.progress.log => {
+                        if let Some(ended) = self.another_log(progress) {
+                            return Some(ended);
+                        }
+                    }
+                    _ => return Some(self.catch_up(end).await),
+                },
                 TailRead::AtEnd(state) => {
                     if let Some(ended) = self.end_reached(state) {
                         return Some(ended);
@@ -222,18 +229,7 @@ impl Subscription {
     fn end_reached(&mut self, state: TailState) -> Option<Event> {
         match state {
             TailState::Ended(error) => Some(self.end(error)),
-            // What was waited for is there, as a log that was forked or imported.
-            TailState::Live(progress) if !self.progress.exists() && self.next == 0 && progress.start == 0 => {
-                self.progress = progress;
-                None
-            }
-            TailState::Live(progress) if !self.progress.exists() && progress.start > self.next => {
-                let message = format!("the session begins at {}", progress.start);
-                Some(self.end(Error::new(ErrorCode::Trimmed, message)))
-            }
-            TailState::Live(progress) if progress.log != self.progress.log => Some(
-                self.end(Error::new(ErrorCode::SessionDeleted, "the session was deleted and created again")),
-            ),
+            TailState::Live(progress) if progress.log != self.progress.log => self.another_log(progress),
             TailState::Live(progress) if progress.closed && progress.end == self.next => Some(self.end(
                 Error::new(ErrorCode::SessionClosed, "the session is closed; this was its last record"),
             )),
@@ -243,6 +239,21 @@ impl Subscription {
             }
             TailState::Live(_) | TailState::Loading => None,
         }
+    }
+
+    /// The name has another log now.
+    fn another_log(&mut self, progress: Progress) -> Option<Event> {
+        if self.progress.exists() {
+            let message = "the session was deleted and created again";
+            return Some(self.end(Error::new(ErrorCode::SessionDeleted, message)));
+        }
+        // What was waited for is there: imported, with offsets that its first reader must be told.
+        if progress.start > self.next {
+            let message = format!("the session begins at {}", progress.start);
+            return Some(self.end(Error::new(ErrorCode::Trimmed, message)));
+        }
+        self.progress = progress;
+        None
     }
 
     async fn catch_up(&mut self, end: u64) -> Event {

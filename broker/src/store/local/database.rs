@@ -196,6 +196,20 @@ impl Database {
         result
     }
 
+    /// Bytes of the pages in use, and bytes of a page.
+    ///
+    /// # Errors
+    /// Those of redb.
+    pub fn allocated(&self) -> Result<(u64, u64), DatabaseFailure> {
+        let handle = self.handle.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(open) = &handle.open else { return Err(DatabaseFailure::Redb(redb::Error::PreviousIo)) };
+        guard(|| {
+            let found = open.begin_write()?.stats()?;
+            let page_bytes = found.page_size() as u64;
+            Ok((found.allocated_pages() * page_bytes, page_bytes))
+        })
+    }
+
     /// Moves pages together until nothing moves any more, and shortens the file.
     ///
     /// # Errors

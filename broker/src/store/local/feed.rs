@@ -4,7 +4,7 @@
 //! one in memory, or else the row of the database. So what a settling moves meanwhile is told from one side or the other,
 //! and what is no more true is not told at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use longwire_proto::session_id::SessionId;
@@ -75,19 +75,32 @@ fn recent(state: &State, after: u64, limit: usize) -> Changes {
 
 /// What the database knows, and memory after that when there is room.
 fn settled(shared: &Shared, after: u64, limit: usize) -> Result<Changes, StoreError> {
-    let read = shared.database.read(|transaction| page(transaction, after, limit));
-    let (mut page, exhausted) = read.map_err(|error| failure(LogId(0), 0, error))?;
-    let state = shared.state();
-    // What changed since is told at a later commit, which is above everything that this page goes through.
-    page.changes.retain(|change| state.logs.get(&change.log).is_none_or(|log| log.commit == change.commit));
-    let left = limit.saturating_sub(page.changes.len());
-    // When a settling went further than what was read, memory may lack what is in between: the next call finds it.
-    if exhausted && left > 0 && state.settled.settled_commit <= page.through {
-        let recent = recent(&state, page.through, left);
-        page.changes.extend(recent.changes);
-        page.through = recent.through;
+    let mut told = Changes { changes: Vec::new(), through: after };
+    loop {
+        let left = limit.saturating_sub(told.changes.len());
+        let read = shared.database.read(|transaction| page(transaction, told.through, left));
+        let (page, exhausted) = read.map_err(|error| failure(LogId(0), 0, error))?;
+        let again: HashSet<LogId> = page.changes.iter().map(|change| change.log).collect();
+        told.changes.retain(|change| !again.contains(&change.log));
+        told.changes.extend(page.changes);
+        told.through = page.through;
+        let state = shared.state();
+        // What changed since is told at a later commit, which is above everything that was read.
+        let last =
+            |change: &Change| state.logs.get(&change.log).is_none_or(|log| log.commit == change.commit);
+        told.changes.retain(last);
+        let left = limit.saturating_sub(told.changes.len());
+        if !exhausted || left == 0 {
+            return Ok(told);
+        }
+        // A settling that went further than what was read has taken what is in between out of memory.
+        if state.settled.settled_commit <= told.through {
+            let recent = recent(&state, told.through, left);
+            told.changes.extend(recent.changes);
+            told.through = recent.through;
+            return Ok(told);
+        }
     }
-    Ok(page)
 }
 
 /// One transaction's worth of changes, and whether there are no more in it.
@@ -98,7 +111,12 @@ fn page(transaction: &ReadTransaction, after: u64, limit: usize) -> Result<(Chan
     let (logs, gone) = (transaction.open_table(LOGS)?, transaction.open_table(GONE)?);
     let table = transaction.open_table(CHANGES)?;
     let mut page = Changes { changes: Vec::new(), through: after };
-    for (looked, entry) in table.range((after.saturating_add(1), 0)..)?.enumerate() {
+    if settled_commit <= after {
+        return Ok((page, true));
+    }
+    // An entry beyond that is damage, and must not carry anyone past what is to come.
+    let range = (after + 1, 0)..=(settled_commit, u64::MAX);
+    for (looked, entry) in table.range(range)?.enumerate() {
         let (key, value) = entry?;
         let (commit, log) = (key.value().0, LogId(key.value().1));
         if commit > page.through && page.through > after && (page.changes.len() >= limit || looked >= SCAN) {

@@ -161,7 +161,8 @@ fn attempt(
     }
 }
 
-fn queue(shared: &Shared, state: &mut State, writes: &[Cas]) -> Result<Outcome, StoreError> {
+/// Queues writes, whatever is there.
+pub(super) fn queue(shared: &Shared, state: &mut State, writes: &[Cas]) -> Result<Outcome, StoreError> {
     state.check_queue()?;
     // Copies: the callers' buffers may be much longer.
     let copy = |value: &Bytes| Bytes::copy_from_slice(value);

@@ -28,12 +28,14 @@ pub mod plan;
 pub mod projected;
 pub mod quota;
 pub mod reader;
+pub mod rebuild;
 pub mod record;
 pub mod recovery;
 pub mod segment;
 pub mod settler;
 pub mod shared;
 pub mod state;
+pub mod stats;
 pub mod table;
 pub mod unindexed;
 pub mod values;
@@ -348,22 +350,21 @@ impl LocalStore {
     /// Makes the log of a session resident.
     async fn resident(shared: &Arc<Shared>, session: &SessionId) -> Result<LogId, StoreError> {
         loop {
-            let evictions = {
-                let state = shared.state();
-                if let Some(id) = state.names.get(session) {
-                    return Ok(*id);
-                }
-                state.evictions
-            };
+            if let Some(id) = shared.state().names.get(session) {
+                return Ok(*id);
+            }
             let name = session.clone();
-            let lookup =
-                reader::blocking(shared, move |shared| reader::look_up(&shared.database, &name)).await?;
+            let look_up = move |shared: &Shared| {
+                let evictions = shared.state().evictions;
+                Ok((reader::look_up(&shared.database, &name)?, evictions))
+            };
+            let (lookup, evictions) = reader::blocking(shared, look_up).await?;
             let mut state = shared.state();
             if let Some(id) = state.names.get(session) {
                 return Ok(*id);
             }
-            if state.evictions != evictions {
-                // Something was forgotten meanwhile, perhaps what the database did not know yet.
+            if state.forgot(session, evictions) {
+                // Perhaps with what the database did not know yet.
                 continue;
             }
             if state.vacated.contains(session) {

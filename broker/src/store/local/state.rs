@@ -28,6 +28,8 @@ use crate::store::{LogId, Reservation, StoreError, Term};
 pub const RESIDENT_LOGS_MAX: usize = 131_072;
 /// Idle logs looked for at a time, when there are too many.
 const EVICTION_SCAN: usize = 256;
+/// Names remembered as forgotten: more than are forgotten while one is looked up in the database.
+const FORGOTTEN_NAMES: usize = 1024;
 /// Items that may wait for the writer; the quota makes it unlikely that there are ever as many.
 pub const QUEUE_ITEMS_MAX: usize = 65_536;
 
@@ -127,7 +129,7 @@ pub struct State {
     pub settle_now: bool,
     /// How far the database is.
     pub settled: Meta,
-    /// Counts removals of names, so that who looked into the database meanwhile looks again.
+    /// Counts removals of names, for [`State::forgot`].
     pub evictions: u64,
     /// Cost of what is durable and not settled.
     pub unsettled_bytes: usize,
@@ -135,6 +137,8 @@ pub struct State {
     pub unsettled_since: Option<Instant>,
     /// Names that lost their log to another name, which the database does not know yet.
     pub vacated: BTreeSet<SessionId>,
+    // The last names that were removed, in order.
+    forgotten: VecDeque<SessionId>,
     by_term: BTreeMap<Term, LogId>,
     dirty: BTreeSet<LogId>,
     // In the plan that is being settled: until that is done the database may still say otherwise about them.
@@ -163,6 +167,7 @@ impl State {
             unsettled_bytes: 0,
             unsettled_since: None,
             vacated: BTreeSet::new(),
+            forgotten: VecDeque::new(),
             by_term: BTreeMap::new(),
             dirty: BTreeSet::new(),
             settling: BTreeSet::new(),
@@ -202,6 +207,14 @@ impl State {
         let term = self.take_term();
         self.insert(id, Log::reserved(name, epoch, term));
         id
+    }
+
+    /// Whether a name may have been forgotten since `evictions` were counted: who looked into the database meanwhile must
+    /// look again. That others were does not matter, or many who open sessions at a time would wait for each other.
+    #[must_use]
+    pub fn forgot(&self, name: &SessionId, evictions: u64) -> bool {
+        let since = (self.evictions - evictions) as usize;
+        since > self.forgotten.len() || self.forgotten.iter().rev().take(since).any(|found| found == name)
     }
 
     /// Puts something at the end of the queue.
@@ -460,7 +473,8 @@ impl State {
         if log.next == log.durable {
             log.next = head;
         }
-        let mut renamed = log.durable.stage != Stage::Live;
+        // A new log has a name that the database does not know.
+        let mut renamed = log.settled.is_none();
         log.durable = head;
         if let Some(projection) = append.projection {
             renamed |= !projection.has_terms_of(&log.projection);
@@ -515,9 +529,7 @@ impl State {
         self.unindexed.renamed(rename.to.clone());
         log.name = rename.to;
         log.next_name = None;
-        if self.names.get(&rename.from) == Some(&rename.log) {
-            self.names.remove(&rename.from);
-        }
+        self.forget_name(rename.from.clone(), rename.log);
         self.vacated.insert(rename.from);
         self.touch(rename.log);
     }
@@ -547,12 +559,21 @@ impl State {
         });
         let Some((&term, &id)) = idle else { return };
         self.by_term.remove(&term);
-        if let Some(log) = self.logs.remove(&id)
-            && self.names.get(&log.name) == Some(&id)
-        {
-            self.names.remove(&log.name);
+        if let Some(log) = self.logs.remove(&id) {
+            self.forget_name(log.name, id);
         }
+    }
+
+    /// Who looks a name up in the database meanwhile must look again.
+    fn forget_name(&mut self, name: SessionId, id: LogId) {
         self.evictions += 1;
+        if self.names.get(&name) == Some(&id) {
+            self.names.remove(&name);
+        }
+        if self.forgotten.len() == FORGOTTEN_NAMES {
+            self.forgotten.pop_front();
+        }
+        self.forgotten.push_back(name);
     }
 
     fn take_term(&mut self) -> Term {

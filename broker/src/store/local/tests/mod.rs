@@ -7,6 +7,7 @@ mod faulty_disk;
 mod folder;
 mod limits;
 mod model;
+mod rebuild;
 mod recovery;
 mod sim;
 

@@ -31,7 +31,7 @@ const PER_WORKLOAD: u64 = 5_000;
 const AGAIN: usize = 8;
 const WORK_ON: usize = 16;
 /// What images must cover.
-const CLASSES: [&str; 16] = [
+const CLASSES: [&str; 18] = [
     "settling",
     "settling a delete",
     "appending during a settling",
@@ -40,6 +40,8 @@ const CLASSES: [&str; 16] = [
     "growth",
     "truncation",
     "delete",
+    "writing a value",
+    "settling values",
     "names",
     "creation",
     "torn bytes",
@@ -232,6 +234,12 @@ impl<'r> Simulation<'r> {
         self.count("truncation", flight.truncation);
         self.count("names", flight.names);
         self.count("delete", at.group == Some(true) && flight.anything);
+        let values = |commit: usize| self.trace.models.get(commit).map(|model| &model.values);
+        let puts = at.group.is_some() && values(at.acknowledged) != values(at.acknowledged + 1);
+        let settles =
+            at.settling.is_some() && values(at.acknowledged).is_some_and(|values| !values.is_empty());
+        self.count("writing a value", puts && flight.anything);
+        self.count("settling values", settles && flight.anything);
         self.count("torn bytes", matches!(tear, Tear::Sectors { torn: true, .. } | Tear::Prefix));
         self.count("headers only", tear == Tear::Headers && flight.anything);
         let result = catch_unwind(AssertUnwindSafe(|| {

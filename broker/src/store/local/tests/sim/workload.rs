@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::runtime::Runtime;
 
 use crate::store::conformance::id;
+use crate::store::local::keyed;
 use crate::store::local::opening;
 use crate::store::local::plan::LogChange;
 use crate::store::local::quota::QuotaLimits;
@@ -18,12 +19,15 @@ use crate::store::local::tests::sim::disk::{Content, Mark, Op, SimDisk};
 use crate::store::local::tests::sim::rng::Rng;
 use crate::store::local::writer::Writer;
 use crate::store::local::{LocalStore, Outcome};
-use crate::store::{Batch, BatchId, LogId, Opened, Projection, Reservation, Snapshot, Store, Version};
+use crate::store::{Batch, BatchId, Cas, LogId, Opened, Projection, Reservation, Snapshot, Store, Version};
 
 pub(crate) const SALT: u64 = 0x5a17;
 pub(crate) const NAMES: [&str; 5] = ["acme/a", "acme/b", "acme/c/d", "b", "c"];
 /// Keys of rows of a session.
 pub(crate) const ROW_KEYS: u8 = 6;
+/// Terms of sessions, and keys of the table.
+pub(crate) const TERMS: [&str; 3] = ["a", "b", "bb"];
+const KEYS: [&str; 3] = ["k", "kk", "l"];
 /// Groups of one workload.
 const GROUPS: usize = 60;
 
@@ -46,6 +50,28 @@ pub(crate) struct Log {
     pub(crate) records: Vec<Bytes>,
     pub(crate) last_time_ms: u64,
     pub(crate) projection: Bytes,
+    /// Of [`TERMS`], a bit each.
+    pub(crate) terms: u8,
+    pub(crate) deadline_ms: Option<u64>,
+    /// The commit that changed it last.
+    pub(crate) commit: u64,
+}
+
+impl Log {
+    /// One that is being created.
+    pub(crate) fn new(id: LogId, epoch: u64) -> Self {
+        Self {
+            id,
+            epoch,
+            version: 0,
+            records: Vec::new(),
+            last_time_ms: 0,
+            projection: Bytes::new(),
+            terms: 0,
+            deadline_ms: None,
+            commit: 0,
+        }
+    }
 }
 
 /// Every session, after some commit.
@@ -54,6 +80,8 @@ pub(crate) struct Model {
     pub(crate) logs: BTreeMap<String, Arc<Log>>,
     /// Names that were deleted, and the epoch of what is created next.
     pub(crate) epochs: BTreeMap<String, u64>,
+    /// The table.
+    pub(crate) values: BTreeMap<Bytes, Bytes>,
 }
 
 /// The rows of every log, after some settling, and through where they reflect it.
@@ -99,6 +127,10 @@ impl Front {
         let mut outcomes: Vec<Outcome> = Vec::new();
         let mut deletes = false;
         for _ in 0..=self.rng.below(4) {
+            if self.rng.below(8) == 0 {
+                outcomes.push(self.put());
+                continue;
+            }
             let name = NAMES[self.rng.below(NAMES.len())];
             if !self.sessions.contains_key(name) {
                 continue;
@@ -139,18 +171,46 @@ impl Front {
         text.into()
     }
 
+    /// A value or two are written or removed, whatever is there.
+    fn put(&mut self) -> Outcome {
+        self.serial += 1;
+        let first = self.rng.below(KEYS.len());
+        let count = 1 + self.rng.below(2);
+        let writes: Vec<Cas> = (first..first + count)
+            .map(|key| {
+                let length = [0, 10, 500, 9000][self.rng.below(4)];
+                let value = format!("value {} {}", self.serial, "v".repeat(length));
+                let value = (self.rng.below(4) > 0).then(|| Bytes::from(value));
+                Cas { key: Bytes::from(KEYS[key % KEYS.len()]), expected: None, value }
+            })
+            .collect();
+        for Cas { key, value, .. } in writes.clone() {
+            match value {
+                Some(value) => self.model.values.insert(key, value),
+                None => self.model.values.remove(&key),
+            };
+        }
+        keyed::queue(&self.shared, &mut self.shared.state(), &writes).unwrap()
+    }
+
     fn append(&mut self, name: &'static str) -> Outcome {
         let count = [0, 1, 1, 1, 2, 3, 9][self.rng.below(7)];
         let records: Vec<Bytes> = (0..count).map(|_| self.record()).collect();
         self.serial += 1;
-        let projection = (self.rng.below(3) == 0).then(|| Bytes::from(format!("row {}", self.serial)));
+        let projection = (self.rng.below(3) == 0).then(|| {
+            let deadline_ms = (self.rng.below(2) == 0).then(|| self.rng.below(4) as u64);
+            (Bytes::from(format!("row {}", self.serial)), self.rng.below(8) as u8, deadline_ms)
+        });
         let handle = self.sessions.get_mut(name).unwrap();
         let batch = Batch {
             id: BatchId(u128::from(self.serial)),
             base: handle.end,
             records: records.clone(),
             last_time_ms: 1000 + self.serial,
-            projection: projection.clone().map(|row| Projection { row, ..Projection::default() }),
+            projection: projection.clone().map(|(row, terms, deadline_ms)| {
+                let terms = (0..TERMS.len()).filter(|term| terms & 1 << term != 0);
+                Projection { row, terms: terms.map(|term| TERMS[term].into()).collect(), deadline_ms }
+            }),
             origin: None,
             erase: Vec::new(),
             reservation: Reservation::none(),
@@ -161,22 +221,14 @@ impl Front {
         handle.version = version;
         handle.end += count as u64;
         let epoch = handle.opened.lineage.epoch();
-        let model = self.model.logs.entry(name.into()).or_insert_with(|| {
-            Arc::new(Log {
-                id: log,
-                epoch,
-                version: 0,
-                records: Vec::new(),
-                last_time_ms: 0,
-                projection: Bytes::new(),
-            })
-        });
+        let model = self.model.logs.entry(name.into()).or_insert_with(|| Arc::new(Log::new(log, epoch)));
         let model = Arc::make_mut(model);
         model.version = version.0;
         model.records.extend(records);
         model.last_time_ms = 1000 + self.serial;
+        model.commit = self.models.len() as u64;
         if let Some(projection) = projection {
-            model.projection = projection;
+            (model.projection, model.terms, model.deadline_ms) = projection;
         }
         outcome.unwrap()
     }

@@ -2,6 +2,8 @@
 
 pub(crate) mod broker;
 pub(crate) mod history;
+pub(crate) mod probe;
 pub(crate) mod proxy;
 pub(crate) mod rng;
+pub(crate) mod traffic;
 pub(crate) mod wire_client;

@@ -21,7 +21,7 @@ const RECOVERY_KILLS: u64 = 4;
 const ATTEMPTS: usize = 3;
 const SESSIONS: [&str; 3] = ["load/a", "load/b", "load/c"];
 /// Acknowledgements in all between a start and a kill.
-const ACKNOWLEDGED_PER_CYCLE: u64 = 300;
+const ACKNOWLEDGED_PER_CYCLE: u64 = 150;
 /// A kill comes up to this long after that, in microseconds.
 const JITTER_US: u64 = 20_000;
 /// A hang is a failure; nothing here takes this long.

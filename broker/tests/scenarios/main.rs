@@ -4,6 +4,7 @@
 mod bad_input;
 mod cli;
 mod cuts;
+mod damage;
 mod drain;
 mod faults;
 mod hostile;

@@ -1,5 +1,6 @@
 //! What scenarios are made of.
 
+pub(crate) mod acknowledged;
 pub(crate) mod broker;
 pub(crate) mod history;
 pub(crate) mod probe;

@@ -23,6 +23,8 @@ const IN_FLIGHT: usize = 8;
 const BATCH_MAX: u64 = 4;
 /// Deliveries that a visitor stays for, at most.
 const VISIT_MAX: u64 = 6;
+/// Records before the end that a visitor begins at, at most.
+const BACK_MAX: u64 = 200;
 
 /// A session that is worked on.
 #[derive(Clone, Debug)]
@@ -237,14 +239,15 @@ pub(crate) async fn follow(
 /// Readers that come somewhere, stay for some deliveries and leave.
 pub(crate) async fn visit(traffic: Arc<Traffic>, index: usize, name: String, mut rng: Rng) {
     let Worked { session, recorder } = traffic.sessions[index].clone();
-    let (mut stop, mut known_end) = (traffic.stop.subscribe(), 0);
+    let (mut stop, mut known_end) = (traffic.stop.subscribe(), 0_u64);
     while !traffic.stopped() {
         let Some(mut client) = traffic.connect().await else { continue };
-        let from = match rng.below(4) {
+        // Seldom from the start: a long log would be all that is read.
+        let from = match rng.below(16) {
             0 => From::Start(true),
-            1 => From::End(true),
-            2 => From::Last(rng.below(50)),
-            _ => From::Offset(rng.below(known_end + 1)),
+            1..4 => From::End(true),
+            4..8 => From::Last(rng.below(BACK_MAX)),
+            _ => From::Offset(known_end.saturating_sub(rng.below(BACK_MAX))),
         };
         let began = moment();
         client.send(subscribe(&session, from)).await;

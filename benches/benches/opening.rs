@@ -90,7 +90,7 @@ async fn main() {
     }
     times.sort_by(f64::total_cmp);
     let database = std::fs::metadata(data.join("sessions.redb")).unwrap().len() >> 20;
-    println!("COUNT mebibytes={mebibytes}\nCOUNT database_mebibytes={database}");
+    println!("COUNT published_mib={mebibytes}\nCOUNT database_mib={database}");
     println!("COUNT open_median_ms={:.0}", quantile(&times, 0.5));
     println!("COUNT open_max_ms={:.0}", quantile(&times, 1.0));
 }

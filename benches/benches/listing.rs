@@ -5,6 +5,7 @@
 mod common;
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Instant;
 
 use longwire_proto::limits::{LIST_PAGE_DEFAULT, LIST_PAGE_MAX};
@@ -17,6 +18,9 @@ use crate::common::{Broker, Connection, folder, from_env, quantile, record};
 
 const CONNECTIONS: u64 = 8;
 const IN_FLIGHT: usize = 256;
+/// Sessions that one broker process creates, by default: below the store's limit of resident logs, above which creating
+/// many at the same time takes very long.
+const PER_LIFE: u64 = 100_000;
 
 /// Spread over the names, so that neighbours in the list were not created together.
 fn session(number: u64) -> String {
@@ -33,10 +37,10 @@ fn publish(number: u64) -> ClientFrame {
     ClientFrame::Publish(publish)
 }
 
-/// Creates every eighth session, or so. A refusal that may be repeated is.
-async fn create(address: SocketAddr, first: u64, sessions: u64) -> u64 {
+/// Creates one session of every eight, or so. A refusal that may be repeated is.
+async fn create(address: SocketAddr, range: Range<u64>) -> u64 {
     let mut connection = Connection::open(address).await;
-    let mut numbers = (first..sessions).step_by(CONNECTIONS as usize);
+    let mut numbers = range.step_by(CONNECTIONS as usize);
     let (mut in_flight, mut repeated) = (0, 0);
     loop {
         while in_flight < IN_FLIGHT {
@@ -90,13 +94,21 @@ async fn main() {
     let sessions = from_env("LONGWIRE_BENCH_SESSIONS", 1_000_000);
     let folder = folder();
     // Each is used once; live sessions are limited.
-    let broker = Broker::start(&folder.path().join("data"), &[("SESSION_IDLE_MS", "1")]);
+    let start = || Broker::start(&folder.path().join("data"), &[("SESSION_IDLE_MS", "1")]);
+    let per_life = from_env("LONGWIRE_BENCH_SESSIONS_PER_LIFE", PER_LIFE);
     let started = Instant::now();
-    let mut creating = JoinSet::new();
-    for first in 0..CONNECTIONS {
-        creating.spawn(create(broker.address, first, sessions));
+    let (mut broker, mut repeated) = (start(), 0);
+    for life in (0..sessions).step_by(usize::try_from(per_life).unwrap()) {
+        if life > 0 {
+            drop(broker);
+            broker = start();
+        }
+        let mut creating = JoinSet::new();
+        for first in life..life + CONNECTIONS {
+            creating.spawn(create(broker.address, first..sessions.min(life + per_life)));
+        }
+        repeated += creating.join_all().await.into_iter().sum::<u64>();
     }
-    let repeated: u64 = creating.join_all().await.into_iter().sum();
     let seconds = started.elapsed().as_secs_f64();
     println!("{sessions} sessions created in {seconds:.0} s; {repeated} publishes repeated");
     println!("COUNT sessions={sessions}\nCOUNT rss_after_creation_mib={}", broker.memory_mib("VmRSS"));

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod cli;
+mod clocks;
 mod cuts;
 mod damage;
 mod drain;

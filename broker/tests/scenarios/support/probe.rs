@@ -72,6 +72,7 @@ impl Asker<'_> {
         loop {
             match self.client.receive_any().await? {
                 ServerFrame::Heartbeat(_) => {}
+                ServerFrame::Goodbye(_) => return None,
                 frame => return Some(frame),
             }
         }

@@ -99,6 +99,12 @@ pub(crate) fn values(from: u64, records: &[wire::Record]) -> Vec<(u64, Value)> {
     (from..).zip(records.iter().map(|record| value(text(record)))).collect()
 }
 
+/// A broker that stops refuses what it is asked while it does. Nothing else here is refused.
+fn may_be_repeated(refused: &wire::Refused) {
+    let error = refused.error.as_ref().unwrap();
+    assert!(error.retryable, "{refused:?}");
+}
+
 /// A writer without a producer: what it does not know, it does not repeat.
 pub(crate) async fn write_once(traffic: Arc<Traffic>, index: usize, name: String, mut rng: Rng) {
     let Worked { session, recorder } = traffic.sessions[index].clone();
@@ -128,7 +134,10 @@ pub(crate) async fn write_once(traffic: Arc<Traffic>, index: usize, name: String
                     let invocation = open.remove(&ack.request).unwrap();
                     traffic.note(&recorder, &invocation, ack.from);
                 }
-                Some(ServerFrame::Refused(refused)) => panic!("{refused:?}"),
+                Some(ServerFrame::Refused(refused)) => {
+                    may_be_repeated(&refused);
+                    open.remove(&refused.request).unwrap();
+                }
                 Some(_) => {}
                 None => break,
             }
@@ -172,7 +181,11 @@ pub(crate) async fn write_until_known(traffic: Arc<Traffic>, index: usize, name:
                     let (_, invocation) = open.remove(place).unwrap();
                     traffic.note(&recorder, &invocation, ack.from);
                 }
-                Some(ServerFrame::Refused(refused)) => panic!("{refused:?}"),
+                Some(ServerFrame::Refused(refused)) => {
+                    may_be_repeated(&refused);
+                    // What follows it would be out of order.
+                    break;
+                }
                 Some(_) => {}
                 None => break,
             }
@@ -228,6 +241,10 @@ pub(crate) async fn follow(
                     next = delivery.next;
                 }
                 Some(ServerFrame::Heartbeat(_) | ServerFrame::Goodbye(_)) => {}
+                Some(ServerFrame::Refused(refused)) => {
+                    may_be_repeated(&refused);
+                    break;
+                }
                 Some(other) => panic!("{other:?}"),
                 None => break,
             }
@@ -266,7 +283,11 @@ pub(crate) async fn visit(traffic: Arc<Traffic>, index: usize, name: String, mut
                 (Some(ServerFrame::Delivery(delivery)), Some(reader)) => {
                     recorder.saw(reader, values(delivery.from, &delivery.records));
                 }
-                (Some(ServerFrame::Heartbeat(_)), _) => {}
+                (Some(ServerFrame::Heartbeat(_) | ServerFrame::Goodbye(_)), _) => {}
+                (Some(ServerFrame::Refused(refused)), None) => {
+                    may_be_repeated(&refused);
+                    break;
+                }
                 (Some(other), _) => panic!("{other:?}"),
                 (None, _) => break,
             }

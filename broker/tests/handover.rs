@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use longwire_broker::store::LogId;
 use longwire_broker::tail::{Progress, Tail, TailRead};
 use longwire_proto::position::Lineage;
@@ -17,13 +18,32 @@ const SPINS_MAX: u64 = 400;
 /// A hang is a failure; nothing here takes this long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+fn live() -> Arc<Tail> {
+    let tail = Arc::new(Tail::new(Arc::default()));
+    let lineage = Arc::new(Lineage::beginning(0));
+    tail.loaded(Progress { log: LogId(1), lineage, start: 0, end: 0, closed: false });
+    tail
+}
+
+/// Between looking and waiting a reader does other things. What changes meanwhile is told at once when it waits.
+#[test]
+fn a_change_between_looking_and_waiting_is_told() {
+    let tail = live();
+    let mut reader = tail.attach().unwrap();
+    assert!(matches!(reader.read(0), TailRead::AtEnd(_)));
+    assert!(reader.changed().now_or_never().is_none(), "nothing has changed");
+    assert!(matches!(reader.read(0), TailRead::AtEnd(_)));
+    tail.extend(0, vec![Bytes::from_static(b"record")], false);
+    assert!(reader.changed().now_or_never().is_some(), "the record is not told");
+    assert!(matches!(reader.read(0), TailRead::Batch(_)));
+    assert!(reader.changed().now_or_never().is_none(), "it was seen");
+}
+
 /// The writer makes one record as soon as the reader has seen the one before, which is when the reader looks again,
 /// finds nothing and begins to wait. A change that it takes for seen without having looked leaves both waiting.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_change_escapes_a_reader_that_begins_to_wait() {
-    let tail = Arc::new(Tail::new(Arc::default()));
-    let lineage = Arc::new(Lineage::beginning(0));
-    tail.loaded(Progress { log: LogId(1), lineage, start: 0, end: 0, closed: false });
+    let tail = live();
     let mut reader = tail.attach().unwrap();
     let seen = Arc::new(AtomicU64::new(0));
     let writer = std::thread::spawn({

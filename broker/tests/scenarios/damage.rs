@@ -92,8 +92,8 @@ fn change<T>(path: &Path, change: impl FnOnce(&mut Vec<u8>) -> T) -> T {
 enum Damage {
     /// So many bits of a file.
     Flips(PathBuf, u64),
-    /// A file cut to so many bytes.
-    Cut(PathBuf, u64),
+    /// A file cut short.
+    Cut(PathBuf),
     /// One bit of every copy of one record, and of nothing else.
     Record { session: &'static str, offset: u64 },
 }
@@ -124,12 +124,8 @@ fn damage(closed: &Closed, copied: &Path, rng: &mut Rng) -> Damage {
     if rng.below(CUT_ONE_IN) == 0 {
         // Not the journal: what is cut off its end looks like the torn end of a crash.
         let file = PathBuf::from(if rng.below(4) == 0 { "FORMAT" } else { DATABASE });
-        let left = change(&copied.join(&file), |bytes| {
-            let left = rng.below(bytes.len() as u64);
-            bytes.truncate(left as usize);
-            left
-        });
-        return Damage::Cut(file, left);
+        change(&copied.join(&file), |bytes| bytes.truncate(rng.below(bytes.len() as u64) as usize));
+        return Damage::Cut(file);
     }
     if rng.below(RECORD_ONE_IN) == 0 && closed.journal.is_empty() {
         let session = SESSIONS[rng.below(SESSIONS.len() as u64) as usize];
@@ -194,7 +190,7 @@ impl Counts {
         self.folders += 1;
         match damage {
             Damage::Flips(_, count) => self.flips += count,
-            Damage::Cut(..) => self.cuts += 1,
+            Damage::Cut(_) => self.cuts += 1,
             Damage::Record { .. } => {
                 self.flips += 1;
                 self.records += 1;
@@ -206,7 +202,7 @@ impl Counts {
     fn refused(&mut self, damage: &Damage, said: &str) {
         self.refused += 1;
         let file = match damage {
-            Damage::Flips(file, _) | Damage::Cut(file, _) => file.file_name().unwrap().to_str().unwrap(),
+            Damage::Flips(file, _) | Damage::Cut(file) => file.file_name().unwrap().to_str().unwrap(),
             Damage::Record { .. } => panic!("one record is damaged, and the start was refused: {said}"),
         };
         let segment = file.parse().ok().map(|number: u64| format!("segment {number};"));

@@ -10,6 +10,7 @@ mod drain;
 mod faults;
 mod hostile;
 mod kill9;
+mod order;
 mod outbox;
 mod page;
 mod protocol;

@@ -70,8 +70,9 @@ async fn list(connection: &mut Connection, sessions: u64, limit: usize) -> Vec<f
         let list = wire::ListSessions {
             request: 1,
             prefix: "list/".into(),
-            after: after.clone(),
+            page: after.clone(),
             limit: limit.try_into().unwrap(),
+            ..Default::default()
         };
         let started = Instant::now();
         connection.send(ClientFrame::ListSessions(list)).await;
@@ -80,7 +81,7 @@ async fn list(connection: &mut Connection, sessions: u64, limit: usize) -> Vec<f
         found += page.sessions.len() as u64;
         assert!(page.sessions.is_sorted_by(|one, other| one.session < other.session));
         assert!(page.sessions.first().is_none_or(|first| first.session > after));
-        after = page.next_after;
+        after = page.next_page;
         if after.is_empty() {
             assert_eq!(found, sessions);
             times.sort_by(f64::total_cmp);

@@ -125,7 +125,7 @@ impl Asker<'_> {
         let began = moment();
         let session = self.worked().session.clone();
         let limit = u32::try_from(limit).unwrap();
-        let read = wire::Read { request: 1, session, place, limit, filter: None };
+        let read = wire::Read { request: 1, session, place, limit, ..Default::default() };
         match self.request(ClientFrame::Read(read)).await? {
             ServerFrame::Page(page) => {
                 assert_eq!(page.outcome, "resumed", "{page:?}");

@@ -7,6 +7,7 @@
 //!                                                        reads ◀────┘  └── reads, once settled
 //! ```
 
+pub mod backup;
 pub mod ballast;
 pub mod compact;
 pub mod database;
@@ -23,6 +24,7 @@ pub mod lifecycle;
 pub mod listing;
 pub mod log;
 pub mod opening;
+pub mod partial;
 pub mod place;
 pub mod plan;
 pub mod projected;
@@ -53,6 +55,7 @@ use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::{oneshot, watch};
 
+use crate::backup::BackedUp;
 use crate::store::local::disk::{Disk, RealDisk};
 use crate::store::local::error::OpenStoreError;
 use crate::store::local::folder::DataFolder;
@@ -520,6 +523,10 @@ impl Store for LocalStore {
 
     fn cas(&self, writes: Vec<Cas>) -> StoreFuture<()> {
         Box::pin(keyed::cas(Arc::clone(&self.shared), writes))
+    }
+
+    fn back_up(&self, folder: PathBuf) -> StoreFuture<BackedUp> {
+        Box::pin(backup::back_up(Arc::clone(&self.shared), folder))
     }
 
     fn commits(&self) -> watch::Receiver<u64> {

@@ -1,5 +1,6 @@
 //! Tests of the engine on the local disk.
 
+mod backup;
 mod conform;
 mod corruption;
 mod faults;

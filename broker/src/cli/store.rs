@@ -14,7 +14,7 @@ use longwire_broker::store::local::stats::{Stats, stats};
 use longwire_broker::store::local::{LocalConfig, LocalStore};
 use serde_json::json;
 
-use crate::cli::EXIT_FAILURE;
+use crate::cli::{EXIT_FAILURE, restore};
 
 /// Looks after a data folder. No broker may be running on it.
 #[derive(Debug, clap::Args)]
@@ -38,6 +38,12 @@ enum StoreCommand {
     /// Makes anew what sessions are found by: names, terms, the order of changes, deadlines
     #[command(after_help = "Example:\n  longwire store rebuild --data longwire-data")]
     Rebuild(Folder),
+    /// Makes a new data folder of a backup, in which every session begins a new epoch
+    #[command(after_help = "Example:\n  longwire store restore backups/monday --data longwire-data")]
+    Restore(restore::RestoreArgs),
+    /// Says what was erased, as lines of JSON, for a restore of an older backup
+    #[command(after_help = "Example:\n  longwire store erasures --data longwire-data > erasures.jsonl")]
+    Erasures(Folder),
 }
 
 #[derive(Debug, clap::Args)]
@@ -78,6 +84,8 @@ pub(crate) async fn run(args: StoreArgs, json: bool) -> anyhow::Result<ExitCode>
             print_rebuilt(&rebuilt, json)?;
             Ok(if rebuilt.damaged == 0 { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
         }
+        StoreCommand::Restore(args) => restore::run(args, json).await,
+        StoreCommand::Erasures(folder) => restore::erasures(existing(folder)?).await,
     }
 }
 

@@ -33,6 +33,7 @@ pub mod reader;
 pub mod rebuild;
 pub mod record;
 pub mod recovery;
+pub mod restore;
 pub mod segment;
 pub mod settler;
 pub mod shared;

@@ -127,8 +127,21 @@ impl Driver {
 
 async fn load(store: &dyn Store, session: &SessionId) -> Result<(Loaded, Progress), StoreError> {
     let opened = store.open(session).await?;
-    let Opened { log, exists, term, version, lineage, start, end, born, own_from, bytes, snapshot_through } =
-        opened;
+    let (state, through) = replay(store, &opened).await?;
+    let Opened { log, exists, term, version, lineage, start, end, own_from, bytes, .. } = opened;
+    let closed = state.summary().closed;
+    let progress = Progress { log, lineage: Arc::new(lineage), start, end, closed };
+    let machine = Machine::new(state, through);
+    Ok((Loaded { log, term, version, exists, own_from, bytes, machine }, progress))
+}
+
+/// The state of a log: its last snapshot, and the records after that. Answers up to where the snapshot was, too.
+///
+/// # Errors
+/// Those of reading it.
+pub(crate) async fn replay(store: &dyn Store, opened: &Opened) -> Result<(State, u64), StoreError> {
+    let Opened { log, start, end, born, snapshot_through, .. } = *opened;
+    let lineage = opened.lineage.clone();
     let head = match snapshot_through {
         Some(_) => store.rows(log, vec![State::head_key()]).await?.pop().flatten(),
         None => None,
@@ -138,7 +151,7 @@ async fn load(store: &dyn Store, session: &SessionId) -> Result<(Loaded, Progres
         let what = "the snapshot that trimming relies on is missing".to_owned();
         return Err(StoreError::Corrupt { log, offset: 0, what });
     }
-    let mut state = snapshot.unwrap_or_else(|| State::beginning_at(lineage.clone(), born));
+    let mut state = snapshot.unwrap_or_else(|| State::beginning_at(lineage, born));
     let through = state.end();
     while state.end() < end {
         let chunk = store.read(log, state.end(), REPLAY_LIMIT).await?;
@@ -157,10 +170,7 @@ async fn load(store: &dyn Store, session: &SessionId) -> Result<(Loaded, Progres
             state.fold(record);
         }
     }
-    let closed = state.summary().closed;
-    let progress = Progress { log, lineage: Arc::new(lineage), start, end, closed };
-    let machine = Machine::new(state, through);
-    Ok((Loaded { log, term, version, exists, own_from, bytes, machine }, progress))
+    Ok((state, through))
 }
 
 fn unknown(why: &str) -> Error {

@@ -28,6 +28,7 @@ pub mod partial;
 pub mod place;
 pub mod plan;
 pub mod projected;
+pub mod projections;
 pub mod quota;
 pub mod reader;
 pub mod rebuild;

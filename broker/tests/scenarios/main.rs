@@ -14,6 +14,7 @@ mod life;
 mod order;
 mod outbox;
 mod page;
+mod patterns;
 mod protocol;
 mod python;
 mod residency;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use longwire_proto::position::Lineage;
+use longwire_proto::record;
 use longwire_proto::session_id::SessionId;
 
 use crate::store::ancestry::{ANCESTORS_MAX, Ancestry};
@@ -156,6 +157,49 @@ impl Inner {
         }
     }
 
+    /// Where the records are that a batch erases.
+    fn erased(&self, id: LogId, batch: &Batch) -> Result<Vec<(LogId, u64)>, StoreError> {
+        let Some(log) = self.logs.get(&id).filter(|log| log.exists) else {
+            let what = "a log that does not exist yet has nothing to erase";
+            return if batch.erase.is_empty() {
+                Ok(Vec::new())
+            } else {
+                Err(StoreError::OutOfRange(what.into()))
+            };
+        };
+        let mut erased = Vec::new();
+        for range in &batch.erase {
+            if range.end > batch.base {
+                let what = format!("{} to {} is not below {}", range.start, range.end, batch.base);
+                return Err(StoreError::OutOfRange(what));
+            }
+            for offset in range.clone() {
+                let holder = log.ancestry.holder(offset).map_or(id, |(holder, _)| holder);
+                if holder != id && offset < log.start {
+                    continue;
+                }
+                if holder != id && self.logs.get(&holder).is_some_and(|holder| !holder.deleted) {
+                    let what = format!("the record {offset} is one of log {}", holder.0);
+                    return Err(StoreError::OutOfRange(what));
+                }
+                erased.push((holder, offset));
+            }
+        }
+        Ok(erased)
+    }
+
+    fn erase(&mut self, holder: LogId, offset: u64) {
+        let Some(log) = self.logs.get_mut(&holder) else { return };
+        let index = offset.checked_sub(log.base).and_then(|index| usize::try_from(index).ok());
+        let Some(record) = index.and_then(|index| log.records.get_mut(index)) else { return };
+        if let Some(left) = record::erased(record) {
+            if offset >= log.start {
+                log.bytes = log.bytes.saturating_sub((record.len() - left.len().min(record.len())) as u64);
+            }
+            *record = left;
+        }
+    }
+
     /// What a log with this origin shows of others.
     fn ancestry(&self, id: LogId, origin: &Origin, base: u64) -> Result<Ancestry, StoreError> {
         let start = origin.start;
@@ -275,6 +319,9 @@ impl Inner {
             Some(origin) => self.ancestry(id, origin, batch.base)?,
             None => Ancestry::default(),
         };
+        for (holder, offset) in self.erased(id, &batch)? {
+            self.erase(holder, offset);
+        }
         let log = self.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
         if let Some(origin) = batch.origin {
             log.lineage = origin.lineage;

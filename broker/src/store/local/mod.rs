@@ -11,6 +11,7 @@ pub mod ballast;
 pub mod compact;
 pub mod database;
 pub mod disk;
+pub mod erasing;
 pub mod error;
 pub mod folder;
 pub mod format;
@@ -30,6 +31,7 @@ pub mod settler;
 pub mod shared;
 pub mod state;
 pub mod table;
+pub mod wipe;
 pub mod writer;
 
 #[cfg(test)]
@@ -45,6 +47,7 @@ use longwire_proto::session_id::SessionId;
 use tokio::sync::oneshot;
 
 use crate::store::local::disk::{Disk, RealDisk};
+use crate::store::local::erasing::ERASE_RANGES_MAX;
 use crate::store::local::error::OpenStoreError;
 use crate::store::local::folder::DataFolder;
 use crate::store::local::group::{Append, BLOCK_BYTES};
@@ -66,6 +69,8 @@ pub const BATCH_BYTES_MAX: usize = 5 << 20;
 pub const BATCH_RECORDS_MAX: usize = 8192;
 /// What a batch costs in memory beside its records.
 pub const BATCH_OVERHEAD_BYTES: usize = 512;
+/// What a range to erase costs in the journal and in memory.
+const ERASE_BYTES: usize = 64;
 /// What a row of a snapshot costs in memory beside key and value.
 const ROW_OVERHEAD_BYTES: usize = 128;
 /// What a reservation adds for overhead, as a part of the bytes asked for: right for records of 400 bytes; shorter ones
@@ -162,6 +167,30 @@ impl LocalStore {
         }
     }
 
+    /// Resolves when everything that was erased or deleted before this call is in no file of the folder any more, and does
+    /// not wait for the time that this is otherwise put off.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the store is in trouble.
+    pub async fn erased(&self) -> Result<(), StoreError> {
+        let mut wiped = self.shared.wiped.subscribe();
+        let target = {
+            let mut state = self.shared.state();
+            state.wipe_asked = state.erased_commit;
+            self.shared.settle.notify_one();
+            state.erased_commit
+        };
+        loop {
+            if *wiped.borrow_and_update() >= target {
+                return Ok(());
+            }
+            tokio::select! {
+                _ = wiped.changed() => {}
+                trouble = self.shared.health.troubled() => return Err(trouble),
+            }
+        }
+    }
+
     fn stop(shared: &Shared, how: Stop) {
         {
             let mut state = shared.state();
@@ -201,6 +230,7 @@ impl LocalStore {
         {
             return Err(StoreError::VersionConflict);
         }
+        let erase = lifecycle::erase(&state, id, log, &batch)?;
         let create = begins.then(|| lifecycle::create(&state, id, log, &batch)).transpose()?.map(Box::new);
         let mut reservation = batch.reservation;
         reservation.absorb(shared.quota.charge(missing)?);
@@ -223,7 +253,7 @@ impl LocalStore {
             last_time_ms: batch.last_time_ms,
             records,
             projection: batch.projection.map(|projection| projection.row),
-            erase: Vec::new(),
+            erase,
         };
         let (reply, durable) = oneshot::channel();
         state.queue.push_back(Queued::Append { create, append, reservation, bytes, reply });
@@ -385,6 +415,9 @@ fn check_size(batch: &Batch) -> Result<(), StoreError> {
     if batch.records.len() > BATCH_RECORDS_MAX {
         return refuse("records", batch.records.len(), BATCH_RECORDS_MAX);
     }
+    if batch.erase.len() > ERASE_RANGES_MAX {
+        return refuse("ranges to erase", batch.erase.len(), ERASE_RANGES_MAX);
+    }
     Ok(())
 }
 
@@ -394,7 +427,8 @@ fn content_bytes(batch: &Batch) -> usize {
 }
 
 fn cost(batch: &Batch) -> usize {
-    content_bytes(batch) + batch.records.len() * RECORD_OVERHEAD_BYTES + BATCH_OVERHEAD_BYTES
+    let records = content_bytes(batch) + batch.records.len() * RECORD_OVERHEAD_BYTES;
+    records + batch.erase.len() * ERASE_BYTES + BATCH_OVERHEAD_BYTES
 }
 
 async fn durable(outcome: Outcome) -> Result<(), StoreError> {
@@ -426,7 +460,7 @@ impl Store for LocalStore {
 
     fn append(&self, log: LogId, term: Term, version: Version, batch: Batch) -> StoreFuture<Version> {
         let shared = Arc::clone(&self.shared);
-        let others = lifecycle::others(&batch);
+        let others = lifecycle::others(&shared, log, &batch);
         if !others.is_empty() {
             return Box::pin(async move {
                 Self::make_resident(&shared, others).await?;

@@ -10,15 +10,18 @@ use crate::store::Reservation;
 use crate::store::ancestry::Ancestry;
 use crate::store::local::database::{Database, DatabaseFailure};
 use crate::store::local::format::FORMAT_VERSION;
+use crate::store::local::group::Erase;
 use crate::store::local::log::{Rows, Settled, SnapshotReply};
 use crate::store::local::record::Records;
 use crate::store::local::table::chunks::{CHUNKS, Packer};
 use crate::store::local::table::doomed::DOOMED;
+use crate::store::local::table::erasing::{self, ERASING};
 use crate::store::local::table::logs::{LOGS, LogRow};
 use crate::store::local::table::meta::{self, META, Meta};
 use crate::store::local::table::names::{NAMES, Name};
 use crate::store::local::table::rows::{self, ROWS};
 use crate::store::local::table::shares::{self, SHARES};
+use crate::store::local::table::shred;
 
 /// What changes about one log.
 #[derive(Debug)]
@@ -70,6 +73,8 @@ pub struct Plan {
     pub bytes: usize,
     /// Names that lost their log to another name.
     pub vacated: Vec<SessionId>,
+    /// Records that were erased.
+    pub erase: Vec<Erase>,
 }
 
 impl Plan {
@@ -95,7 +100,7 @@ impl Plan {
         let mut shares = transaction.open_table(SHARES)?;
         // Names in this order: one that was given up or deleted may have another log by now.
         for name in &self.vacated {
-            names.remove(name.as_str())?;
+            shred::take(&mut names, &name.as_str())?;
         }
         for (log, change) in &self.logs {
             let LogChange::Deleted { name, next_epoch, in_database, ancestry, base, batches } = change else {
@@ -108,7 +113,7 @@ impl Plan {
                 doomed.insert(holder.0, 0)?;
             }
             if *in_database {
-                logs.remove(log.0)?;
+                shred::take(&mut logs, &log.0)?;
             }
             if *in_database || !batches.is_empty() {
                 doomed.insert(log.0, 0)?;
@@ -116,7 +121,7 @@ impl Plan {
         }
         for (log, change) in &self.logs {
             let LogChange::Live { row, settled, ancestry, base, batches, rows } = change else { continue };
-            logs.insert(log.0, row.encode(*log).as_slice())?;
+            shred::put(&mut logs, &log.0, &row.encode(*log))?;
             if settled.as_ref().is_none_or(|settled| settled.name != row.name) {
                 let name = row.name.as_str();
                 names.insert(name, Name::Log(*log).encode(name).as_slice())?;
@@ -133,10 +138,16 @@ impl Plan {
             for (key, row) in rows.iter().flat_map(|rows| rows.iter()) {
                 match row {
                     Some(row) => {
-                        snapshot_rows.insert((log.0, &key[..]), rows::encode(*log, key, row).as_slice())?;
+                        shred::put(&mut snapshot_rows, &(log.0, &key[..]), &rows::encode(*log, key, row))?;
                     }
-                    None => drop(snapshot_rows.remove((log.0, &key[..]))?),
+                    None => shred::take(&mut snapshot_rows, &(log.0, &key[..]))?,
                 }
+            }
+        }
+        if !self.erase.is_empty() {
+            let mut erasing = transaction.open_table(ERASING)?;
+            for Erase { log, offsets } in &self.erase {
+                erasing::put(&mut erasing, *log, offsets.clone())?;
             }
         }
         let meta = Meta { format: FORMAT_VERSION, ..self.meta };
@@ -177,11 +188,11 @@ fn put_records(
     };
     for record in batches.iter().flat_map(|records| records.iter()) {
         if let Some((key, value)) = packer.push(record) {
-            chunks.insert(key, value.as_slice())?;
+            shred::put(chunks, &key, &value)?;
         }
     }
     if let Some((key, value)) = packer.close() {
-        chunks.insert(key, value.as_slice())?;
+        shred::put(chunks, &key, &value)?;
     }
     Ok(())
 }

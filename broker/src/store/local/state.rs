@@ -14,9 +14,11 @@ use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::oneshot;
 
-use crate::store::local::group::{Append, BLOCK_BYTES, Create, Delete, Item, Rename, Trim};
+use crate::store::local::erasing::Erasing;
+use crate::store::local::group::{Append, BLOCK_BYTES, Create, Delete, Erase, Item, Rename, Trim};
 use crate::store::local::log::{Head, Log, Settled, Stage, Unsettled};
 use crate::store::local::plan::{LogChange, Plan};
+use crate::store::local::table::erasing::Rewritten;
 use crate::store::local::table::logs::LogRow;
 use crate::store::local::table::meta::Meta;
 use crate::store::{LogId, Reservation, StoreError, Term};
@@ -118,6 +120,17 @@ pub struct State {
     pub unsettled_since: Option<Instant>,
     /// Names that lost their log to another name, which the database does not know yet.
     pub vacated: BTreeSet<SessionId>,
+    /// Erased records that may still be somewhere as they were.
+    pub erasing: Erasing,
+    /// The last durable commit that erased or deleted something.
+    pub erased_commit: u64,
+    /// Since when something that was erased or deleted is still in the files.
+    pub erased_since: Option<Instant>,
+    /// Somebody waits until what this commit erased is in no file any more.
+    pub wipe_asked: u64,
+    // Erased since the last plan; and whether the commit at hand erases or deletes something.
+    erased: Vec<Erase>,
+    erases: bool,
     by_term: BTreeMap<Term, LogId>,
     dirty: BTreeSet<LogId>,
     // In the plan that is being settled: until that is done the database may still say otherwise about them.
@@ -144,6 +157,12 @@ impl State {
             unsettled_bytes: 0,
             unsettled_since: None,
             vacated: BTreeSet::new(),
+            erasing: Erasing::default(),
+            erased_commit: settled.erased_commit,
+            erased_since: (settled.erased_commit > settled.wiped_commit).then(Instant::now),
+            wipe_asked: settled.erased_commit,
+            erased: Vec::new(),
+            erases: false,
             by_term: BTreeMap::new(),
             dirty: BTreeSet::new(),
             settling: BTreeSet::new(),
@@ -201,7 +220,6 @@ impl State {
 
     /// Makes what a group did visible, and gives the callers to tell. The commit is durable.
     pub fn publish(&mut self, commit: u64, group: impl IntoIterator<Item = Queued>) -> Vec<Reply> {
-        self.durable_commit = commit;
         let mut replies = Vec::new();
         for queued in group {
             match queued {
@@ -226,6 +244,7 @@ impl State {
                 }
             }
         }
+        self.committed(commit);
         replies
     }
 
@@ -274,9 +293,19 @@ impl State {
         Ok(Some(()))
     }
 
-    /// A commit that was found in the journal was replayed.
-    pub fn replayed(&mut self, commit: u64) {
+    /// The items of a durable commit are applied.
+    pub fn committed(&mut self, commit: u64) {
         self.durable_commit = commit;
+        if std::mem::take(&mut self.erases) {
+            self.erased_commit = commit;
+            self.erased_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// What was erased or deleted up to this commit is in no file any more.
+    pub fn wiped(&mut self, commit: u64) {
+        self.settled.wiped_commit = commit;
+        self.erased_since = (self.erased_commit > commit).then(Instant::now);
     }
 
     /// Whether the database knows everything.
@@ -303,6 +332,7 @@ impl State {
             settled_commit: self.durable_commit,
             settle: self.settled.settle + 1,
             next_log: self.next_log,
+            erased_commit: self.erased_commit,
             ..self.settled
         };
         let mut plan = Plan {
@@ -312,11 +342,15 @@ impl State {
             reservations: Vec::new(),
             bytes: std::mem::take(&mut self.unsettled_bytes),
             vacated: self.vacated.iter().cloned().collect(),
+            erase: std::mem::take(&mut self.erased),
         };
         self.unsettled_since = None;
         self.settling = std::mem::take(&mut self.dirty);
         for &id in &self.settling {
             let Some(log) = self.logs.get_mut(&id) else { continue };
+            if !self.erasing.is_empty() {
+                log.forget_erased(id, &self.erasing);
+            }
             if log.durable.stage == Stage::Deleted {
                 let change = LogChange::Deleted {
                     name: log.name.clone(),
@@ -379,6 +413,14 @@ impl State {
         garbage
     }
 
+    /// Chunks were rewritten: their records need not be looked at any more.
+    pub fn rewritten(&mut self, step: &Rewritten) {
+        self.erasing.remove(step.log, &step.offsets);
+        if let Some(log) = self.logs.get_mut(&step.log) {
+            log.bytes = log.bytes.saturating_sub(step.freed_from(log.start));
+        }
+    }
+
     fn apply_create(&mut self, create: Create) {
         let base = create.base();
         for (holder, until) in create.ancestry.entries() {
@@ -401,6 +443,11 @@ impl State {
     }
 
     fn apply_append(&mut self, append: Append, reservation: Reservation, bytes: usize) {
+        for erase in &append.erase {
+            self.erasing.add(erase.log, erase.offsets.clone());
+        }
+        self.erases |= !append.erase.is_empty();
+        self.erased.extend(append.erase);
         let Some(log) = self.logs.get_mut(&append.log) else { return };
         let head = Head {
             stage: Stage::Live,
@@ -426,6 +473,7 @@ impl State {
 
     fn apply_delete(&mut self, delete: &Delete) {
         let Some(log) = self.logs.get_mut(&delete.log) else { return };
+        self.erases = true;
         log.durable.stage = Stage::Deleted;
         log.next.stage = Stage::Deleted;
         // What others show of it must still get into the database.

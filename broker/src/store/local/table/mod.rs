@@ -5,11 +5,14 @@
 
 pub mod chunks;
 pub mod doomed;
+pub mod erasing;
+pub mod filler;
 pub mod logs;
 pub mod meta;
 pub mod names;
 pub mod rows;
 pub mod shares;
+pub mod shred;
 
 use std::fmt;
 

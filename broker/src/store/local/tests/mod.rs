@@ -4,11 +4,13 @@ mod conform;
 mod corruption;
 mod faults;
 mod faulty_disk;
+mod fixture;
 mod folder;
 mod limits;
 mod model;
 mod recovery;
 mod sim;
+mod wiping;
 
 use std::time::Duration;
 

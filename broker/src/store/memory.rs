@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::ready;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use longwire_proto::position::Lineage;
+use longwire_proto::record;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::watch;
 
@@ -175,6 +177,45 @@ impl Inner {
         }
     }
 
+    /// Where the records are that a batch erases.
+    fn erased(&self, id: LogId, ranges: &[Range<u64>], base: u64) -> Result<Vec<(LogId, u64)>, StoreError> {
+        let Some(log) = self.logs.get(&id).filter(|log| log.exists) else {
+            let what = "a log that does not exist yet has nothing to erase";
+            return if ranges.is_empty() { Ok(Vec::new()) } else { Err(StoreError::OutOfRange(what.into())) };
+        };
+        let mut erased = Vec::new();
+        for range in ranges {
+            if range.end > base {
+                let what = format!("{} to {} is not below {base}", range.start, range.end);
+                return Err(StoreError::OutOfRange(what));
+            }
+            for offset in range.clone() {
+                let holder = log.ancestry.holder(offset).map_or(id, |(holder, _)| holder);
+                if holder != id && offset < log.start {
+                    continue;
+                }
+                if holder != id && self.logs.get(&holder).is_some_and(|holder| !holder.deleted) {
+                    let what = format!("the record {offset} is one of log {}", holder.0);
+                    return Err(StoreError::OutOfRange(what));
+                }
+                erased.push((holder, offset));
+            }
+        }
+        Ok(erased)
+    }
+
+    fn erase(&mut self, holder: LogId, offset: u64) {
+        let Some(log) = self.logs.get_mut(&holder) else { return };
+        let index = offset.checked_sub(log.base).and_then(|index| usize::try_from(index).ok());
+        let Some(record) = index.and_then(|index| log.records.get_mut(index)) else { return };
+        if let Some(left) = record::erased(record) {
+            if offset >= log.start {
+                log.bytes = log.bytes.saturating_sub((record.len() - left.len().min(record.len())) as u64);
+            }
+            *record = left;
+        }
+    }
+
     /// What a log with this origin shows of others.
     fn ancestry(&self, id: LogId, origin: &Origin, base: u64) -> Result<Ancestry, StoreError> {
         let start = origin.start;
@@ -294,6 +335,9 @@ impl Inner {
             Some(origin) => self.ancestry(id, origin, batch.base)?,
             None => Ancestry::default(),
         };
+        for (holder, offset) in self.erased(id, &batch.erase, batch.base)? {
+            self.erase(holder, offset);
+        }
         let commit = self.commit();
         let log = self.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
         log.commit = commit;
@@ -390,6 +434,14 @@ impl Store for MemoryStore {
             deleted.deleted = true;
             deleted.rows.clear();
             Ok(())
+        })
+    }
+
+    fn check_erase(&self, log: LogId, ranges: Vec<Range<u64>>) -> StoreFuture<()> {
+        self.answer(|inner| {
+            let end = inner.logs.get(&log).map_or(0, Log::end);
+            let kept: Vec<_> = ranges.iter().map(|range| range.start..range.end.min(end)).collect();
+            inner.erased(log, &kept, end).map(drop)
         })
     }
 

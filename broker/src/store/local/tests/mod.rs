@@ -4,12 +4,14 @@ mod conform;
 mod corruption;
 mod faults;
 mod faulty_disk;
+mod fixture;
 mod folder;
 mod limits;
 mod model;
 mod rebuild;
 mod recovery;
 mod sim;
+mod wiping;
 
 use std::time::Duration;
 

@@ -22,12 +22,13 @@ use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
 use crate::ageing::Ageing;
+use crate::backup::Expiry;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connection::{ConnectionContext, ConnectionTimes};
 use crate::http::{HttpContext, SocketPermit, router};
 use crate::hub::Hub;
-use crate::scheduler::{Scheduler, last_known_ms};
+use crate::scheduler::{Scheduler, last_known_ms, write_clock};
 use crate::scrub::Scrub;
 use crate::store::{Store, StoreError};
 
@@ -88,6 +89,7 @@ pub struct Server {
 
 async fn ageing(store: &dyn Store, clock: Clock, trust: bool) -> Result<Ageing, ServeError> {
     if trust {
+        write_clock(store, clock).await;
         return Ok(Ageing::default());
     }
     let known_ms = last_known_ms(store).await.map_err(ServeError::Store)?;
@@ -99,6 +101,9 @@ async fn ageing(store: &dyn Store, clock: Clock, trust: bool) -> Result<Ageing, 
             "the clock is more than a day from where it was: nothing expires by age for the next 24 hours; if it is \
             right, start with `--trust-clock`"
         );
+    } else {
+        // Before anything is served: a broker that is killed at once must not leave records without a clock to compare.
+        write_clock(store, clock).await;
     }
     Ok(ageing)
 }
@@ -177,7 +182,8 @@ impl Server {
         }
     }
 
-    /// Starts what the broker does by itself: waking sessions whose deadline has come, and the scrub.
+    /// Starts what the broker does by itself: waking sessions whose deadline has come, the scrub, and removing
+    /// old backups.
     fn start_chores(&self) -> Chores {
         let chores = Chores { stop: CancellationToken::new(), tasks: TaskTracker::new() };
         let clock = self.http.connections.clock;
@@ -187,6 +193,10 @@ impl Server {
             let store = Arc::clone(self.hub.store());
             let scrub = Scrub { store, bytes_per_second: self.config.scrub_bytes_per_second };
             chores.tasks.spawn(scrub.run(chores.stop.clone()));
+        }
+        if let (Some(backups), Some(keep_ms)) = (self.config.backups.clone(), self.config.backups_keep_ms) {
+            let expiry = Expiry { backups, keep: Config::time(keep_ms), clock, ageing: self.ageing };
+            chores.tasks.spawn(expiry.run(chores.stop.clone()));
         }
         chores.tasks.close();
         chores

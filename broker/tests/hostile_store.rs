@@ -121,6 +121,10 @@ impl Store for HostileStore {
         self.inner.delete(log, term)
     }
 
+    fn check_erase(&self, log: LogId, ranges: Vec<std::ops::Range<u64>>) -> StoreFuture<()> {
+        self.inner.check_erase(log, ranges)
+    }
+
     fn trim(&self, log: LogId, term: Term, start: u64, freed_bytes: u64) -> StoreFuture<()> {
         self.inner.trim(log, term, start, freed_bytes)
     }

@@ -48,7 +48,7 @@ pub mod kind {
     pub const MESSAGE: u32 = 0;
     /// A change of the session itself; the body is a `SessionChange`. Only the broker writes it.
     pub const SESSION: u32 = 10;
-    /// What is left of a record that was erased: when it was made and by whom, nothing else.
+    /// What is left of a record whose content was erased: when, who, and which publish. Only the broker writes it.
     pub const TOMBSTONE: u32 = 11;
     /// Kinds below this are the broker's; those that it does not know how to check yet are refused.
     pub const RESERVED_BELOW: u32 = 32;
@@ -339,6 +339,28 @@ pub fn seal(stamp: &Stamp, records: &[Bytes]) -> Vec<Bytes> {
     records.iter().map(&mut seal_one).collect()
 }
 
+/// What is left of a sealed record when its content is erased: the fields that say when, who and which publish, as they
+/// were, and [`kind::TOMBSTONE`]. `None` for a record that is never erased: one that is a tombstone already, and a change
+/// of the session itself. Of bytes that are no record nothing is left but the kind, so this is total, and the same
+/// bytes give the same tombstone for ever.
+#[must_use]
+pub fn erased(record: &[u8]) -> Option<Bytes> {
+    let mut left = Vec::new();
+    let mut kind = kind::MESSAGE.into();
+    for field in Fields(record).map_while(Result::ok) {
+        match (field.number, field.value) {
+            (field::TIME_MS | field::SENDER | field::PRODUCER, _) => left.extend_from_slice(field.encoded),
+            (field::KIND, Value::Varint(found)) => kind = found,
+            _ => {}
+        }
+    }
+    if [kind::TOMBSTONE, kind::SESSION].map(u64::from).contains(&kind) {
+        return None;
+    }
+    put_varint(&mut left, field::KIND, kind::TOMBSTONE.into());
+    Some(left.into())
+}
+
 fn put_varint(buffer: &mut Vec<u8>, number: u32, value: u64) {
     if value != 0 {
         encode_key(number, WireType::Varint, buffer);
@@ -511,6 +533,37 @@ mod tests {
         );
         for broken in [&[0x92, 0x01, 0x05, b'x'][..], &[0x92, 0x01, 0x01, 0xff], &[0x2a, 0x00], &[0x0b]] {
             assert_eq!(import(broken, "a").unwrap_err().code, ErrorCode::InvalidRecord, "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn of_an_erased_record_only_its_stamp_is_left() {
+        let mut client = message("secret").encode_to_vec();
+        client.extend_from_slice(&[0xa2, 0x06, 0x03, b'n', b'e', b'w']); // field 100, unknown today
+        let sealed = seal(&stamp(), &[Bytes::from(client)]).remove(0);
+        let tombstone = erased(&sealed).unwrap();
+        let view = Sealed::parse(&tombstone).unwrap();
+        assert_eq!((view.time_ms, view.principal, view.kind), (1_700_000_000_123, "ada", kind::TOMBSTONE));
+        assert_eq!(view.producer, Some(SealedProducer { id: "p1", epoch: 2, sequence: 7 }));
+        assert_eq!(view.body, b"");
+        let hex: String = tombstone.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "08fbd095ffbc31120c0a03616461120570686f6e651a080a02703110021807480b");
+        assert_eq!(erased(&tombstone), None);
+        let session = wire::Record { kind: kind::SESSION, ..message("x") }.encode_to_vec();
+        assert_eq!(erased(&session), None);
+        // A kind that a later broker knows is content like any other.
+        assert!(erased(&wire::Record { kind: 31, ..message("x") }.encode_to_vec()).is_some());
+    }
+
+    #[test]
+    fn erasing_is_total() {
+        assert_eq!(erased(b"").unwrap(), [0x48, 11].as_slice());
+        assert_eq!(erased(b"no protobuf at all").unwrap(), [0x48, 11].as_slice());
+        let sealed = seal(&stamp(), &[Bytes::from(message("secret").encode_to_vec())]).remove(0);
+        for cut in 0..sealed.len() {
+            let tombstone = erased(&sealed[..cut]).unwrap();
+            assert!(!tombstone.windows(6).any(|bytes| bytes == b"secret"));
+            assert_eq!(erased(&tombstone), None);
         }
     }
 

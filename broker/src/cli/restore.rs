@@ -10,7 +10,7 @@ use anyhow::Context;
 use longwire_broker::ageing::Ageing;
 use longwire_broker::clock::Clock;
 use longwire_broker::hub::Hub;
-use longwire_broker::life::erasures::{Erasure, collect, repeat};
+use longwire_broker::life::erasures::{Gone, Repeated, collect, deletions, repeat};
 use longwire_broker::store::Store;
 use longwire_broker::store::local::restore::begin;
 use longwire_broker::store::local::{LocalConfig, LocalStore};
@@ -34,7 +34,7 @@ pub(crate) struct RestoreArgs {
     /// The data folder to make; it must not exist, or be empty
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// What was erased since, as `longwire store erasures` prints it: it is erased again
+    /// What was erased and deleted since, as `longwire store erasures` prints it: it is done again
     #[arg(long, value_name = "FILE")]
     erasures: Option<PathBuf>,
 }
@@ -49,21 +49,26 @@ pub(crate) async fn run(args: RestoreArgs, json: bool) -> anyhow::Result<ExitCod
     let (from, to) = (backup.clone(), data.clone());
     let now_ms = Clock::start().now_ms();
     let restoring = tokio::task::spawn_blocking(move || begin(&from, &to, now_ms)).await??;
-    let erased = match &erasures {
-        Some(file) => erase_again(restoring.path(), file).await?,
-        None => 0,
+    let repeated = match &erasures {
+        Some(file) => repeat_all(restoring.path(), file).await?,
+        None => Repeated::default(),
     };
+    let Repeated { erased, deleted } = repeated;
     let restored = tokio::task::spawn_blocking(move || restoring.finish()).await??;
     let mut out = std::io::stdout();
     if json {
         let report = json!({
             "folder": data, "sessions": restored.sessions, "records": restored.records, "erased": erased,
+            "deleted": deleted,
             "damaged": restored.damaged,
         });
         writeln!(out, "{report}")?;
     } else {
         let (sessions, records) = (restored.sessions, restored.records);
-        writeln!(out, "{}: {sessions} sessions, {records} records, {erased} erased again", data.display())?;
+        writeln!(out, "{}: {sessions} sessions, {records} records", data.display())?;
+        if erasures.is_some() {
+            writeln!(out, "{erased} records erased again, {deleted} sessions deleted again")?;
+        }
         if restored.damaged > 0 {
             writeln!(
                 out,
@@ -76,7 +81,7 @@ pub(crate) async fn run(args: RestoreArgs, json: bool) -> anyhow::Result<ExitCod
 }
 
 /// Does something with every erasure of a file.
-fn each(path: &Path, mut work: impl FnMut(Erasure) -> anyhow::Result<()>) -> anyhow::Result<()> {
+fn each(path: &Path, mut work: impl FnMut(Gone) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let shown = path.display();
     let file = std::fs::File::open(path).with_context(|| format!("cannot read {shown}"))?;
     let mut lines = BufReader::new(file);
@@ -89,33 +94,36 @@ fn each(path: &Path, mut work: impl FnMut(Erasure) -> anyhow::Result<()>) -> any
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let erasure = serde_json::from_slice(&line);
+        let gone = serde_json::from_slice(&line);
         let what = || {
             format!(
-                "{shown}, line {number}: expected is {{\"session\":…,\"epoch\":…,\"ranges\":[[from,next],…]}}"
+                "{shown}, line {number}: expected is {{\"session\":…,\"epoch\":…,\"ranges\":[[from,next],…]}} or \
+                 {{\"session\":…,\"deleted_below\":…}}"
             )
         };
-        work(erasure.with_context(what)?)?;
+        work(gone.with_context(what)?)?;
     }
     Ok(())
 }
 
-/// Erases in a folder that is not served yet, through the owners of its sessions, and answers how many records.
-async fn erase_again(data: &Path, file: &Path) -> anyhow::Result<u64> {
-    let store = open(data).await?;
+/// Erases and deletes in a folder that is not served yet, through the owners of its sessions.
+async fn repeat_all(data: &Path, file: &Path) -> anyhow::Result<Repeated> {
+    let store: Arc<dyn Store> = open(data).await?;
     let hub = Hub::new(Arc::clone(&store), Clock::start(), Ageing::default(), IDLE);
     let asker = Sender { principal: RESTORER.to_owned(), ..Sender::default() };
     let (sender, mut erasures) = tokio::sync::mpsc::channel(1);
     let path = file.to_owned();
-    let reading =
-        tokio::task::spawn_blocking(move || each(&path, |erasure| Ok(sender.blocking_send(erasure)?)));
-    let mut erased = 0;
+    let reading = tokio::task::spawn_blocking(move || each(&path, |gone| Ok(sender.blocking_send(gone)?)));
+    let mut done = Repeated::default();
     let mut outcome = Ok(());
-    while let Some(erasure) = erasures.recv().await {
-        match repeat(&hub, &asker, &erasure).await {
-            Ok(records) => erased += records,
+    while let Some(gone) = erasures.recv().await {
+        match repeat(&hub, &asker, &gone).await {
+            Ok(Repeated { erased, deleted }) => {
+                done.erased += erased;
+                done.deleted += deleted;
+            }
             Err(error) => {
-                let what = format!("the erasure in `{}` cannot be repeated", erasure.session);
+                let what = format!("what is gone in `{}` cannot be removed again", gone.session());
                 outcome = Err(anyhow::Error::new(error).context(what));
                 break;
             }
@@ -127,10 +135,10 @@ async fn erase_again(data: &Path, file: &Path) -> anyhow::Result<u64> {
     store.shutdown().await?;
     outcome?;
     read?;
-    Ok(erased)
+    Ok(done)
 }
 
-async fn open(data: &Path) -> anyhow::Result<Arc<dyn Store>> {
+async fn open(data: &Path) -> anyhow::Result<Arc<LocalStore>> {
     let config = LocalConfig::new(data);
     Ok(Arc::new(tokio::task::spawn_blocking(move || LocalStore::open(config)).await??))
 }
@@ -140,14 +148,20 @@ pub(crate) async fn erasures(data: PathBuf) -> anyhow::Result<ExitCode> {
     let store = open(&data).await?;
     let mut out = std::io::stdout().lock();
     let mut written = Ok(());
-    let damaged = collect(&store, |erasure| {
+    let mut write = |gone: Gone| {
         if written.is_ok() {
-            written = serde_json::to_string(&erasure)
+            written = serde_json::to_string(&gone)
                 .map_err(std::io::Error::from)
                 .and_then(|line| writeln!(out, "{line}"));
         }
-    })
-    .await;
+    };
+    // First: what is deleted has nothing to be erased.
+    let deleted = deletions(&store, &mut write).await;
+    let reading: Arc<dyn Store> = Arc::clone(&store) as _;
+    let damaged = match deleted {
+        Ok(()) => collect(&reading, write).await,
+        Err(error) => Err(error),
+    };
     store.shutdown().await?;
     written?;
     let damaged = damaged?;

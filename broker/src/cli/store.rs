@@ -42,7 +42,7 @@ enum StoreCommand {
     /// Makes a new data folder of a backup, in which every session begins a new epoch
     #[command(after_help = "Example:\n  longwire store restore backups/monday --data longwire-data")]
     Restore(restore::RestoreArgs),
-    /// Says what was erased, as lines of JSON, for a restore of an older backup
+    /// Says what was erased and deleted, as lines of JSON, for a restore of an older backup
     #[command(after_help = "Example:\n  longwire store erasures --data longwire-data > erasures.jsonl")]
     Erasures(Folder),
 }

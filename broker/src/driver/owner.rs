@@ -288,7 +288,14 @@ impl Owner {
             return self.handle(request, Prepared { reservation: Reservation::none(), row: None });
         }
         let (store, log) = (Arc::clone(&self.store), self.loaded.log);
+        let erase = match &request.operation {
+            Operation::Command(Command::Erase { ranges, .. }) if self.loaded.own_from > 0 => ranges.clone(),
+            _ => Vec::new(),
+        };
         let prepared = Box::pin(async move {
+            if !erase.is_empty() {
+                store.check_erase(log, erase).await?;
+            }
             let reservation =
                 if bytes == 0 { Reservation::none() } else { store.reserve(log, bytes).await? };
             let row = match key {
@@ -326,6 +333,11 @@ impl Owner {
         let Some(Admission { request, .. }) = self.admission.take() else { return };
         match prepared {
             Ok(prepared) => self.handle(request, prepared),
+            Err(StoreError::OutOfRange(what)) => {
+                let message = format!("erase them in the session that this one was forked off: {what}");
+                let error = Error::new(ErrorCode::EraseElsewhere, message).field("ranges");
+                request.reply_to.answer(Err(error));
+            }
             Err(error) => request.reply_to.answer(Err(to_error(&error))),
         }
     }

@@ -1,12 +1,13 @@
-//! What was erased in a store, to be erased again in one that is restored from an older backup.
+//! What was erased and deleted in a store, to be done again in one that is restored from an older backup.
 //!
-//! An erasure names its records by epoch and offset, so that what another history of the session has there is not touched.
+//! An erasure names its records by epoch and offset, and a deletion the epochs that it ended, so that what another history
+//! of the session has there is not touched.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use longwire_proto::error::{Error, ErrorCode};
-use longwire_proto::limits::ERASE_RANGES_MAX;
+use longwire_proto::limits::{ERASE_RANGES_MAX, LINEAGE_ENTRIES_MAX};
 use longwire_proto::meta::Change;
 use longwire_proto::position::Lineage;
 use longwire_proto::record::{Sealed, Sender, kind};
@@ -17,7 +18,10 @@ use serde::{Deserialize, Serialize};
 use crate::hub::Hub;
 use crate::life::erase::erase;
 use crate::life::progress;
+use crate::request::Operation;
+use crate::store::local::LocalStore;
 use crate::store::{ListQuery, Listed, ReadLimit, Store, StoreError};
+use crate::tail::Progress;
 
 /// Sessions listed at a time.
 const SESSIONS_AT_A_TIME: usize = 1000;
@@ -38,6 +42,60 @@ pub struct Erasure {
     pub ranges: Vec<(u64, u64)>,
 }
 
+/// A session of this name was deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deletion {
+    /// The session.
+    pub session: String,
+    /// Every epoch below this one had ended with it.
+    pub deleted_below: u64,
+}
+
+/// What is to be gone from a restore: a line of `longwire store erasures`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Gone {
+    /// Records.
+    Erased(Erasure),
+    /// A session.
+    Deleted(Deletion),
+}
+
+/// Finds every deletion that the names of a store tell of: of those that are free, and of those that were taken again.
+///
+/// # Errors
+/// Those of reading the names.
+pub async fn deletions(store: &LocalStore, mut found: impl FnMut(Gone)) -> Result<(), StoreError> {
+    let mut tell = |session: &SessionId, deleted_below| {
+        found(Gone::Deleted(Deletion { session: session.as_str().to_owned(), deleted_below }));
+    };
+    let mut after = None;
+    loop {
+        let names = store.deleted_names(after, SESSIONS_AT_A_TIME).await?;
+        names.iter().for_each(|(session, next_epoch)| tell(session, *next_epoch));
+        after = names.into_iter().next_back().map(|(session, _)| session);
+        if after.is_none() {
+            break;
+        }
+    }
+    let mut after = None;
+    loop {
+        let page = store.list(ListQuery { after, limit: SESSIONS_AT_A_TIME, ..ListQuery::default() }).await?;
+        for session in page.sessions {
+            let epochs = session.lineage.entries();
+            // One with as many epochs as there can be may have forgotten its first.
+            if epochs[0].epoch > 0 && epochs.len() < LINEAGE_ENTRIES_MAX {
+                tell(&session.session, epochs[0].epoch);
+            }
+        }
+        after = page.more_after;
+        if after.is_none() {
+            return Ok(());
+        }
+    }
+}
+
 /// Finds every erasure that the logs of a store tell of. Answers the sessions that are damaged, each with what does not fit:
 /// what they tell behind that place is missing.
 ///
@@ -45,7 +103,7 @@ pub struct Erasure {
 /// Those of listing the sessions.
 pub async fn collect(
     store: &Arc<dyn Store>,
-    mut found: impl FnMut(Erasure),
+    mut found: impl FnMut(Gone),
 ) -> Result<Vec<(SessionId, StoreError)>, StoreError> {
     let (mut damaged, mut after) = (Vec::new(), None);
     loop {
@@ -67,7 +125,7 @@ pub async fn collect(
 async fn collect_one(
     store: &Arc<dyn Store>,
     session: &Listed,
-    found: &mut impl FnMut(Erasure),
+    found: &mut impl FnMut(Gone),
 ) -> Result<(), StoreError> {
     let mut next = session.start;
     while next < session.end {
@@ -83,7 +141,8 @@ async fn collect_one(
                 continue;
             }
             if let Some(Change::Erase { ranges, .. }) = Change::from_body(sealed.body) {
-                by_epoch(&session.lineage, &ranges, session.session.as_str()).for_each(&mut *found);
+                let told = by_epoch(&session.lineage, &ranges, session.session.as_str());
+                told.map(Gone::Erased).for_each(&mut *found);
             }
         }
     }
@@ -111,20 +170,65 @@ fn by_epoch(lineage: &Lineage, ranges: &[Range<u64>], session: &str) -> impl Ite
     })
 }
 
-/// Does an erasure again, as far as the session has its records. Answers how many those are: none, when there is no such
-/// session or epoch.
+impl Gone {
+    /// The session that it is of.
+    #[must_use]
+    pub fn session(&self) -> &str {
+        match self {
+            Self::Erased(erasure) => &erasure.session,
+            Self::Deleted(deletion) => &deletion.session,
+        }
+    }
+}
+
+/// What was done again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repeated {
+    /// Records erased.
+    pub erased: u64,
+    /// Sessions deleted.
+    pub deleted: u64,
+}
+
+/// Erases or deletes again in a store that was just restored, as far as it has what that names: nothing, when there is
+/// no such session or epoch.
 ///
 /// # Errors
-/// [`ErrorCode::InvalidSessionId`], and those of [`erase`].
-pub async fn repeat(hub: &Arc<Hub>, asker: &Sender, erasure: &Erasure) -> Result<u64, Error> {
-    let session = SessionId::parse(&erasure.session).map_err(|error| {
-        Error::new(ErrorCode::InvalidSessionId, format!("`{}`: {error}", erasure.session)).field("session")
+/// [`ErrorCode::InvalidSessionId`], and those of erasing and deleting.
+pub async fn repeat(hub: &Arc<Hub>, asker: &Sender, gone: &Gone) -> Result<Repeated, Error> {
+    let session = SessionId::parse(gone.session()).map_err(|error| {
+        Error::new(ErrorCode::InvalidSessionId, format!("`{}`: {error}", gone.session())).field("session")
     })?;
     let known = match progress(hub, &session).await {
         Ok(known) => known,
-        Err(error) if error.code == ErrorCode::SessionNotFound => return Ok(0),
+        Err(error) if error.code == ErrorCode::SessionNotFound => return Ok(Repeated::default()),
         Err(error) => return Err(error),
     };
+    match gone {
+        Gone::Erased(erasure) => {
+            let erased = erase_again(hub, asker, &session, &known, erasure).await?;
+            Ok(Repeated { erased, deleted: 0 })
+        }
+        Gone::Deleted(deletion) => {
+            // The last one began with the restore.
+            let epochs = known.lineage.entries();
+            let backed_up = epochs[epochs.len().saturating_sub(2)].epoch;
+            if backed_up >= deletion.deleted_below {
+                return Ok(Repeated::default());
+            }
+            hub.ask(&session, Operation::Delete).await?;
+            Ok(Repeated { erased: 0, deleted: 1 })
+        }
+    }
+}
+
+async fn erase_again(
+    hub: &Arc<Hub>,
+    asker: &Sender,
+    session: &SessionId,
+    known: &Progress,
+    erasure: &Erasure,
+) -> Result<u64, Error> {
     let Some((_, offsets)) = epochs(&known.lineage).find(|(epoch, _)| *epoch == erasure.epoch) else {
         return Ok(0);
     };
@@ -138,7 +242,7 @@ pub async fn repeat(hub: &Arc<Hub>, asker: &Sender, erasure: &Erasure) -> Result
             reason: REASON.to_owned(),
             ..Default::default()
         };
-        records += erase(hub, asker.clone(), &session, request).await?;
+        records += erase(hub, asker.clone(), session, request).await?;
     }
     Ok(records)
 }
@@ -160,6 +264,13 @@ mod tests {
         let line = serde_json::to_string(&told[0]).unwrap();
         assert_eq!(line, r#"{"session":"a","epoch":2,"ranges":[[3,5],[8,10]]}"#);
         assert_eq!(serde_json::from_str::<Erasure>(&line).unwrap(), told[0]);
-        assert!(serde_json::from_str::<Erasure>(r#"{"session":"a","epoch":2,"ranges":[],"all":1}"#).is_err());
+        assert_eq!(serde_json::from_str::<Gone>(&line).unwrap(), Gone::Erased(told[0].clone()));
+        let deletion = Gone::Deleted(Deletion { session: "a".into(), deleted_below: 3 });
+        let line = serde_json::to_string(&deletion).unwrap();
+        assert_eq!(line, r#"{"session":"a","deleted_below":3}"#);
+        assert_eq!(serde_json::from_str::<Gone>(&line).unwrap(), deletion);
+        for wrong in [r#"{"session":"a","epoch":2,"ranges":[],"all":1}"#, r#"{"session":"a"}"#] {
+            assert!(serde_json::from_str::<Gone>(wrong).is_err());
+        }
     }
 }

@@ -1,7 +1,10 @@
 //! The engine in memory, for tests of the layers above. It keeps everything and forgets it when it is dropped.
 
+mod erasing;
+
 use std::collections::{BTreeMap, HashMap};
 use std::future::ready;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -294,6 +297,9 @@ impl Inner {
             Some(origin) => self.ancestry(id, origin, batch.base)?,
             None => Ancestry::default(),
         };
+        for (holder, offset) in self.erased(id, &batch.erase, batch.base)? {
+            self.erase(holder, offset);
+        }
         let commit = self.commit();
         let log = self.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
         log.commit = commit;
@@ -390,6 +396,14 @@ impl Store for MemoryStore {
             deleted.deleted = true;
             deleted.rows.clear();
             Ok(())
+        })
+    }
+
+    fn check_erase(&self, log: LogId, ranges: Vec<Range<u64>>) -> StoreFuture<()> {
+        self.answer(|inner| {
+            let end = inner.logs.get(&log).map_or(0, Log::end);
+            let kept: Vec<_> = ranges.iter().map(|range| range.start..range.end.min(end)).collect();
+            inner.erased(log, &kept, end).map(drop)
         })
     }
 

@@ -9,6 +9,7 @@
 //!   may be durable.
 
 pub mod ancestry;
+pub mod backed_up;
 pub mod batch;
 pub mod change;
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub mod memory;
 pub mod table;
 
 use std::future::Future;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::pin::Pin;
 
@@ -27,7 +29,7 @@ use longwire_proto::position::Lineage;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::watch;
 
-use crate::backup::BackedUp;
+pub use crate::store::backed_up::BackedUp;
 pub use crate::store::batch::{Batch, Origin, Projection, Reservation, Reserved};
 pub use crate::store::change::{Change, Changes, Due};
 pub use crate::store::list::{ListPage, ListQuery, Listed};
@@ -73,7 +75,8 @@ pub struct Opened {
     pub born: u64,
     /// Where the log's own records begin: what is below is shared with the log that it was forked off.
     pub own_from: u64,
-    /// Bytes of the log's own records from `start` on; those that it shares are not counted.
+    /// Bytes of the log's own records from `start` on; those that it shares are not counted. What was erased is counted
+    /// until it is rewritten in the background; when it is trimmed before that, by its caller's figures alone.
     pub bytes: u64,
     /// The offset through which the last snapshot's rows reflect the log; `None` when there is no snapshot.
     pub snapshot_through: Option<u64>,
@@ -220,12 +223,14 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// See the promises at the top of this module. [`StoreError::OutOfRange`] when an origin names records that its log
-    /// does not have, durable; [`StoreError::VersionConflict`] when its lineage does not rise above the epoch that
+    /// does not have, durable, or when the batch erases records that are not below its base or belong to another log that
+    /// exists; [`StoreError::VersionConflict`] when its lineage does not rise above the epoch that
     /// [`Store::open`] answered.
     fn append(&self, log: LogId, term: Term, version: Version, batch: Batch) -> StoreFuture<Version>;
 
     /// Reads durable records from `from` on, or from the log's start when that is later. May return fewer than the limit
-    /// allows; none only at the end of the log.
+    /// allows; none only at the end of the log. A record that a durable batch has erased is what
+    /// `longwire_proto::record::erased` makes of it, for whoever shows it, wherever it is.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] names the first damaged offset when not even one record before it can be returned.
@@ -250,6 +255,12 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Fenced`], [`StoreError::NotFound`] or [`StoreError::Unknown`].
     fn delete(&self, log: LogId, term: Term) -> StoreFuture<()>;
+
+    /// Whether these offsets of a log may be erased with an append.
+    ///
+    /// # Errors
+    /// [`StoreError::OutOfRange`] when some are shared with a log that exists: they are erased there.
+    fn check_erase(&self, log: LogId, ranges: Vec<Range<u64>>) -> StoreFuture<()>;
 
     /// Durably drops the records below `start`, of which `freed_bytes` bytes are the log's own. Readers no longer see them
     /// when this resolves; their bytes leave the disk in the background. A `start` at or below the log's is no error and

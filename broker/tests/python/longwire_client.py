@@ -148,12 +148,12 @@ class Client:
 
     async def list(self, prefix="", page=0):
         """Every session whose id begins with `prefix`, page by page."""
-        sessions, after = [], ""
+        sessions, next_page = [], ""
         while True:
-            answer = await self._retry("listSessions", prefix=prefix, after=after, limit=page)
+            answer = await self._retry("listSessions", prefix=prefix, page=next_page, limit=page)
             sessions.extend(answer.get("sessions", []))
-            after = answer.get("nextAfter", "")
-            if not after:
+            next_page = answer.get("nextPage", "")
+            if not next_page:
                 return sessions
 
     async def publish_once(self, session, records, producer=None, if_end=None):

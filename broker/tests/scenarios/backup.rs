@@ -10,7 +10,7 @@ use longwire_proto::wire;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::support::broker::{Broker, folder, longwire};
+use crate::support::broker::{Broker, folder, longwire, wait_until};
 use crate::support::proxy::Proxy;
 
 const SESSIONS: [&str; 3] = ["acme/a", "acme/b", "notes"];
@@ -226,7 +226,9 @@ async fn what_was_erased_since_is_erased_again() {
     let lines = fs::read_to_string(&file).unwrap();
     assert_eq!(
         lines,
-        "{\"session\":\"a\",\"epoch\":0,\"ranges\":[[3,5]]}\n\
+        "{\"session\":\"gone\",\"deleted_below\":1}\n\
+         {\"session\":\"again\",\"deleted_below\":1}\n\
+         {\"session\":\"a\",\"epoch\":0,\"ranges\":[[3,5]]}\n\
          {\"session\":\"a\",\"epoch\":0,\"ranges\":[[18,22]]}\n\
          {\"session\":\"b\",\"epoch\":0,\"ranges\":[[0,1]]}\n"
     );
@@ -240,24 +242,30 @@ async fn what_was_erased_since_is_erased_again() {
         "--erasures",
         name(&file),
     ]);
-    assert_eq!(
-        (&answer["sessions"], &answer["records"], &answer["erased"]),
-        (&1.into(), &20.into(), &4.into())
-    );
+    assert_eq!((&answer["sessions"], &answer["records"]), (&3.into(), &22.into()));
+    assert_eq!((&answer["erased"], &answer["deleted"]), (&4.into(), &2.into()));
     let broker = Broker::start(&restored);
+    let listed = client(&broker).sessions("").next_page().await.unwrap().unwrap();
+    assert_eq!(listed.iter().map(|info| info.session.as_str()).collect::<Vec<_>>(), ["a"]);
     let records = log(&client(&broker).session("a").unwrap()).await;
     assert_eq!(records.iter().map(|record| record.kind).skip(20).collect::<Vec<_>>(), [10, 10]);
     // Once more, from the restored folder: the same again, told by its own records.
     assert!(broker.terminate());
     let again = longwire(&["store", "erasures", "--data", name(&restored)]);
+    let again = String::from_utf8(again.stdout).unwrap();
+    let (deleted, erased): (Vec<_>, Vec<_>) = again.lines().partition(|line| line.contains("deleted_below"));
     assert_eq!(
-        String::from_utf8(again.stdout).unwrap(),
-        "{\"session\":\"a\",\"epoch\":0,\"ranges\":[[3,5]]}\n{\"session\":\"a\",\"epoch\":0,\"ranges\":[[18,20]]}\n"
+        erased,
+        [
+            "{\"session\":\"a\",\"epoch\":0,\"ranges\":[[3,5]]}",
+            "{\"session\":\"a\",\"epoch\":0,\"ranges\":[[18,20]]}"
+        ]
     );
+    let deleted = deleted.iter().map(|line| serde_json::from_str::<Value>(line).unwrap()["session"].clone());
+    assert_eq!(deleted.collect::<Vec<_>>(), ["again", "gone"]);
 }
 
 #[tokio::test]
-#[ignore = "the engine on the local disk does not make tombstones of erased records yet"]
 async fn what_was_erased_since_is_gone_from_a_restore() {
     let (around, data) = folder();
     let file = around.path().join("erasures.jsonl");
@@ -288,7 +296,14 @@ async fn erased_since(around: &Path, data: &Path, file: &Path) -> std::path::Pat
     for number in 0..20 {
         session.publish(format!("secret {number}")).await.unwrap();
     }
-    assert_eq!(client.back_up("one").await.unwrap().records, 20);
+    for name in ["gone", "again"] {
+        client.session(name).unwrap().publish("x").await.unwrap();
+    }
+    assert_eq!(client.back_up("one").await.unwrap().records, 22);
+    for name in ["gone", "again"] {
+        client.session(name).unwrap().delete().await.unwrap();
+    }
+    client.session("again").unwrap().publish("another life").await.unwrap();
     for number in 20..30 {
         session.publish(format!("secret {number}")).await.unwrap();
     }
@@ -343,10 +358,32 @@ async fn what_cannot_be_backed_up_or_restored_is_refused_with_the_reason() {
         assert!(!done && said.contains(part), "{arguments:?}: {said}");
         assert!(!new.exists() && !path("new.partial").exists(), "{arguments:?}");
     }
+    let (done, said) = run(&["serve", "--data", name(&backup)]);
+    assert!(!done && said.contains("is a backup"), "{said}");
     let served = client(&broker).session("a").unwrap();
     assert_eq!(served.publish("y").await.unwrap().from.offset, 1, "the live one has noticed nothing");
     let (done, said) = run(&["store", "restore", name(&backup), "--data", name(&new)]);
     assert!(done && said.contains("1 sessions, 1 records"), "{said}");
     let (done, said) = run(&["store", "restore", name(&backup), "--data", name(&new)]);
     assert!(!done && said.contains("not empty"), "{said}");
+}
+
+#[tokio::test]
+async fn old_backups_are_removed_and_data_folders_never() {
+    let (around, data) = folder();
+    let backups = around.path().join("backups");
+    let broker = start(&data, &backups);
+    for backup in ["one", "two"] {
+        client(&broker).back_up(backup).await.unwrap();
+    }
+    assert!(broker.terminate());
+    let stopped = backups.join("stopped");
+    told(&["store", "restore", name(&backups.join("two")), "--data", name(&stopped)]);
+    let settings = [("BACKUPS", name(&backups)), ("BACKUPS_KEEP_MS", "1")];
+    let broker = Broker::start_with(&data, &settings);
+    wait_until("both backups are removed", || {
+        broker.get("/metrics").1.lines().any(|line| line == "longwire_backups_expired_total 2")
+    });
+    let left: Vec<_> = fs::read_dir(&backups).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(left, [stopped]);
 }

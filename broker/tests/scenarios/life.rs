@@ -112,6 +112,8 @@ async fn erased_is_gone_for_every_reader_and_in_every_fork() {
         let fork = client.session("b").unwrap();
         session.fork(fork.id(), Some(at(40)), None).await.unwrap();
         let mut live = session.subscribe(From::End).await.unwrap();
+        let elsewhere = fork.erase(std::slice::from_ref(&(3..5)), "").await.unwrap_err();
+        assert_eq!(refused(elsewhere), ErrorCode::EraseElsewhere);
         let erased = session.erase(&[3..5, 30..31], "asked").await.unwrap();
         assert_eq!(erased.records, 3);
         let told = live.next().await.unwrap().unwrap();

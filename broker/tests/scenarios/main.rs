@@ -15,6 +15,7 @@ mod life;
 mod order;
 mod outbox;
 mod page;
+mod patterns;
 mod protocol;
 mod python;
 mod residency;

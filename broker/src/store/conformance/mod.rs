@@ -1,7 +1,8 @@
 //! What every engine must do, as tests that take a store. [`suite`] runs them all over an engine.
 
+pub(crate) mod erasure;
 pub(crate) mod feed;
-mod lifecycle;
+pub(crate) mod lifecycle;
 
 use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
@@ -11,6 +12,7 @@ use crate::store::{
     Store, StoreError, Version,
 };
 
+pub(crate) use crate::store::conformance::erasure::{erases, erases_what_others_show};
 pub(crate) use crate::store::conformance::lifecycle::{
     begins_elsewhere, forks_share_and_outlive, renames, scans_rows, trims,
 };
@@ -274,6 +276,8 @@ macro_rules! suite {
             forks_share_and_outlive,
             renames,
             scans_rows,
+            erases,
+            erases_what_others_show,
             enforces_limits,
             refuses_after_shutdown,
             feed::takes_projections_without_records,

@@ -5,26 +5,32 @@
 //! is rewritten meanwhile. Readers of the store are bounded to one chunk a transaction for that reason; this is the one
 //! exception, and there is one at a time.
 
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use redb::{Key, ReadTransaction, TableDefinition, TableHandle as _, Value};
 use tracing::{info, warn};
 
-use crate::backup::BackedUp;
+use crate::clock::Clock;
+use crate::store::backed_up::BackedUp;
 use crate::store::list::HIDDEN;
 use crate::store::local::database::{Database, DatabaseFailure, guard};
-use crate::store::local::disk::RealDisk;
+use crate::store::local::disk::{FILE_MODE, RealDisk};
 use crate::store::local::error::OpenStoreError;
 use crate::store::local::folder::DataFolder;
 use crate::store::local::partial::PartialFolder;
+use crate::store::local::queued::Stop;
 use crate::store::local::shared::Shared;
-use crate::store::local::state::Stop;
 use crate::store::local::table::Damage;
 use crate::store::local::table::changes::{self, CHANGES};
 use crate::store::local::table::chunks::{self, CHUNKS};
 use crate::store::local::table::deadlines::{self, DEADLINES};
 use crate::store::local::table::doomed::DOOMED;
+use crate::store::local::table::erasing::{self, ERASING};
+use crate::store::local::table::filler::FILLER;
 use crate::store::local::table::gone::{self, GONE};
 use crate::store::local::table::logs::{LOGS, LogRow};
 use crate::store::local::table::meta::{META, Meta};
@@ -40,6 +46,10 @@ use crate::store::{LogId, StoreError};
 const STEP_BYTES: usize = 8 << 20;
 /// Bytes of the cache of the database that is written: it is written from its beginning to its end.
 const CACHE_BYTES: usize = 16 << 20;
+/// The file that says that a folder is a backup, and when it was made, in Unix milliseconds.
+pub const MARK_FILE: &str = "BACKUP";
+/// A mark is one line; a longer one is not ours.
+const MARK_BYTES_MAX: u64 = 64;
 /// Damaged values that are named in the log; the others are counted.
 const DAMAGED_NAMED: u64 = 20;
 
@@ -107,6 +117,8 @@ fn copy(shared: &Shared, folder: &Path) -> Result<BackedUp, StoreError> {
         copying.counted
     };
     made.mark_ready().map_err(not_written)?;
+    mark(partial.path(), Clock::start().now_ms())
+        .map_err(|error| failed("the backup cannot be written", error))?;
     let bytes = bytes_of(partial.path()).map_err(|error| failed("the backup cannot be measured", error))?;
     check_absent(folder)?;
     partial.finish().map_err(|error| failed("the backup cannot be given its name", error))?;
@@ -116,6 +128,22 @@ fn copy(shared: &Shared, folder: &Path) -> Result<BackedUp, StoreError> {
     }
     info!(folder = %folder.display(), sessions, records, bytes, "a backup is complete");
     Ok(BackedUp { folder: folder.to_owned(), sessions, records, bytes })
+}
+
+/// Says durably that a folder is a backup; the folder itself is synced by whoever gives it its name.
+pub(crate) fn mark(folder: &Path, made_ms: u64) -> std::io::Result<()> {
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(folder.join(MARK_FILE))?;
+    writeln!(file, "made_ms {made_ms}")?;
+    file.sync_all()
+}
+
+/// When a folder was made that is a backup.
+#[must_use]
+pub fn made_ms(folder: &Path) -> Option<u64> {
+    let mut text = String::new();
+    File::open(folder.join(MARK_FILE)).ok()?.take(MARK_BYTES_MAX).read_to_string(&mut text).ok()?;
+    text.trim_end().strip_prefix("made_ms ")?.parse().ok()
 }
 
 fn bytes_of(folder: &Path) -> std::io::Result<u64> {
@@ -163,13 +191,32 @@ impl Copying<'_> {
         self.table(ROWS, |(log, key), value| rows::decode(LogId(log), key, value).map(drop))?;
         self.table(VALUES, |key, value| values::decode(key, value).map(drop))?;
         self.table(SHARES, |(holder, by), value| shares::verify(holder, by, value))?;
+        self.table(ERASING, |(log, from), value| erasing::decode(log, from, value).map(drop))?;
         self.table(DOOMED, |_, _| Ok(()))?;
         self.table(GONE, |log, value| gone::decode(LogId(log), value).map(drop))?;
         self.table(TERMS, |(term, name), value| terms::decode(term, name, value).map(drop))?;
         self.table(CHANGES, |(commit, log), value| changes::verify(commit, LogId(log), value))?;
         self.table(DEADLINES, |(when_ms, log), value| deadlines::verify(when_ms, LogId(log), value))?;
         self.table(META, |_, value| Meta::decode(value).map(drop))?;
+        // Zeros of a wipe in progress.
+        self.counted.tables.push(FILLER.name().to_owned());
         self.check_complete()
+    }
+
+    /// Whether to go on: the broker runs, and no wipe waits for this.
+    fn check_wanted(&self) -> Result<(), StoreError> {
+        let state = self.shared.state();
+        if state.stop != Stop::No {
+            return Err(StoreError::Unavailable("the broker is stopping".into()));
+        }
+        // A wipe begins after half of the time that there is; the last quarter is its own.
+        let last = self.shared.tuning.erase_within / 4 * 3;
+        if state.wipe_waits && state.erased_since.is_some_and(|since| since.elapsed() >= last) {
+            let what = "the backup keeps what was erased meanwhile, which must leave the files by its deadline; make it \
+                        again";
+            return Err(StoreError::Unavailable(what.into()));
+        }
+        Ok(())
     }
 
     /// A table that this file does not know must not be left out in silence.
@@ -194,9 +241,7 @@ impl Copying<'_> {
         let mut entries = read.map_err(|failure| failed("the database cannot be read", failure))?;
         let mut left = true;
         while left {
-            if self.shared.state().stop != Stop::No {
-                return Err(StoreError::Unavailable("the broker is stopping".into()));
-            }
+            self.check_wanted()?;
             let step = self.target.write(|transaction| {
                 let mut table = transaction.open_table(definition)?;
                 let mut bytes = 0;

@@ -2,6 +2,7 @@
 //! be replaced beneath its users.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{Durability, ReadTransaction, ReadableDatabase as _, WriteTransaction};
@@ -14,6 +15,8 @@ use crate::store::local::index::Indexes;
 use crate::store::local::table::Damage;
 use crate::store::local::table::chunks::CHUNKS;
 use crate::store::local::table::doomed::DOOMED;
+use crate::store::local::table::erasing::ERASING;
+use crate::store::local::table::filler::FILLER;
 use crate::store::local::table::logs::LOGS;
 use crate::store::local::table::meta::{self, META, Meta};
 use crate::store::local::table::names::NAMES;
@@ -83,6 +86,7 @@ struct Handle {
 pub struct Database {
     disk: Arc<dyn Disk>,
     cache_bytes: usize,
+    growths: Arc<AtomicU64>,
     handle: RwLock<Handle>,
 }
 
@@ -98,9 +102,10 @@ impl Database {
     /// # Errors
     /// Those of redb.
     pub fn open(disk: Arc<dyn Disk>, cache_bytes: usize) -> Result<Self, DatabaseFailure> {
-        let open = guard(|| open(&disk, cache_bytes))?;
+        let growths = Arc::default();
+        let open = guard(|| open(&disk, cache_bytes, &growths))?;
         let handle = RwLock::new(Handle { generation: 0, open: Some(open) });
-        let database = Self { disk, cache_bytes, handle };
+        let database = Self { disk, cache_bytes, growths, handle };
         if database.is_empty()? {
             database.write(|transaction| {
                 transaction.open_table(NAMES)?;
@@ -111,6 +116,8 @@ impl Database {
                 transaction.open_table(VALUES)?;
                 Indexes::open(transaction)?;
                 transaction.open_table(SHARES)?;
+                transaction.open_table(ERASING)?;
+                transaction.open_table(FILLER)?;
                 let meta = Meta { format: FORMAT_VERSION, ..Meta::default() };
                 transaction.open_table(META)?.insert(meta::KEY, meta.encode().as_slice())?;
                 Ok(())
@@ -226,6 +233,17 @@ impl Database {
         })
     }
 
+    /// How often the file grew.
+    #[must_use]
+    pub fn growths(&self) -> u64 {
+        self.growths.load(Ordering::SeqCst)
+    }
+
+    /// Waits until every read that has begun has ended: no page is kept for it any more.
+    pub fn wait_for_readers(&self) {
+        drop(self.handle.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Moves pages together until nothing moves any more, and shortens the file.
     ///
     /// # Errors
@@ -247,7 +265,7 @@ impl Database {
         // Closed before it is opened again: two handles on one file would overwrite each other.
         let closed = handle.open.take();
         let _ = catch_unwind(AssertUnwindSafe(|| drop(closed)));
-        match guard(|| open(&self.disk, self.cache_bytes)) {
+        match guard(|| open(&self.disk, self.cache_bytes, &self.growths)) {
             Ok(open) => {
                 handle.open = Some(open);
                 handle.generation += 1;
@@ -268,11 +286,15 @@ impl Drop for Database {
     }
 }
 
-fn open(disk: &Arc<dyn Disk>, cache_bytes: usize) -> Result<redb::Database, DatabaseFailure> {
+fn open(
+    disk: &Arc<dyn Disk>,
+    cache_bytes: usize,
+    growths: &Arc<AtomicU64>,
+) -> Result<redb::Database, DatabaseFailure> {
     let file = disk.open(DATABASE_FILE).map_err(|error| DatabaseFailure::Redb(redb::Error::Io(error)))?;
     let mut builder = redb::Builder::new();
     builder.set_cache_size(cache_bytes);
-    Ok(builder.create_with_backend(DatabaseFile(file))?)
+    Ok(builder.create_with_backend(DatabaseFile { file, growths: Arc::clone(growths) })?)
 }
 
 /// redb follows damaged page pointers into panics; they must not take a thread of the store with them.

@@ -5,6 +5,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use redb::StorageBackend;
 
@@ -202,26 +204,36 @@ impl DiskFile for RealFile {
 
 /// A file as redb wants it. It takes no lock: the `LOCK` file of the folder keeps other brokers out.
 #[derive(Debug)]
-pub struct DatabaseFile(pub Box<dyn DiskFile>);
+pub struct DatabaseFile {
+    /// The file.
+    pub file: Box<dyn DiskFile>,
+    /// Counts how often the file grew.
+    pub growths: Arc<AtomicU64>,
+}
 
 impl StorageBackend for DatabaseFile {
     fn len(&self) -> Result<u64, io::Error> {
-        self.0.bytes()
+        self.file.bytes()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
-        self.0.read_at(offset, out)
+        self.file.read_at(offset, out)
     }
 
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
-        self.0.set_bytes(len)
+        let before = self.file.bytes()?;
+        self.file.set_bytes(len)?;
+        if len > before {
+            self.growths.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
     }
 
     fn sync_data(&self) -> Result<(), io::Error> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
-        self.0.write_at(offset, data)
+        self.file.write_at(offset, data)
     }
 }

@@ -8,9 +8,10 @@ use tokio::sync::oneshot;
 
 use crate::store::local::database::{Database, DatabaseFailure};
 use crate::store::local::group::Put;
+use crate::store::local::queued::Queued;
 use crate::store::local::reader::{blocking, failure};
 use crate::store::local::shared::Shared;
-use crate::store::local::state::{Queued, State};
+use crate::store::local::state::State;
 use crate::store::local::table::values::{self, VALUES};
 use crate::store::local::values::{Verdict, Writes};
 use crate::store::local::{BATCH_OVERHEAD_BYTES, Outcome, durable};

@@ -1,16 +1,19 @@
 //! What happens to a log beside appends: it begins as a fork, loses its first records, gets another name, is deleted.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use longwire_proto::session_id::SessionId;
 use tokio::sync::oneshot;
 
 use crate::store::ancestry::{ANCESTORS_MAX, Ancestry};
-use crate::store::local::group::{Create, Delete, Rename, Trim};
+use crate::store::local::erasing::ERASING_RANGES_MAX;
+use crate::store::local::group::{Create, Delete, Erase, Rename, Trim};
 use crate::store::local::log::{Log, Stage};
+use crate::store::local::queued::Queued;
 use crate::store::local::reader::{self, failure, log_row};
 use crate::store::local::shared::Shared;
-use crate::store::local::state::{Queued, State};
+use crate::store::local::state::State;
 use crate::store::local::{LocalStore, Outcome};
 use crate::store::{Batch, LogId, Origin, StoreError, Term};
 
@@ -57,10 +60,62 @@ pub fn create(state: &State, id: LogId, log: &Log, batch: &Batch) -> Result<Crea
     Ok(begin(lineage.clone(), start, ancestry))
 }
 
+/// What a batch erases, in the logs that hold it.
+///
+/// # Errors
+/// [`StoreError::OutOfRange`] when it is not there, or is held by another log that exists; [`StoreError::Overloaded`]
+/// when too much is being erased.
+pub fn erase(
+    state: &State,
+    id: LogId,
+    log: &Log,
+    ranges: &[Range<u64>],
+    base: u64,
+) -> Result<Vec<Erase>, StoreError> {
+    if ranges.is_empty() {
+        return Ok(Vec::new());
+    }
+    let refuse = |what| Err(StoreError::OutOfRange(what));
+    if log.next.stage != Stage::Live {
+        return refuse("a log that does not exist yet has nothing to erase".into());
+    }
+    let mut found = Vec::new();
+    for range in ranges {
+        if range.end > base {
+            return refuse(format!("{} to {} is not below {base}", range.start, range.end));
+        }
+        // What it never showed of others is not its business. Its own that it trimmed may still be shown by others.
+        let inherited = log.ancestry.end().unwrap_or(0);
+        let mut from = if range.start < inherited { range.start.max(log.start) } else { range.start };
+        while from < range.end {
+            let (holder, until) = log.ancestry.holder(from).unwrap_or((id, u64::MAX));
+            // One that is not resident was looked for, and is not in the database: it was deleted.
+            let lives =
+                holder != id && state.logs.get(&holder).is_some_and(|h| h.next.stage != Stage::Deleted);
+            let until = until.min(range.end);
+            if lives {
+                return refuse(format!("the records {from} to {until} are those of log {}", holder.0));
+            }
+            found.push(Erase { log: holder, offsets: from..until });
+            from = until;
+        }
+    }
+    if state.erasing.len() + found.len() > ERASING_RANGES_MAX {
+        return Err(StoreError::Overloaded { scope: "the store", limit: ERASING_RANGES_MAX });
+    }
+    Ok(found)
+}
+
 /// The other logs that a batch depends on.
 #[must_use]
-pub fn others(batch: &Batch) -> Vec<LogId> {
-    batch.origin.iter().filter_map(|origin| origin.shares).collect()
+pub fn others(shared: &Shared, id: LogId, origin: Option<&Origin>, ranges: &[Range<u64>]) -> Vec<LogId> {
+    let mut others: Vec<LogId> = origin.iter().filter_map(|origin| origin.shares).collect();
+    if !ranges.is_empty()
+        && let Some(log) = shared.state().logs.get(&id)
+    {
+        others.extend(log.ancestry.entries().iter().map(|(holder, _)| *holder));
+    }
+    others
 }
 
 impl LocalStore {
@@ -153,7 +208,7 @@ impl LocalStore {
         }
     }
 
-    fn queue_rename(
+    pub(super) fn queue_rename(
         shared: &Shared,
         id: LogId,
         term: Term,

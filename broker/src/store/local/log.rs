@@ -10,6 +10,7 @@ use longwire_proto::session_id::SessionId;
 use tokio::sync::oneshot;
 
 use crate::store::ancestry::Ancestry;
+use crate::store::local::erasing::{Erasing, without};
 use crate::store::local::projected::Projected;
 use crate::store::local::record::Records;
 use crate::store::local::table::logs::LogRow;
@@ -285,6 +286,18 @@ impl Log {
             }
         }
         Some(chunk)
+    }
+
+    /// Puts tombstones in the place of erased records that are not settled, before they are.
+    pub fn forget_erased(&mut self, id: LogId, erasing: &Erasing) {
+        for batch in &mut self.unsettled {
+            let erased = erasing.within(id, &(batch.base..batch.end()));
+            if !erased.is_empty() {
+                let (records, freed) = without(&erased, id, batch.base, &batch.records);
+                batch.records = records;
+                self.bytes = self.bytes.saturating_sub(freed);
+            }
+        }
     }
 
     /// A row of the snapshots in memory; `None` when the database has the word.

@@ -11,7 +11,9 @@ pub mod backup;
 pub mod ballast;
 pub mod compact;
 pub mod database;
+pub mod deleted;
 pub mod disk;
+pub mod erasing;
 pub mod error;
 pub mod feed;
 pub mod folder;
@@ -29,6 +31,7 @@ pub mod place;
 pub mod plan;
 pub mod projected;
 pub mod projections;
+pub mod queued;
 pub mod quota;
 pub mod reader;
 pub mod rebuild;
@@ -38,17 +41,20 @@ pub mod restore;
 pub mod segment;
 pub mod settler;
 pub mod shared;
+pub mod size;
 pub mod state;
 pub mod stats;
 pub mod table;
 pub mod unindexed;
 pub mod values;
+pub mod wipe;
 pub mod writer;
 
 #[cfg(test)]
 mod tests;
 
 use std::future::ready;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -57,7 +63,6 @@ use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::{oneshot, watch};
 
-use crate::backup::BackedUp;
 use crate::store::local::disk::{Disk, RealDisk};
 use crate::store::local::error::OpenStoreError;
 use crate::store::local::folder::DataFolder;
@@ -65,12 +70,14 @@ use crate::store::local::group::{Append, BLOCK_BYTES};
 use crate::store::local::health::Part;
 use crate::store::local::log::Stage;
 use crate::store::local::projected::Projected;
+use crate::store::local::queued::{Queued, Stop};
 use crate::store::local::reader::Lookup;
 use crate::store::local::record::{RECORD_OVERHEAD_BYTES, seal};
-use crate::store::local::shared::{CACHE_BYTES, Shared, Tuning};
-use crate::store::local::state::{Queued, State, Stop};
+use crate::store::local::shared::{CACHE_BYTES, ERASE_WITHIN, Shared, Tuning};
+use crate::store::local::size::{check_size, cost};
+use crate::store::local::state::State;
 use crate::store::{
-    Batch, Capabilities, Cas, Changes, Chunk, Due, Health, ListPage, ListQuery, LogId, Opened, Projection,
+    BackedUp, Batch, Capabilities, Cas, Changes, Chunk, Due, Health, ListPage, ListQuery, LogId, Opened,
     ReadLimit, Reservation, Snapshot, Store, StoreError, StoreFuture, Term, Version,
 };
 
@@ -177,6 +184,30 @@ impl LocalStore {
         }
     }
 
+    /// Resolves when everything that was erased or deleted before this call is in no file of the folder any more, and does
+    /// not wait for the time that this is otherwise put off.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the store is in trouble.
+    pub async fn erased(&self) -> Result<(), StoreError> {
+        let mut wiped = self.shared.wiped.subscribe();
+        let target = {
+            let mut state = self.shared.state();
+            state.wipe_asked = state.erased_commit;
+            self.shared.settle.notify_one();
+            state.erased_commit
+        };
+        loop {
+            if *wiped.borrow_and_update() >= target {
+                return Ok(());
+            }
+            tokio::select! {
+                _ = wiped.changed() => {}
+                trouble = self.shared.health.troubled() => return Err(trouble),
+            }
+        }
+    }
+
     fn stop(shared: &Shared, how: Stop) {
         {
             let mut state = shared.state();
@@ -217,6 +248,7 @@ impl LocalStore {
         {
             return Err(StoreError::VersionConflict);
         }
+        let erase = lifecycle::erase(&state, id, log, &batch.erase, batch.base)?;
         let create = begins.then(|| lifecycle::create(&state, id, log, &batch)).transpose()?.map(Box::new);
         let mut reservation = batch.reservation;
         reservation.absorb(shared.quota.charge(missing)?);
@@ -239,7 +271,7 @@ impl LocalStore {
             last_time_ms: batch.last_time_ms,
             records,
             projection,
-            erase: Vec::new(),
+            erase,
         };
         let (reply, durable) = oneshot::channel();
         state.queue.push_back(Queued::Append { create, append, reservation, bytes, reply });
@@ -391,27 +423,6 @@ impl LocalStore {
     }
 }
 
-fn check_size(batch: &Batch) -> Result<(), StoreError> {
-    let refuse = |what, found, limit| Err(StoreError::BatchTooLarge { what, found, limit });
-    let bytes = content_bytes(batch);
-    if bytes > BATCH_BYTES_MAX {
-        return refuse("bytes", bytes, BATCH_BYTES_MAX);
-    }
-    if batch.records.len() > BATCH_RECORDS_MAX {
-        return refuse("records", batch.records.len(), BATCH_RECORDS_MAX);
-    }
-    batch.projection.as_ref().map_or(Ok(()), Projection::check)
-}
-
-fn content_bytes(batch: &Batch) -> usize {
-    let projection = batch.projection.as_ref().map_or(0, Projection::bytes);
-    projection + batch.records.iter().map(Bytes::len).sum::<usize>()
-}
-
-fn cost(batch: &Batch) -> usize {
-    content_bytes(batch) + batch.records.len() * RECORD_OVERHEAD_BYTES + BATCH_OVERHEAD_BYTES
-}
-
 async fn durable(outcome: Outcome) -> Result<(), StoreError> {
     outcome
         .await
@@ -441,7 +452,7 @@ impl Store for LocalStore {
 
     fn append(&self, log: LogId, term: Term, version: Version, batch: Batch) -> StoreFuture<Version> {
         let shared = Arc::clone(&self.shared);
-        let others = lifecycle::others(&batch);
+        let others = lifecycle::others(&shared, log, batch.origin.as_ref(), &batch.erase);
         if !others.is_empty() {
             return Box::pin(async move {
                 Self::make_resident(&shared, others).await?;
@@ -453,6 +464,19 @@ impl Store for LocalStore {
             Ok(queued) => Box::pin(Self::appended(shared, log, queued)),
             Err(error) => Box::pin(ready(Err(error))),
         }
+    }
+
+    fn check_erase(&self, log: LogId, ranges: Vec<Range<u64>>) -> StoreFuture<()> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            let others = lifecycle::others(&shared, log, None, &ranges);
+            Self::make_resident(&shared, others).await?;
+            let state = shared.state();
+            let found = state.logs.get(&log).ok_or(StoreError::Fenced)?;
+            let end = found.next.end;
+            let kept: Vec<_> = ranges.iter().map(|range| range.start..range.end.min(end)).collect();
+            lifecycle::erase(&state, log, found, &kept, end).map(drop)
+        })
     }
 
     fn read(&self, log: LogId, from: u64, limit: ReadLimit) -> StoreFuture<Chunk> {
@@ -539,7 +563,7 @@ impl Store for LocalStore {
         Capabilities {
             batch_bytes_max: BATCH_BYTES_MAX,
             batch_records_max: BATCH_RECORDS_MAX,
-            erased_within_ms: 3_600_000,
+            erased_within_ms: ERASE_WITHIN.as_millis() as u64,
         }
     }
 

@@ -20,6 +20,7 @@ use crate::store::local::segment::{JOURNAL_FOLDER, SegmentPool, file_name};
 use crate::store::local::settler::{Settler, finish};
 use crate::store::local::shared::{Shared, Tuning};
 use crate::store::local::state::State;
+use crate::store::local::table::erasing::{self, ERASING};
 use crate::store::local::writer::Writer;
 
 /// Brings the database up to what the journal holds.
@@ -60,6 +61,10 @@ pub fn open(
 
     let found = scan(disk.as_ref(), salt, meta.settled_commit)?;
     let mut state = State::new(meta, tuning.logs_max);
+    let erasing = database.read(|transaction| erasing::all(&transaction.open_table(ERASING)?));
+    for (log, offsets) in erasing.map_err(damaged)? {
+        state.erasing.add(log, offsets);
+    }
     let commits = found.groups.len();
     let pool = SegmentPool::new(Arc::clone(&disk), tuning.segment_bytes, found.next_number());
     let segments = replay(&mut state, &database, found, &root)?;
@@ -123,6 +128,7 @@ fn replay(
                 |log| log_row(database, log).map_err(|failure| damaged(format!("log {}: {failure}", log.0)));
             state.replay(item, load)?.ok_or_else(misfit)?;
         }
+        state.committed(commit);
     }
     Ok(found.segments)
 }

@@ -32,8 +32,8 @@ pub enum Place {
     Memory {
         /// The records.
         chunk: Chunk,
-        /// Whether another log holds them, so that more may follow elsewhere.
-        shared: bool,
+        /// The log that holds them; more may follow elsewhere when it is another one.
+        holder: LogId,
     },
     /// In the database.
     Database {
@@ -67,15 +67,24 @@ impl State {
     pub fn place(&self, log: LogId, extent: &Extent, from: u64, limit: ReadLimit) -> Place {
         let from = from.max(extent.start);
         if from >= extent.end {
-            return Place::Memory { chunk: Chunk { from, records: Vec::new() }, shared: false };
+            return Place::Memory { chunk: Chunk { from, records: Vec::new() }, holder: log };
         }
         let (holder, until) = extent.ancestry.holder(from).unwrap_or((log, extent.end));
         match self.logs.get(&holder) {
             Some(found) => match found.read(from..until, limit) {
-                Some(chunk) => Place::Memory { chunk, shared: holder != log },
+                Some(chunk) => Place::Memory { chunk, holder },
                 None => Place::Database { holder, offsets: from..until.min(found.settled_end) },
             },
             None => Place::Database { holder, offsets: from..until },
+        }
+    }
+
+    /// Which offsets of a place are erased.
+    #[must_use]
+    pub fn erased(&self, place: &Place) -> Vec<Range<u64>> {
+        match place {
+            Place::Memory { chunk, holder } => self.erasing.within(*holder, &(chunk.from..chunk.next())),
+            Place::Database { holder, offsets } => self.erasing.within(*holder, offsets),
         }
     }
 }

@@ -10,16 +10,19 @@ use crate::store::Reservation;
 use crate::store::ancestry::Ancestry;
 use crate::store::local::database::{Database, DatabaseFailure};
 use crate::store::local::format::FORMAT_VERSION;
+use crate::store::local::group::Erase;
 use crate::store::local::index::Indexes;
 use crate::store::local::log::{Rows, Settled, SnapshotReply};
 use crate::store::local::record::Records;
 use crate::store::local::table::chunks::{CHUNKS, Packer};
 use crate::store::local::table::doomed::DOOMED;
+use crate::store::local::table::erasing::{self, ERASING};
 use crate::store::local::table::logs::{LOGS, LogRow};
 use crate::store::local::table::meta::{self, META, Meta};
 use crate::store::local::table::names::{NAMES, Name};
 use crate::store::local::table::rows::{self, ROWS};
 use crate::store::local::table::shares::{self, SHARES};
+use crate::store::local::table::shred;
 use crate::store::local::table::values::{self, VALUES};
 use crate::store::local::values::Writes;
 
@@ -77,6 +80,8 @@ pub struct Plan {
     pub bytes: usize,
     /// Names that lost their log to another name.
     pub vacated: Vec<SessionId>,
+    /// Records that were erased.
+    pub erase: Vec<Erase>,
 }
 
 impl Plan {
@@ -103,7 +108,7 @@ impl Plan {
         let mut shares = transaction.open_table(SHARES)?;
         // Names in this order: one that was given up or deleted may have another log by now.
         for name in &self.vacated {
-            names.remove(name.as_str())?;
+            shred::take(&mut names, &name.as_str())?;
         }
         for (log, change) in &self.logs {
             let LogChange::Deleted { name, next_epoch, row, in_database, ancestry, base, batches } = change
@@ -117,8 +122,9 @@ impl Plan {
                 doomed.insert(holder.0, 0)?;
             }
             if *in_database {
-                let old = logs.remove(log.0)?.and_then(|old| LogRow::decode(*log, old.value()).ok());
+                let old = logs.get(log.0)?.and_then(|old| LogRow::decode(*log, old.value()).ok());
                 indexes.reindex(*log, old.as_ref(), None)?;
+                shred::take(&mut logs, &log.0)?;
             }
             indexes.bury(*log, row)?;
             // One that the database never had, too: its removal ends what the change feed tells of it.
@@ -127,10 +133,9 @@ impl Plan {
         for (log, change) in &self.logs {
             let LogChange::Live { row, settled, ancestry, base, batches, rows } = change else { continue };
             // What a damaged row was found by leads to this one, which does not confirm it.
-            let old = logs
-                .insert(log.0, row.encode(*log).as_slice())?
-                .and_then(|old| LogRow::decode(*log, old.value()).ok());
+            let old = logs.get(log.0)?.and_then(|old| LogRow::decode(*log, old.value()).ok());
             indexes.reindex(*log, old.as_ref(), Some(row))?;
+            shred::put(&mut logs, &log.0, &row.encode(*log))?;
             if settled.as_ref().is_none_or(|settled| settled.name != row.name) {
                 let name = row.name.as_str();
                 names.insert(name, Name::Log(*log).encode(name).as_slice())?;
@@ -147,9 +152,9 @@ impl Plan {
             for (key, row) in rows.iter().flat_map(|rows| rows.iter()) {
                 match row {
                     Some(row) => {
-                        snapshot_rows.insert((log.0, &key[..]), rows::encode(*log, key, row).as_slice())?;
+                        shred::put(&mut snapshot_rows, &(log.0, &key[..]), &rows::encode(*log, key, row))?;
                     }
-                    None => drop(snapshot_rows.remove((log.0, &key[..]))?),
+                    None => shred::take(&mut snapshot_rows, &(log.0, &key[..]))?,
                 }
             }
         }
@@ -158,6 +163,12 @@ impl Plan {
             match value {
                 Some(value) => drop(table.insert(&key[..], values::encode(key, value).as_slice())?),
                 None => drop(table.remove(&key[..])?),
+            }
+        }
+        if !self.erase.is_empty() {
+            let mut erasing = transaction.open_table(ERASING)?;
+            for Erase { log, offsets } in &self.erase {
+                erasing::put(&mut erasing, *log, offsets.clone())?;
             }
         }
         let meta = Meta { format: FORMAT_VERSION, ..self.meta };
@@ -198,11 +209,11 @@ fn put_records(
     };
     for record in batches.iter().flat_map(|records| records.iter()) {
         if let Some((key, value)) = packer.push(record) {
-            chunks.insert(key, value.as_slice())?;
+            shred::put(chunks, &key, &value)?;
         }
     }
     if let Some((key, value)) = packer.close() {
-        chunks.insert(key, value.as_slice())?;
+        shred::put(chunks, &key, &value)?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
 
 use crate::store::local::database::{Database, DatabaseFailure};
+use crate::store::local::erasing::mask;
 use crate::store::local::log::{Rows, Stage};
 use crate::store::local::place::{Extent, Place};
 use crate::store::local::shared::Shared;
@@ -102,17 +103,27 @@ pub async fn read(shared: Arc<Shared>, log: LogId, from: u64, limit: ReadLimit) 
     let mut settled: Option<Extent> = None;
     loop {
         let first = chunk.records.is_empty();
+        let erased;
         let place = {
             let state = shared.state();
             let extent = state.extent(log)?;
-            extent.as_ref().or(settled.as_ref()).map(|extent| state.place(log, extent, chunk.next(), left))
+            let place = extent
+                .as_ref()
+                .or(settled.as_ref())
+                .map(|extent| state.place(log, extent, chunk.next(), left));
+            // Looked up before the database is read: what is rewritten meanwhile was found either way.
+            erased = match &place {
+                Some(place) if !state.erasing.is_empty() => state.erased(place),
+                _ => Vec::new(),
+            };
+            place
         };
-        let (more, last) = match place {
+        let (mut more, last) = match place {
             None => {
                 settled = Some(settled_extent(&shared, log).await?);
                 continue;
             }
-            Some(Place::Memory { chunk, shared }) => (chunk, !shared),
+            Some(Place::Memory { chunk, holder }) => (chunk, holder == log),
             Some(Place::Database { holder, offsets }) => {
                 let (wanted, end) = (offsets.start, offsets.end);
                 let read = blocking(&shared, move |shared| {
@@ -145,6 +156,7 @@ pub async fn read(shared: Arc<Shared>, log: LogId, from: u64, limit: ReadLimit) 
             return Ok(chunk);
         }
         let bytes: usize = more.records.iter().map(Bytes::len).sum();
+        mask(&erased, more.from, &mut more.records);
         left.bytes = left.bytes.saturating_sub(bytes);
         left.records = left.records.saturating_sub(more.records.len());
         let at_end = last || more.records.is_empty();

@@ -1,6 +1,6 @@
 //! Segments: the preallocated files that the journal is written to, and the pool that makes, keeps and recycles them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -34,6 +34,8 @@ pub fn number(name: &str) -> Option<u64> {
 #[derive(Debug)]
 pub struct Segment {
     number: u64,
+    // Its number when its file was made: recycling keeps what is in the file.
+    made: u64,
     file: Box<dyn DiskFile>,
     used: u64,
     bytes: u64,
@@ -76,6 +78,10 @@ struct Retired {
 #[derive(Debug)]
 struct Inner {
     next_number: u64,
+    // Files made before this number are not recycled.
+    condemned_below: u64,
+    // The writer has these: by the number that their files were made with.
+    taken: BTreeSet<u64>,
     spares: VecDeque<Segment>,
     retired: Vec<Retired>,
 }
@@ -93,7 +99,13 @@ impl SegmentPool {
     /// A pool whose segments are numbered from `next_number` on.
     #[must_use]
     pub fn new(disk: Arc<dyn Disk>, segment_bytes: u64, next_number: u64) -> Self {
-        let inner = Inner { next_number, spares: VecDeque::new(), retired: Vec::new() };
+        let inner = Inner {
+            next_number,
+            condemned_below: 0,
+            taken: BTreeSet::new(),
+            spares: VecDeque::new(),
+            retired: Vec::new(),
+        };
         Self { disk, segment_bytes, inner: Mutex::new(inner) }
     }
 
@@ -102,20 +114,58 @@ impl SegmentPool {
     /// # Errors
     /// Those of the disk, such as that it is full.
     pub fn take(&self, bytes: usize) -> io::Result<Segment> {
-        let spare = self.inner().spares.pop_front();
+        let spare = {
+            let mut inner = self.inner();
+            let spare = inner.spares.pop_front();
+            inner.taken.extend(spare.iter().map(|spare| spare.made));
+            spare
+        };
         match spare {
-            Some(spare) if spare.fits(bytes) => Ok(spare),
+            Some(spare) if spare.fits(bytes) => return Ok(spare),
             Some(spare) => {
+                self.inner().taken.remove(&spare.made);
                 self.discard(spare);
-                self.make(bytes)
             }
-            None => self.make(bytes),
+            None => {}
         }
+        let segment = self.make(bytes)?;
+        self.inner().taken.insert(segment.made);
+        Ok(segment)
+    }
+
+    /// Sees to it that every file there is by now is removed as soon as it is settled, because of what is in it. The
+    /// writer gives up the one that it has.
+    pub fn condemn(&self) {
+        let spares = {
+            let mut inner = self.inner();
+            inner.condemned_below = inner.next_number;
+            std::mem::take(&mut inner.spares)
+        };
+        for spare in spares {
+            self.discard(spare);
+        }
+    }
+
+    /// Whether a segment is not to be written to any more.
+    #[must_use]
+    pub fn is_condemned(&self, segment: &Segment) -> bool {
+        segment.made < self.inner().condemned_below
+    }
+
+    /// Whether files are left that are to be removed.
+    #[must_use]
+    pub fn has_condemned(&self) -> bool {
+        let inner = self.inner();
+        let mut made =
+            inner.taken.iter().copied().chain(inner.retired.iter().map(|retired| retired.segment.made));
+        made.any(|made| made < inner.condemned_below)
     }
 
     /// Takes back a segment that is not written to any more. One that failed is not `trusted` and is never used again.
     pub fn retire(&self, segment: Segment, trusted: bool) {
-        self.inner().retired.push(Retired { segment, trusted });
+        let mut inner = self.inner();
+        inner.taken.remove(&segment.made);
+        inner.retired.push(Retired { segment, trusted });
     }
 
     /// How many segments wait for being settled.
@@ -126,15 +176,16 @@ impl SegmentPool {
 
     /// Reuses or removes every retired segment whose groups are all settled, and makes sure that there are spares.
     pub fn recycle(&self, settled: u64) {
-        let (done, mut room) = {
+        let (done, mut room, condemned_below) = {
             let mut inner = self.inner();
             let (done, kept) = inner.retired.drain(..).partition(|r| r.segment.last_commit <= settled);
             inner.retired = kept;
             let done: Vec<Retired> = done;
-            (done, SPARES_MAX.saturating_sub(inner.spares.len()))
+            (done, SPARES_MAX.saturating_sub(inner.spares.len()), inner.condemned_below)
         };
         for Retired { segment, trusted } in done {
-            if !trusted || room == 0 || segment.bytes != self.segment_bytes {
+            let condemned = segment.made < condemned_below;
+            if !trusted || condemned || room == 0 || segment.bytes != self.segment_bytes {
                 self.discard(segment);
                 continue;
             }
@@ -186,7 +237,7 @@ impl SegmentPool {
             let _ = self.disk.remove(&name);
             return Err(error);
         }
-        Ok(Segment { number, file, used: 0, bytes, last_commit: 0 })
+        Ok(Segment { number, made: number, file, used: 0, bytes, last_commit: 0 })
     }
 
     fn reuse(&self, segment: Segment) -> io::Result<Segment> {

@@ -1,5 +1,5 @@
 //! The thread that settles: it moves what is durable in the journal into the database, in large commits, recycles the
-//! segments after that, and removes deleted logs step by step.
+//! segments after that, and removes, rewrites and wipes step by step.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,12 +10,16 @@ use tracing::{debug, warn};
 use crate::store::local::ballast::Ballast;
 use crate::store::local::health::Part;
 use crate::store::local::plan::Plan;
+use crate::store::local::queued::Stop;
 use crate::store::local::shared::{BACKOFF_MAX, BACKOFF_MIN, SETTLE_SEGMENTS, Shared};
-use crate::store::local::state::Stop;
 use crate::store::local::table::doomed;
+use crate::store::local::table::erasing::{self, ERASING};
+use crate::store::local::wipe::Wipe;
 
-/// The pause between steps of removing a deleted log, so that settling and reads come in between.
-const DOOMED_PAUSE: Duration = Duration::from_millis(50);
+/// The pause between steps of removing and rewriting, so that settling and reads come in between.
+const STEP_PAUSE: Duration = Duration::from_millis(50);
+/// The pause between steps of a wipe that somebody waits for: what it waits for itself may take a moment.
+const ASKED_PAUSE: Duration = Duration::from_millis(1);
 /// How often settling is tried while the store stops. What is left is settled at the next start.
 const STOPPING_ATTEMPTS: u32 = 3;
 /// How often the spares, the ballast and the quota are looked after while nothing is settled.
@@ -27,6 +31,10 @@ pub struct Settler {
     shared: Arc<Shared>,
     ballast: Ballast,
     doomed: bool,
+    erasing: bool,
+    // It is tried again with the next settling, or when nothing is to be settled for a while.
+    erasing_failed: bool,
+    wipe: Wipe,
 }
 
 impl Settler {
@@ -34,7 +42,8 @@ impl Settler {
     #[must_use]
     pub fn new(shared: Arc<Shared>) -> Self {
         let ballast = Ballast::new(Arc::clone(&shared.disk), shared.tuning.ballast_bytes);
-        Self { shared, ballast, doomed: true }
+        let wipe = Wipe::new(Arc::clone(&shared));
+        Self { shared, ballast, doomed: true, erasing: true, erasing_failed: false, wipe }
     }
 
     /// Settles until the store stops. True when everything durable is settled.
@@ -51,11 +60,15 @@ impl Settler {
                 }
             } else if stop == Stop::Drain {
                 return true;
+            } else {
+                self.erasing |= self.erasing_failed;
             }
             // What was acknowledged during the last settling goes before the niceties.
             if stop == Stop::No {
                 self.look_after_disk();
+                self.rewrite_erased();
                 self.remove_doomed();
+                self.wipe();
                 self.shared.quota.sweep();
             }
         }
@@ -83,7 +96,16 @@ impl Settler {
                         }
                         return (Stop::No, plan);
                     }
-                    let pause = if self.doomed { DOOMED_PAUSE } else { IDLE_PAUSE };
+                    let asked = state.wipe_asked > state.settled.wiped_commit;
+                    let busy = self.doomed || self.erasing;
+                    let pause = match busy {
+                        true if asked => Duration::ZERO,
+                        true => STEP_PAUSE,
+                        false => IDLE_PAUSE,
+                    };
+                    let wipe = self.wipe.due(&state);
+                    let least = if asked { ASKED_PAUSE } else { STEP_PAUSE };
+                    let pause = pause.min(wipe.map_or(IDLE_PAUSE, |wipe| wipe.max(least)));
                     let pause = pause.saturating_sub(woken.elapsed());
                     if pause.is_zero() {
                         return (Stop::No, None);
@@ -100,6 +122,7 @@ impl Settler {
         let mut backoff = BACKOFF_MIN;
         let mut stopping = 0;
         let started = Instant::now();
+        let erases = !plan.erase.is_empty();
         while let Err(failure) = plan.apply(&self.shared.database) {
             if plan.is_applied(&self.shared.database) {
                 break;
@@ -120,6 +143,7 @@ impl Settler {
         finish(&self.shared, plan);
         self.shared.health.well(Part::Database);
         self.doomed = true;
+        self.erasing |= erases || self.erasing_failed;
         histogram!("longwire_store_settle_seconds").record(started.elapsed().as_secs_f64());
         true
     }
@@ -151,6 +175,38 @@ impl Settler {
         };
     }
 
+    /// Rewrites a few chunks that hold erased records.
+    pub(super) fn rewrite_erased(&mut self) {
+        if !self.erasing {
+            return;
+        }
+        let database = &self.shared.database;
+        let mut step = None;
+        let result = database.write(|transaction| erasing::step(transaction, &mut step));
+        let done = match (&result, &step) {
+            (Ok(_), _) => true,
+            (Err(_), Some(step)) => database
+                .read(|transaction| erasing::is_done(&transaction.open_table(ERASING)?, step))
+                .unwrap_or(false),
+            (Err(_), None) => false,
+        };
+        match step.filter(|_| done) {
+            Some(step) => self.shared.state().rewritten(&step),
+            None => {
+                self.erasing = false;
+                self.erasing_failed = result.is_err();
+            }
+        }
+        if let Err(error) = result {
+            warn!(%error, "chunks that hold erased records could not be rewritten; it is tried again");
+        }
+    }
+
+    /// Takes erased content out of the files, a bounded part of it.
+    pub(super) fn wipe(&mut self) -> bool {
+        self.wipe.step()
+    }
+
     fn wait(&self, time: Duration) -> Stop {
         let until = Instant::now() + time;
         let mut state = self.shared.state();
@@ -166,9 +222,10 @@ impl Settler {
 
 /// After a plan's commit: frees the memory, recycles the segments, tells who waits.
 pub fn finish(shared: &Shared, plan: Plan) {
-    let (garbage, unsettled) = {
+    let (garbage, unsettled, erasing, unwiped) = {
         let mut state = shared.state();
-        (state.settled(&plan), state.unsettled_bytes)
+        let unwiped = state.erased_since.map(|since| since.elapsed()).unwrap_or_default();
+        (state.settled(&plan), state.unsettled_bytes, state.erasing.len(), unwiped)
     };
     let Plan { meta, replies, reservations, .. } = plan;
     drop(garbage);
@@ -181,4 +238,6 @@ pub fn finish(shared: &Shared, plan: Plan) {
     shared.settled.send_replace(meta.settle);
     counter!("longwire_store_settlings_total").increment(1);
     gauge!("longwire_store_unsettled_bytes").set(unsettled as f64);
+    gauge!("longwire_store_erasing_ranges").set(erasing as f64);
+    gauge!("longwire_store_unwiped_seconds").set(unwiped.as_secs_f64());
 }

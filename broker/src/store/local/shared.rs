@@ -33,6 +33,10 @@ pub const BACKOFF_MIN: Duration = Duration::from_millis(20);
 /// The longest wait between attempts: a disk that has room again is noticed within this time.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
+/// How long erased and deleted content may stay in the files of the folder, while the broker runs. A wipe overwrites all
+/// free room of the database, so it is done for many erasures at once.
+pub const ERASE_WITHIN: Duration = Duration::from_secs(3600);
+
 /// What the engine is tuned by. Tests make everything small.
 #[derive(Clone, Copy, Debug)]
 pub struct Tuning {
@@ -48,6 +52,8 @@ pub struct Tuning {
     pub logs_max: usize,
     /// See [`CACHE_BYTES`].
     pub cache_bytes: usize,
+    /// See [`ERASE_WITHIN`].
+    pub erase_within: Duration,
     /// The quota.
     pub quota: QuotaLimits,
 }
@@ -61,6 +67,7 @@ impl Default for Tuning {
             ballast_bytes: BALLAST_BYTES,
             logs_max: RESIDENT_LOGS_MAX,
             cache_bytes: CACHE_BYTES,
+            erase_within: ERASE_WITHIN,
             quota: QuotaLimits::default(),
         }
     }
@@ -78,6 +85,8 @@ pub struct Shared {
     pub durable: watch::Sender<u64>,
     /// The last settling.
     pub settled: watch::Sender<u64>,
+    /// The commit up to which what was erased or deleted is in no file any more.
+    pub wiped: watch::Sender<u64>,
     /// Unsettled bytes.
     pub quota: Quota,
     /// Troubles.
@@ -115,6 +124,7 @@ impl Shared {
         Self {
             durable: watch::Sender::new(state.durable_commit()),
             settled: watch::Sender::new(state.settled.settle),
+            wiped: watch::Sender::new(state.settled.wiped_commit),
             state: Mutex::new(state),
             work: Condvar::new(),
             settle: Condvar::new(),

@@ -11,12 +11,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use longwire_proto::session_id::SessionId;
-use tokio::sync::oneshot;
 
-use crate::store::local::group::{Append, BLOCK_BYTES, Create, Delete, Item, Put, Rename, Trim};
+use crate::store::local::erasing::Erasing;
+use crate::store::local::group::{Append, Create, Delete, Erase, Item, Put, Rename, Trim};
 use crate::store::local::log::{Head, Log, Settled, Stage, Unsettled};
 use crate::store::local::plan::{LogChange, Plan};
 use crate::store::local::projected::Projected;
+use crate::store::local::queued::{Queued, Reply, Stop};
+use crate::store::local::table::erasing::Rewritten;
 use crate::store::local::table::logs::LogRow;
 use crate::store::local::table::meta::Meta;
 use crate::store::local::unindexed::Unindexed;
@@ -32,81 +34,6 @@ const EVICTION_SCAN: usize = 256;
 const FORGOTTEN_NAMES: usize = 1024;
 /// Items that may wait for the writer; the quota makes it unlikely that there are ever as many.
 pub const QUEUE_ITEMS_MAX: usize = 65_536;
-
-/// Tells a caller that what it queued is durable.
-pub type Reply = oneshot::Sender<Result<(), StoreError>>;
-
-/// What waits for the writer.
-#[derive(Debug)]
-pub enum Queued {
-    /// An append, and the creation of its log when it is the first.
-    Append {
-        /// The creation.
-        create: Option<Box<Create>>,
-        /// The append.
-        append: Append,
-        /// What it holds of the quota.
-        reservation: Reservation,
-        /// What it costs of the quota.
-        bytes: usize,
-        /// Who waits.
-        reply: Reply,
-    },
-    /// Writes of values.
-    Put {
-        /// The writes.
-        put: Put,
-        /// What they hold of the quota.
-        reservation: Reservation,
-        /// What they cost of the quota.
-        bytes: usize,
-        /// Who waits.
-        reply: Reply,
-    },
-    /// A deletion.
-    Delete {
-        /// The deletion.
-        delete: Delete,
-        /// Who waits.
-        reply: Reply,
-    },
-    /// A trim.
-    Trim {
-        /// The trim.
-        trim: Trim,
-        /// Who waits.
-        reply: Reply,
-    },
-    /// A renaming.
-    Rename {
-        /// The renaming.
-        rename: Rename,
-        /// Who waits.
-        reply: Reply,
-    },
-}
-
-impl Queued {
-    /// What it costs of the quota: about what it takes in the journal.
-    #[must_use]
-    pub fn cost(&self) -> usize {
-        match self {
-            Self::Append { bytes, .. } | Self::Put { bytes, .. } => *bytes,
-            Self::Delete { .. } | Self::Trim { .. } | Self::Rename { .. } => BLOCK_BYTES,
-        }
-    }
-}
-
-/// How the threads are to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// Not at all.
-    No,
-    /// After everything that is queued is durable.
-    Drain,
-    /// At once, as if the process had died.
-    Abandon,
-}
 
 /// See the top of this file.
 #[derive(Debug)]
@@ -139,6 +66,19 @@ pub struct State {
     pub vacated: BTreeSet<SessionId>,
     // The last names that were removed, in order.
     forgotten: VecDeque<SessionId>,
+    /// Erased records that may still be somewhere as they were.
+    pub erasing: Erasing,
+    /// The last durable commit that erased or deleted something.
+    pub erased_commit: u64,
+    /// Since when something that was erased or deleted is still in the files.
+    pub erased_since: Option<Instant>,
+    /// A wipe waits for a backup to end.
+    pub wipe_waits: bool,
+    /// Somebody waits until what this commit erased is in no file any more.
+    pub wipe_asked: u64,
+    // Erased since the last plan; and whether the commit at hand erases or deletes something.
+    erased: Vec<Erase>,
+    erases: bool,
     by_term: BTreeMap<Term, LogId>,
     dirty: BTreeSet<LogId>,
     // In the plan that is being settled: until that is done the database may still say otherwise about them.
@@ -168,6 +108,13 @@ impl State {
             unsettled_since: None,
             vacated: BTreeSet::new(),
             forgotten: VecDeque::new(),
+            erasing: Erasing::default(),
+            erased_commit: settled.erased_commit,
+            wipe_waits: false,
+            erased_since: (settled.erased_commit > settled.wiped_commit).then(Instant::now),
+            wipe_asked: settled.erased_commit,
+            erased: Vec::new(),
+            erases: false,
             by_term: BTreeMap::new(),
             dirty: BTreeSet::new(),
             settling: BTreeSet::new(),
@@ -233,6 +180,7 @@ impl State {
 
     /// Makes what a group did visible, and gives the callers to tell. The commit is durable.
     pub fn publish(&mut self, commit: u64, group: impl IntoIterator<Item = Queued>) -> Vec<Reply> {
+        // What an item changes is stamped with its commit.
         self.durable_commit = commit;
         let mut replies = Vec::new();
         for queued in group {
@@ -262,6 +210,7 @@ impl State {
                 }
             }
         }
+        self.committed(commit);
         replies
     }
 
@@ -323,6 +272,21 @@ impl State {
         self.durable_commit = commit;
     }
 
+    /// The items of a durable commit are applied.
+    pub fn committed(&mut self, commit: u64) {
+        self.durable_commit = commit;
+        if std::mem::take(&mut self.erases) {
+            self.erased_commit = commit;
+            self.erased_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// What was erased or deleted up to this commit is in no file any more.
+    pub fn wiped(&mut self, commit: u64) {
+        self.settled.wiped_commit = commit;
+        self.erased_since = (self.erased_commit > commit).then(Instant::now);
+    }
+
     /// Whether the database knows everything.
     #[must_use]
     pub fn is_settled(&self) -> bool {
@@ -356,6 +320,7 @@ impl State {
             settled_commit: self.durable_commit,
             settle: self.settled.settle + 1,
             next_log: self.next_log,
+            erased_commit: self.erased_commit,
             ..self.settled
         };
         let (values, reservations) = self.values.plan();
@@ -367,12 +332,16 @@ impl State {
             reservations,
             bytes: std::mem::take(&mut self.unsettled_bytes),
             vacated: self.vacated.iter().cloned().collect(),
+            erase: std::mem::take(&mut self.erased),
         };
         self.unsettled_since = None;
         self.settling = std::mem::take(&mut self.dirty);
         self.unindexed.plan();
         for &id in &self.settling {
             let Some(log) = self.logs.get_mut(&id) else { continue };
+            if !self.erasing.is_empty() {
+                log.forget_erased(id, &self.erasing);
+            }
             if log.durable.stage == Stage::Deleted {
                 let change = LogChange::Deleted {
                     name: log.name.clone(),
@@ -438,6 +407,14 @@ impl State {
         garbage
     }
 
+    /// Chunks were rewritten: their records need not be looked at any more.
+    pub fn rewritten(&mut self, step: &Rewritten) {
+        self.erasing.remove(step.log, &step.offsets);
+        if let Some(log) = self.logs.get_mut(&step.log) {
+            log.bytes = log.bytes.saturating_sub(step.freed_from(log.start));
+        }
+    }
+
     fn apply_create(&mut self, create: Create) {
         let base = create.base();
         for (holder, until) in create.ancestry.entries() {
@@ -461,6 +438,11 @@ impl State {
     }
 
     fn apply_append(&mut self, append: Append, reservation: Reservation, bytes: usize) {
+        for erase in &append.erase {
+            self.erasing.add(erase.log, erase.offsets.clone());
+        }
+        self.erases |= !append.erase.is_empty();
+        self.erased.extend(append.erase);
         let Some(log) = self.logs.get_mut(&append.log) else { return };
         let head = Head {
             stage: Stage::Live,
@@ -498,6 +480,7 @@ impl State {
 
     fn apply_delete(&mut self, delete: &Delete) {
         let Some(log) = self.logs.get_mut(&delete.log) else { return };
+        self.erases = true;
         log.durable.stage = Stage::Deleted;
         log.next.stage = Stage::Deleted;
         self.unindexed.renamed(log.name.clone());

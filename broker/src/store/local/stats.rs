@@ -24,6 +24,7 @@ use crate::store::local::table::logs::{LOGS, LogRow};
 use crate::store::local::table::meta::META;
 use crate::store::local::table::names::{NAMES, Name, OTHERS};
 use crate::store::local::table::rows::ROWS;
+use crate::store::local::table::shares::SHARES;
 use crate::store::local::table::terms::TERMS;
 use crate::store::local::table::values::VALUES;
 
@@ -165,6 +166,6 @@ fn tables(transaction: &ReadTransaction, page_bytes: u64) -> Result<Vec<TableSta
             });
         })*};
     }
-    add!(META, NAMES, LOGS, CHUNKS, ROWS, TERMS, CHANGES, DEADLINES, GONE, VALUES, DOOMED);
+    add!(META, NAMES, LOGS, CHUNKS, ROWS, TERMS, CHANGES, DEADLINES, GONE, VALUES, SHARES, DOOMED);
     Ok(tables)
 }

@@ -140,3 +140,38 @@ impl Values {
         found
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(expected: Option<&'static str>) -> [Cas; 1] {
+        [Cas { key: "k".into(), expected: expected.map(Bytes::from), value: None }]
+    }
+
+    #[test]
+    fn what_was_read_before_a_settling_proves_nothing() {
+        let mut values = Values::default();
+        let old = [Some(Bytes::from("old"))];
+        let before = values.removals();
+        assert_eq!(values.check(&write(Some("old")), None), Verdict::Unknown);
+        assert_eq!(values.check(&write(Some("old")), Some((&old, before))), Verdict::Expected);
+        let new = Writes::from([("k".into(), Some("new".into()))]);
+        values.queue(&new);
+        assert_eq!(values.check(&write(Some("new")), None), Verdict::Expected, "behind what is queued");
+        // Nobody is told of what is not durable yet.
+        assert_eq!(values.check(&write(Some("old")), Some((&old, before))), Verdict::InFlight);
+        assert!(values.in_flight(&write(None)) && values.durable(b"k").is_none());
+        values.apply(new, Reservation::none());
+        assert_eq!(values.check(&write(Some("old")), Some((&old, before))), Verdict::Conflict);
+        drop(values.plan());
+        assert_eq!(values.check(&write(Some("old")), Some((&old, before))), Verdict::Conflict);
+        values.settled();
+        // Memory has forgotten the new one, and the old one was read before it was there.
+        assert_eq!(values.check(&write(Some("old")), Some((&old, before))), Verdict::Unknown);
+        let read = [Some(Bytes::from("new"))];
+        let now = values.removals();
+        assert_eq!(values.check(&write(Some("old")), Some((&read, now))), Verdict::Conflict);
+        assert_eq!(values.check(&write(Some("new")), Some((&read, now))), Verdict::Expected);
+    }
+}

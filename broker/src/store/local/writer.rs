@@ -12,9 +12,9 @@ use metrics::{counter, histogram};
 
 use crate::store::local::group::{GroupWriter, Seal};
 use crate::store::local::health::Part;
+use crate::store::local::queued::{Queued, Stop};
 use crate::store::local::segment::Segment;
 use crate::store::local::shared::{BACKOFF_MAX, BACKOFF_MIN, SETTLE_SEGMENTS, Shared};
-use crate::store::local::state::{Queued, Stop};
 
 /// Bytes of a group, unless a single batch is longer: more would make the first of the group wait for the disk to take
 /// the last, and win nothing.
@@ -49,9 +49,14 @@ impl Writer {
         drop(abandoned);
     }
 
-    /// Waits for a group, makes it durable and tells the callers. False when the store stops.
+    /// Waits for a group, makes it durable and tells the callers, or gives up a segment that is to be removed. False when
+    /// the store stops.
     pub(super) fn step(&mut self) -> bool {
         let Some(items) = self.next_items() else { return false };
+        if items.is_empty() {
+            self.give_up_condemned();
+            return true;
+        }
         self.encode(&items);
         if !self.persist() {
             return false;
@@ -81,6 +86,9 @@ impl Writer {
     fn next_items(&self) -> Option<Vec<Queued>> {
         let mut state = self.shared.state();
         while state.queue.is_empty() && state.stop == Stop::No {
+            if self.is_condemned() {
+                return Some(Vec::new());
+            }
             state = self.shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.stop == Stop::Abandon || state.queue.is_empty() {
@@ -150,6 +158,7 @@ impl Writer {
     fn write(&mut self, commit: u64) -> std::io::Result<()> {
         let seal = Seal { salt: self.shared.salt, segment: 0, commit, durable: self.commit };
         let bytes = self.group.seal(seal).len();
+        self.give_up_condemned();
         let mut segment = match self.segment.take() {
             Some(segment) if segment.fits(bytes) => segment,
             full => {
@@ -168,6 +177,20 @@ impl Writer {
             Err(_) => self.shared.pool.retire(segment, false),
         }
         result
+    }
+
+    fn is_condemned(&self) -> bool {
+        self.segment.as_ref().is_some_and(|segment| self.shared.pool.is_condemned(segment))
+    }
+
+    pub(super) fn give_up_condemned(&mut self) {
+        if self.is_condemned()
+            && let Some(segment) = self.segment.take()
+        {
+            self.shared.pool.retire(segment, true);
+            // Who waits for it to go is the settler.
+            self.shared.settle.notify_one();
+        }
     }
 
     /// False when the store stops.

@@ -90,6 +90,22 @@ impl<'v> Packed<'v> {
         packer.close().map(|(_, value)| value)
     }
 
+    /// The chunk with what `change` gives instead of a record; others are copied with their checksums. `None` when they are
+    /// not all there.
+    #[must_use]
+    pub fn map(&self, mut change: impl FnMut(u64, &[u8], u32) -> Option<Record>) -> Option<Vec<u8>> {
+        let mut packer = Packer::new(self.log, self.base);
+        let mut rest = self.records;
+        for offset in self.base..self.end() {
+            let (record, crc) = split_record(&mut rest)?;
+            match change(offset, record, crc) {
+                Some(changed) => packer.add(&changed.bytes, changed.crc),
+                None => packer.add(record, crc),
+            }
+        }
+        packer.close().map(|(_, value)| value)
+    }
+
     /// Its records from `from` on, each verified, within `limit`; at least one, unless it is damaged.
     #[must_use]
     pub fn unpack(&self, from: u64, limit: ReadLimit) -> Unpacked {

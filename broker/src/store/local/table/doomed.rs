@@ -18,6 +18,7 @@ use crate::store::local::table::chunks::{CHUNKS, Packed};
 use crate::store::local::table::logs::{LOGS, LogRow};
 use crate::store::local::table::rows::ROWS;
 use crate::store::local::table::shares::{self, SHARES};
+use crate::store::local::table::shred;
 
 /// The table.
 pub const DOOMED: TableDefinition<'_, u64, u64> = TableDefinition::new("doomed");
@@ -42,10 +43,10 @@ pub fn step(transaction: &WriteTransaction) -> Result<bool, DatabaseFailure> {
     let below = row.as_ref().map_or(u64::MAX, |row| row.start);
     let (fates, next) = look(&chunks, log, from, below, &shown, row.is_none())?;
     for (base, fate) in fates {
-        chunks.remove((log, base))?;
+        shred::take(&mut chunks, &(log, base))?;
         if let Fate::Cut(pieces) = fate {
             for (base, value) in pieces {
-                chunks.insert((log, base), value.as_slice())?;
+                shred::put(&mut chunks, &(log, base), &value)?;
             }
         }
     }
@@ -124,7 +125,7 @@ fn remove_rows(transaction: &WriteTransaction, log: u64) -> Result<bool, Databas
         .map(|entry| Ok(entry?.0.value().1.to_vec()))
         .collect::<Result<_, redb::StorageError>>()?;
     for key in &first_rows {
-        rows.remove((log, key.as_slice()))?;
+        shred::take(&mut rows, &(log, key.as_slice()))?;
     }
     Ok(first_rows.len() < STEP_ENTRIES)
 }

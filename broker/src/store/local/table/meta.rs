@@ -3,6 +3,7 @@
 //! ```text
 //! key    "store"
 //! value  crc u32 · format u32 · shard u32 · settled_commit u64 · settle u64 · next_log u64
+//!        · erased_commit u64 · wiped_commit u64
 //! ```
 
 use bytes::Buf;
@@ -27,18 +28,24 @@ pub struct Meta {
     pub settle: u64,
     /// The next log id to give.
     pub next_log: u64,
+    /// The last settled commit that erased or deleted something.
+    pub erased_commit: u64,
+    /// What was erased or deleted up to this commit is in no file of the folder.
+    pub wiped_commit: u64,
 }
 
 impl Meta {
     /// The value of the row.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut payload = Vec::with_capacity(32);
+        let mut payload = Vec::with_capacity(48);
         payload.extend(self.format.to_le_bytes());
         payload.extend(0_u32.to_le_bytes());
         payload.extend(self.settled_commit.to_le_bytes());
         payload.extend(self.settle.to_le_bytes());
         payload.extend(self.next_log.to_le_bytes());
+        payload.extend(self.erased_commit.to_le_bytes());
+        payload.extend(self.wiped_commit.to_le_bytes());
         seal(TAG, &[KEY.as_bytes()], &payload)
     }
 
@@ -48,7 +55,7 @@ impl Meta {
     /// [`Damage`].
     pub fn decode(value: &[u8]) -> Result<Self, Damage> {
         let mut payload = unseal(TAG, &[KEY.as_bytes()], value)?;
-        if payload.len() != 32 {
+        if payload.len() != 48 {
             return Err(Damage("the row has another length"));
         }
         let format = payload.get_u32_le();
@@ -58,6 +65,8 @@ impl Meta {
             settled_commit: payload.get_u64_le(),
             settle: payload.get_u64_le(),
             next_log: payload.get_u64_le(),
+            erased_commit: payload.get_u64_le(),
+            wiped_commit: payload.get_u64_le(),
         })
     }
 }

@@ -7,12 +7,15 @@ pub mod changes;
 pub mod chunks;
 pub mod deadlines;
 pub mod doomed;
+pub mod erasing;
+pub mod filler;
 pub mod gone;
 pub mod logs;
 pub mod meta;
 pub mod names;
 pub mod rows;
 pub mod shares;
+pub mod shred;
 pub mod terms;
 pub mod values;
 

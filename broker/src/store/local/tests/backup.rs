@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use longwire_proto::session_id::SessionId;
 use redb::{ReadableTable as _, TableDefinition};
 
-use crate::backup::BackedUp;
+use crate::store::backed_up::BackedUp;
 use crate::store::conformance::feed::projection;
 use crate::store::conformance::{ALL, Session, texts};
 use crate::store::local::table::chunks::CHUNKS;

@@ -120,6 +120,12 @@ impl FaultyDisk {
         files.map(|(name, _)| name).collect()
     }
 
+    /// What every file holds.
+    pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let files = self.inner().files.clone();
+        files.into_iter().map(|(name, file)| (name, file.lock().unwrap().cached.clone())).collect()
+    }
+
     /// How long a file is; 0 when it is absent.
     pub(crate) fn length(&self, name: &str) -> usize {
         self.inner().files.get(name).map_or(0, |file| file.lock().unwrap().cached.len())

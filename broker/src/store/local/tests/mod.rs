@@ -5,6 +5,7 @@ mod conform;
 mod corruption;
 mod faults;
 mod faulty_disk;
+mod fixture;
 mod folder;
 mod limits;
 mod model;
@@ -12,6 +13,7 @@ mod rebuild;
 mod recovery;
 mod restore;
 mod sim;
+mod wiping;
 
 use std::time::Duration;
 

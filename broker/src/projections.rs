@@ -197,8 +197,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         filled(folder.path()).await;
         let store = opened(folder.path()).await;
-        // The owner of `c` has not said yet when it wants to be woken.
-        reproject(&store).await.unwrap();
         let right = found(&store).await;
         let nothing = Reprojected { sessions: 3, ..Reprojected::default() };
         assert_eq!(reproject(&store).await.unwrap(), nothing);

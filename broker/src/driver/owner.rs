@@ -361,6 +361,7 @@ impl Owner {
         if self.append.is_some() {
             return;
         }
+        self.loaded.machine.wake_at(self.wake_ms());
         let Some(write) = self.loaded.machine.poll_write() else { return };
         let Loaded { log, term, version, .. } = self.loaded;
         self.batches += 1;
@@ -393,7 +394,7 @@ impl Owner {
         self.loaded.machine.handle_persisted(outcome);
         if self.oldest == Oldest::None && self.loaded.machine.durable_end() > self.start() {
             self.oldest = Oldest::At(self.loaded.machine.state().last_time_ms());
-            self.loaded.machine.handle_timeout(self.clock.now_ms(), self.wake_ms());
+            self.loaded.machine.handle_timeout(self.now_for_age(), self.wake_ms());
         }
     }
 

@@ -171,11 +171,12 @@ impl Owner {
     /// When the first retained record is too old, in Unix milliseconds.
     pub(super) fn wake_ms(&self) -> Option<u64> {
         let age_ms = self.loaded.machine.state().summary().meta.retention.age_ms?;
-        match self.oldest {
-            Oldest::At(oldest_ms) => Some(oldest_ms.saturating_add(age_ms).saturating_add(1)),
-            Oldest::Unknown => Some(self.loaded.machine.state().summary().created_ms.saturating_add(age_ms)),
-            Oldest::None => None,
-        }
+        let oldest_ms = match self.oldest {
+            Oldest::At(oldest_ms) => oldest_ms,
+            Oldest::Unknown => self.loaded.machine.state().summary().created_ms,
+            Oldest::None => return None,
+        };
+        Some(oldest_ms.saturating_add(age_ms).saturating_add(1))
     }
 
     /// When something must be done because time has passed.

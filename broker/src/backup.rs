@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ageing::Ageing;
 use crate::clock::Clock;
-use crate::driver::to_error;
 use crate::store::local::backup::made_ms;
 use crate::store::{BackedUp, Store, StoreError};
+use crate::store_error::to_error;
 
 /// How often backups that are too old are looked for: they stay longer by this much.
 const PAUSE: Duration = Duration::from_secs(60);

@@ -24,6 +24,7 @@ pub mod scheduler;
 pub mod scrub;
 pub mod server;
 pub mod store;
+pub mod store_error;
 pub mod subscription;
 pub mod tail;
 pub mod transport;

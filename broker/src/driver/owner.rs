@@ -21,11 +21,12 @@ use tokio::time::Instant;
 use crate::ageing::Ageing;
 use crate::clock::Clock;
 use crate::driver::trimmer::{Plan, Stage, Trimming};
-use crate::driver::{Driver, Loaded, RECORD_OVERHEAD_BYTES, begin, to_error, unknown};
+use crate::driver::{Driver, Loaded, RECORD_OVERHEAD_BYTES, begin, unknown};
 use crate::request::{Begin, Operation, ReplyTo, Request};
 use crate::store::{
     Batch, BatchId, Projection, Reservation, Snapshot, Store, StoreError, StoreFuture, Version,
 };
+use crate::store_error::in_session;
 use crate::tail::{Progress, Tail};
 
 /// How often the retention of one session is looked after at most: each time costs a snapshot.
@@ -74,6 +75,7 @@ enum Oldest {
 
 /// One turn of owning a session.
 pub(super) struct Owner {
+    session: SessionId,
     store: Arc<dyn Store>,
     clock: Clock,
     ageing: Ageing,
@@ -128,6 +130,7 @@ impl Owner {
     ) -> Self {
         driver.tail.loaded(progress);
         let mut owner = Self {
+            session: driver.session.clone(),
             store: Arc::clone(&driver.store),
             clock: driver.clock,
             ageing: driver.ageing,
@@ -338,7 +341,7 @@ impl Owner {
                 let error = Error::new(ErrorCode::EraseElsewhere, message).field("ranges");
                 request.reply_to.answer(Err(error));
             }
-            Err(error) => request.reply_to.answer(Err(to_error(&error))),
+            Err(error) => request.reply_to.answer(Err(in_session(&self.session, &error))),
         }
     }
 
@@ -430,7 +433,7 @@ impl Owner {
                 tracing::debug!(%error, "a snapshot was not taken; it is tried again");
                 self.loaded.machine.snapshot_failed();
                 if let Some(Trimming { stage: Stage::Covering(_), .. }) = self.trimming {
-                    self.trimming_done(Err(to_error(&error)));
+                    self.trimming_done(Err(in_session(&self.session, &error)));
                 }
             }
         }
@@ -501,7 +504,9 @@ impl Owner {
             }
             (Err(error), _) => {
                 self.refuse_waiting(&unknown("the session is being loaded again"));
-                reply_to.into_iter().for_each(|reply_to| reply_to.answer(Err(to_error(&error))));
+                reply_to
+                    .into_iter()
+                    .for_each(|reply_to| reply_to.answer(Err(in_session(&self.session, &error))));
                 Turn::Reload(None)
             }
         })

@@ -10,9 +10,10 @@ use tokio::time::Instant;
 
 use crate::driver::owner::{LOOK_AGAIN_MS, Oldest, Owner, RETENTION_PAUSE, TRIMS_MAX, Turn, not_found};
 use crate::driver::trimmer::{Extent, Plan, Stage, Trimming, Wish, plan};
-use crate::driver::{Loaded, to_error, unknown};
+use crate::driver::{Loaded, unknown};
 use crate::request::ReplyTo;
 use crate::store::StoreError;
+use crate::store_error::in_session;
 
 impl Owner {
     pub(super) fn start(&self) -> u64 {
@@ -68,7 +69,7 @@ impl Owner {
                     self.trimming_done(Ok(()));
                 }
             }
-            (Err(error), _) => self.trimming_done(Err(to_error(&error))),
+            (Err(error), _) => self.trimming_done(Err(in_session(&self.session, &error))),
             (Ok(_), None) => {}
         }
     }
@@ -98,7 +99,7 @@ impl Owner {
                 None
             }
             Err(error) => {
-                self.trimming_done(Err(to_error(&error)));
+                self.trimming_done(Err(in_session(&self.session, &error)));
                 self.refuse_waiting(&unknown("the session is being loaded again"));
                 Some(Turn::Reload(None))
             }

@@ -98,6 +98,7 @@ impl Owner {
                 self.loaded.machine.trimmed(plan.start);
                 self.loaded.bytes = self.loaded.bytes.saturating_sub(plan.freed_bytes);
                 self.tail.trimmed(plan.start);
+                self.prune();
                 self.trimming_done(Ok(()));
                 None
             }

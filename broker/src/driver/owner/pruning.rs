@@ -145,7 +145,9 @@ mod tests {
     #[tokio::test]
     async fn producers_without_records_are_forgotten_and_others_are_not() {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-        let hub = Hub::new(Arc::clone(&store), Clock::start(), Ageing::default(), Duration::from_secs(60));
+        let live =
+            || Hub::new(Arc::clone(&store), Clock::start(), Ageing::default(), Duration::from_secs(60));
+        let hub = live();
         for producer in 0..PRODUCERS {
             publish(&hub, &format!("p{producer}"), 0).await.unwrap();
         }
@@ -163,6 +165,14 @@ mod tests {
         assert_eq!(publish(&hub, "p1", 0).await.unwrap(), (1, true), "one record of it is there");
         assert_eq!(publish(&hub, "p1", 1).await.unwrap(), (PRODUCERS, true));
         assert_eq!(publish(&hub, &last, 0).await.unwrap(), (PRODUCERS - 1, true));
+        // None of them is in memory now.
+        hub.drain().await;
+        let hub = live();
+        trim(&hub, PRODUCERS).await;
+        while left().await.contains(&last) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(publish(&hub, "p1", 1).await.unwrap(), (PRODUCERS, true), "its record is the first");
         let unknown = publish(&hub, "p0", 1).await.unwrap_err();
         assert_eq!(unknown.code, ErrorCode::ProducerUnknown);
         assert_eq!(publish(&hub, "p0", 0).await.unwrap(), (PRODUCERS + 1, false));

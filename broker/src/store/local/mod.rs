@@ -237,6 +237,8 @@ impl LocalStore {
         let log = state.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
         if let Some(create) = &create {
             log.next_start = create.start;
+            // At once: the batches that follow may be queued before it is durable.
+            log.ancestry = create.ancestry.clone();
         }
         log.next.stage = Stage::Live;
         log.next.version += 1;

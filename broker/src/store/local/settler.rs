@@ -207,6 +207,12 @@ impl Settler {
         self.wipe.step()
     }
 
+    /// For the text of a failure.
+    #[cfg(test)]
+    pub(super) fn wiping(&self) -> String {
+        format!("{:?}", self.wipe)
+    }
+
     fn wait(&self, time: Duration) -> Stop {
         let until = Instant::now() + time;
         let mut state = self.shared.state();

@@ -371,7 +371,10 @@ async fn what_a_wipe_costs() {
         let store = LocalStore::open_tuned(folder.path().into(), Tuning::default()).unwrap();
         let mut session = Session::open(&store, "a").await;
         let text = "x".repeat(1000);
-        for _ in 0..megabytes {
+        for megabyte in 0..megabytes {
+            if megabyte % 8 == 0 {
+                store.settle().await.unwrap();
+            }
             session.publish(&store, &[text.as_str(); 1000], &[]).await.unwrap();
         }
         store.settle().await.unwrap();

@@ -18,8 +18,8 @@ use std::thread;
 use tokio::runtime::Runtime;
 
 use crate::store::local::opening::begin_anew;
-use crate::store::local::tests::sim::disk::{Content, Mark, Op, SimDisk, Tear};
-use crate::store::local::tests::sim::oracle::{Allowed, check, check_again, work_on};
+use crate::store::local::tests::sim::disk::{Content, Does, Mark, Op, SimDisk, Tear};
+use crate::store::local::tests::sim::oracle::{Allowed, check, check_again, wipe, work_on};
 use crate::store::local::tests::sim::rng::Rng;
 use crate::store::local::tests::sim::workload::Trace;
 
@@ -30,8 +30,12 @@ const PER_WORKLOAD: u64 = 5_000;
 /// One image of so many is recovered again and again; one of so many is worked on.
 const AGAIN: usize = 8;
 const WORK_ON: usize = 16;
+/// Of the operations of a wipe, one of so many has images.
+const FILLED: usize = 24;
+/// Of those that were cut off in a wipe, one of so many is wiped again, and looked through.
+const WIPE: usize = 4;
 /// What images must cover.
-const CLASSES: [&str; 16] = [
+const CLASSES: [&str; 22] = [
     "settling",
     "settling a delete",
     "appending during a settling",
@@ -40,6 +44,12 @@ const CLASSES: [&str; 16] = [
     "growth",
     "truncation",
     "delete",
+    "trim",
+    "fork",
+    "erase",
+    "rename",
+    "wiping",
+    "wiped after a crash",
     "names",
     "creation",
     "torn bytes",
@@ -133,19 +143,20 @@ struct Simulation<'r> {
 struct At {
     ready: bool,
     acknowledged: usize,
-    /// The group being written, and whether it deletes.
-    group: Option<bool>,
+    /// The group being written, and what it does.
+    group: Option<Does>,
     settled: usize,
     /// The settling at work, and whether it deletes.
     settling: Option<bool>,
     removing: bool,
+    wiping: bool,
 }
 
 impl At {
     fn pass(&mut self, mark: Mark) {
         match mark {
             Mark::Ready => self.ready = true,
-            Mark::Group { deletes } => self.group = Some(deletes),
+            Mark::Group(does) => self.group = Some(does),
             Mark::Acknowledged => {
                 self.acknowledged += 1;
                 self.group = None;
@@ -156,6 +167,7 @@ impl At {
                 self.settling = None;
             }
             Mark::Removing { begins } => self.removing = begins,
+            Mark::Wiping { begins } => self.wiping = begins,
         }
     }
 }
@@ -179,6 +191,10 @@ impl<'r> Simulation<'r> {
                 Op::Mark(mark) => at.pass(*mark),
                 Op::Sync(_) | Op::SyncNames(_) => seen.clear(),
                 _ => {}
+            }
+            // A wipe writes very many pages, one like the other.
+            if at.wiping && self.rng.below(FILLED) > 0 {
+                continue;
             }
             // Every operation has its images; what one has too few of, the later ones have more.
             let made = |counts: &Counts| counts.get("images").copied().unwrap_or(0);
@@ -231,7 +247,13 @@ impl<'r> Simulation<'r> {
         self.count("growth", flight.growth);
         self.count("truncation", flight.truncation);
         self.count("names", flight.names);
-        self.count("delete", at.group == Some(true) && flight.anything);
+        let does = at.group.filter(|_| flight.anything).unwrap_or_default();
+        self.count("delete", does.deletes);
+        self.count("trim", does.trims);
+        self.count("fork", does.forks);
+        self.count("erase", does.erases);
+        self.count("rename", does.renames);
+        self.count("wiping", at.wiping && flight.anything);
         self.count("torn bytes", matches!(tear, Tear::Sectors { torn: true, .. } | Tear::Prefix));
         self.count("headers only", tear == Tear::Headers && flight.anything);
         let result = catch_unwind(AssertUnwindSafe(|| {
@@ -278,6 +300,12 @@ impl<'r> Simulation<'r> {
             work_on(self.runtime, &disk, &store, observed.clone(), &mut self.rng)
                 .map_err(|what| format!("worked on: {what}"))?;
             self.tell("worked on");
+        }
+        // A store that was worked on has another writer, which holds a segment.
+        if at.wiping && choice.is_multiple_of(WIPE) && !choice.is_multiple_of(WORK_ON) {
+            let dead = &trace.dead[usize::try_from(observed.commit()).unwrap()];
+            wipe(self.runtime, &disk, &store, dead).map_err(|what| format!("wiped: {what}"))?;
+            self.tell("wiped after a crash");
         }
         disk.next_life();
         drop(store);

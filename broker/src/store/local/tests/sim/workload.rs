@@ -1,29 +1,37 @@
 //! A life of a store on a recording disk, and what must be there after each of its commits. Writer and settler are driven
 //! step by step on one thread, the writer in the middle of settlings too, so that a seed gives the same operations.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::BufRead as _;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use longwire_proto::record::erased;
 use tokio::runtime::Runtime;
 
 use crate::store::conformance::id;
+use crate::store::conformance::lifecycle::lineage;
 use crate::store::local::opening;
 use crate::store::local::plan::LogChange;
 use crate::store::local::quota::QuotaLimits;
 use crate::store::local::settler::Settler;
 use crate::store::local::shared::{Shared, Tuning};
 use crate::store::local::tests::manual;
-use crate::store::local::tests::sim::disk::{Content, Mark, Op, SimDisk};
+use crate::store::local::tests::sim::disk::{Content, Does, Mark, Op, SimDisk};
 use crate::store::local::tests::sim::rng::Rng;
 use crate::store::local::writer::Writer;
 use crate::store::local::{LocalStore, Outcome};
-use crate::store::{Batch, BatchId, LogId, Opened, Projection, Reservation, Snapshot, Store, Version};
+use crate::store::{
+    Batch, BatchId, LogId, Opened, Origin, Projection, Reservation, Snapshot, Store, StoreError, Version,
+};
 
 pub(crate) const SALT: u64 = 0x5a17;
 pub(crate) const NAMES: [&str; 5] = ["acme/a", "acme/b", "acme/c/d", "b", "c"];
 /// Keys of rows of a session.
 pub(crate) const ROW_KEYS: u8 = 6;
+/// One of so many workloads wipes.
+pub(crate) const WIPES: u64 = 4;
 /// Groups of one workload.
 const GROUPS: usize = 60;
 
@@ -43,9 +51,17 @@ pub(crate) struct Log {
     pub(crate) id: LogId,
     pub(crate) epoch: u64,
     pub(crate) version: u64,
+    pub(crate) born: u64,
+    pub(crate) start: u64,
     pub(crate) records: Vec<Bytes>,
     pub(crate) last_time_ms: u64,
     pub(crate) projection: Bytes,
+}
+
+impl Log {
+    fn end(&self) -> u64 {
+        self.start + self.records.len() as u64
+    }
 }
 
 /// Every session, after some commit.
@@ -54,6 +70,84 @@ pub(crate) struct Model {
     pub(crate) logs: BTreeMap<String, Arc<Log>>,
     /// Names that were deleted, and the epoch of what is created next.
     pub(crate) epochs: BTreeMap<String, u64>,
+    /// Which log holds the records of each, from its first one on.
+    holders: BTreeMap<LogId, Arc<Vec<LogId>>>,
+    /// The numbers of records that must be nowhere once the files are wiped.
+    dead: Arc<BTreeSet<u64>>,
+}
+
+impl Model {
+    /// The holder of a record that a log shows or has shown.
+    fn holder(&self, log: &Log, offset: u64) -> Option<LogId> {
+        self.holders.get(&log.id)?.get(usize::try_from(offset.checked_sub(log.born)?).ok()?).copied()
+    }
+
+    fn erase(&mut self, holder: LogId, offset: u64) {
+        let holders = &self.holders;
+        let dead = Arc::make_mut(&mut self.dead);
+        for log in self.logs.values_mut() {
+            let index = offset.checked_sub(log.start).filter(|_| offset < log.end());
+            let held = holders[&log.id].get((offset.saturating_sub(log.born)) as usize) == Some(&holder);
+            let Some(index) = index.filter(|_| held).and_then(|index| usize::try_from(index).ok()) else {
+                continue;
+            };
+            let log = Arc::make_mut(log);
+            let Some(left) = erased(&log.records[index]) else { continue };
+            dead.extend(serial(&log.records[index]));
+            log.records[index] = left;
+        }
+    }
+
+    /// A log is gone: what nobody shows of it is dead.
+    fn bury(&mut self, log: &Log) {
+        let lives = |id: LogId| self.logs.values().any(|other| other.id == id);
+        let dead = (log.start..).zip(&log.records).filter(|(offset, record)| {
+            // A log that lives keeps the chunk at its start as it is.
+            let holder = self.holder(log, *offset).filter(|holder| lives(*holder));
+            holder.is_none() && !self.logs.values().any(|other| other.records.contains(record))
+        });
+        let dead: Vec<u64> = dead.filter_map(|(_, record)| serial(record)).collect();
+        Arc::make_mut(&mut self.dead).extend(dead);
+    }
+}
+
+/// The number that a record begins with.
+fn serial(record: &Bytes) -> Option<u64> {
+    std::str::from_utf8(record.get(1..9)?).ok()?.parse().ok().filter(|_| record[0] == b'<')
+}
+
+/// A record that is dead and in a file.
+pub(crate) fn still_there(content: &Content, dead: &BTreeSet<u64>) -> Option<u64> {
+    content.files().iter().find_map(|bytes| {
+        let mut rest = bytes.as_slice();
+        // Of the standard library, because it is fast in an unoptimised build too.
+        while rest.skip_until(b'<').unwrap() > 0 {
+            let number = rest.get(..9).filter(|text| text[8] == b'>');
+            let number = number.and_then(|text| std::str::from_utf8(&text[..8]).ok()?.parse().ok());
+            if let Some(number) = number.filter(|number| dead.contains(number)) {
+                return Some(number);
+            }
+        }
+        None
+    })
+}
+
+/// A step towards wiped files. True when they are.
+pub(crate) fn wipe_step(settler: &mut Settler, writer: &mut Writer, shared: &Arc<Shared>) -> bool {
+    let plan = {
+        let mut state = shared.state();
+        state.wipe_asked = state.erased_commit;
+        if state.settled.wiped_commit >= state.erased_commit {
+            return true;
+        }
+        state.settle_now.then(|| state.plan()).flatten()
+    };
+    assert!(plan.is_none_or(|plan| settler.settle(plan)));
+    settler.rewrite_erased();
+    settler.remove_doomed();
+    settler.wipe();
+    writer.give_up_condemned();
+    false
 }
 
 /// The rows of every log, after some settling, and through where they reflect it.
@@ -67,6 +161,8 @@ pub(crate) struct Trace {
     pub(crate) models: Vec<Model>,
     /// By settling.
     pub(crate) rows: Vec<Rows>,
+    /// By commit.
+    pub(crate) dead: Vec<Arc<BTreeSet<u64>>>,
 }
 
 /// A store without threads.
@@ -94,26 +190,43 @@ struct Front {
 }
 
 impl Front {
-    /// One group of a few batches and perhaps a deletion, durable when this returns.
+    /// One group of a few batches and what else happens to logs, durable when this returns.
     fn group(&mut self) {
         let mut outcomes: Vec<Outcome> = Vec::new();
-        let mut deletes = false;
+        let mut does = Does::default();
         for _ in 0..=self.rng.below(4) {
             let name = NAMES[self.rng.below(NAMES.len())];
             if !self.sessions.contains_key(name) {
                 continue;
             }
-            if self.rng.below(12) == 0 && self.model.logs.contains_key(name) {
-                outcomes.push(self.delete(name));
-                deletes = true;
-            } else {
-                outcomes.push(self.append(name));
+            let exists = self.model.logs.contains_key(name);
+            match self.rng.below(24) {
+                0 | 1 if exists => {
+                    outcomes.push(self.delete(name));
+                    does.deletes = true;
+                }
+                2 | 3 if exists => {
+                    let trimmed = self.trim(name);
+                    does.trims |= trimmed.is_some();
+                    outcomes.extend(trimmed);
+                }
+                4 | 5 if exists => {
+                    let renamed = self.rename(name);
+                    does.renames |= renamed.is_some();
+                    outcomes.extend(renamed);
+                }
+                6..=16 if !exists => {
+                    let forked = self.fork(name);
+                    does.forks |= forked.is_some();
+                    outcomes.extend(forked);
+                }
+                _ => outcomes.push(self.append(name, &mut does)),
             }
         }
         if outcomes.is_empty() {
             return;
         }
-        self.disk.mark(Mark::Group { deletes });
+        self.disk.mark(Mark::Group(does));
         if self.rng.below(30) == 0 {
             self.disk.fail_sync();
         }
@@ -134,12 +247,49 @@ impl Front {
             _ => self.rng.below(12_000),
         };
         // No two are alike, and none compresses into another's place.
-        let mut text = format!("<{}>", self.serial).into_bytes();
+        let mut text = format!("<{:08}>", self.serial).into_bytes();
         text.extend((0..length).map(|_| b'a' + self.rng.below(26) as u8));
         text.into()
     }
 
-    fn append(&mut self, name: &'static str) -> Outcome {
+    fn append(&mut self, name: &'static str, does: &mut Does) -> Outcome {
+        let (base, start) = (self.sessions[name].end, self.model.logs.get(name).map_or(0, |log| log.start));
+        if base > start && self.rng.below(4) == 0 {
+            let from = start + self.rng.below((base - start) as usize) as u64;
+            let erase = from..(from + 1 + self.rng.below(6) as u64).min(base);
+            if let Ok(outcome) = self.begin(name, base, None, Some(erase)) {
+                does.erases = true;
+                return outcome;
+            }
+            // What another log holds that exists.
+        }
+        self.begin(name, base, None, None).unwrap()
+    }
+
+    fn fork(&mut self, name: &'static str) -> Option<Outcome> {
+        let parents: Vec<String> = self.models.last()?.logs.keys().cloned().collect();
+        let parent = parents.get(self.rng.below(parents.len().max(1)))?.clone();
+        // Only what is durable can be shared, and of what lives.
+        let durable = Arc::clone(&self.models.last()?.logs[&parent]);
+        let parent = Arc::clone(self.model.logs.values().find(|log| log.id == durable.id)?);
+        let room = durable.end().saturating_sub(parent.start) as usize;
+        let base = parent.start + self.rng.below(room + 1) as u64;
+        let start = parent.start + self.rng.below((base - parent.start) as usize + 1) as u64;
+        let epoch = 1 + parent.epoch.max(self.sessions[name].opened.lineage.epoch());
+        let shares = (start < base || self.rng.below(2) == 0).then_some(parent.id);
+        let lineage = lineage(&[(0, 0), (epoch, base)]);
+        let origin = Origin { lineage, start, shares };
+        self.begin(name, base, Some((origin, parent)), None).ok()
+    }
+
+    /// An append, the first one of a fork too.
+    fn begin(
+        &mut self,
+        name: &'static str,
+        base: u64,
+        origin: Option<(Origin, Arc<Log>)>,
+        erase: Option<Range<u64>>,
+    ) -> Result<Outcome, StoreError> {
         let count = [0, 1, 1, 1, 2, 3, 9][self.rng.below(7)];
         let records: Vec<Bytes> = (0..count).map(|_| self.record()).collect();
         self.serial += 1;
@@ -147,25 +297,52 @@ impl Front {
         let handle = self.sessions.get_mut(name).unwrap();
         let batch = Batch {
             id: BatchId(u128::from(self.serial)),
-            base: handle.end,
+            base,
             records: records.clone(),
             last_time_ms: 1000 + self.serial,
             projection: projection.clone().map(|row| Projection { row, ..Projection::default() }),
-            origin: None,
-            erase: Vec::new(),
+            origin: origin.as_ref().map(|(origin, _)| origin.clone()),
+            erase: erase.clone().into_iter().collect(),
             reservation: Reservation::none(),
         };
         let (log, term) = (handle.opened.log, handle.opened.term);
-        let (version, outcome) =
-            LocalStore::queue_append(&self.shared, log, term, handle.version, batch).unwrap();
+        let (version, outcome) = LocalStore::queue_append(&self.shared, log, term, handle.version, batch)?;
         handle.version = version;
-        handle.end += count as u64;
+        handle.end = base + count as u64;
         let epoch = handle.opened.lineage.epoch();
-        let model = self.model.logs.entry(name.into()).or_insert_with(|| {
+        let model = &mut self.model;
+        if let Some(shown) = model.logs.get(name).map(Arc::clone) {
+            for offset in erase.into_iter().flatten() {
+                if let Some(holder) = model.holder(&shown, offset) {
+                    model.erase(holder, offset);
+                }
+            }
+        }
+        if let Some((origin, parent)) = origin {
+            let start = origin.start;
+            let shown = (start - parent.start) as usize..(base - parent.start) as usize;
+            let holders = (start..base).filter_map(|offset| model.holder(&parent, offset)).collect();
+            model.holders.insert(log, Arc::new(holders));
+            let created = Log {
+                id: log,
+                epoch: origin.lineage.epoch(),
+                version: 0,
+                born: start,
+                start,
+                records: parent.records[shown].to_vec(),
+                last_time_ms: 0,
+                projection: Bytes::new(),
+            };
+            model.logs.insert(name.into(), Arc::new(created));
+        }
+        Arc::make_mut(model.holders.entry(log).or_default()).extend(records.iter().map(|_| log));
+        let model = model.logs.entry(name.into()).or_insert_with(|| {
             Arc::new(Log {
                 id: log,
                 epoch,
                 version: 0,
+                born: 0,
+                start: 0,
                 records: Vec::new(),
                 last_time_ms: 0,
                 projection: Bytes::new(),
@@ -178,13 +355,46 @@ impl Front {
         if let Some(projection) = projection {
             model.projection = projection;
         }
-        outcome.unwrap()
+        Ok(outcome.unwrap())
+    }
+
+    fn trim(&mut self, name: &'static str) -> Option<Outcome> {
+        let handle = &self.sessions[name];
+        let log = Arc::clone(&self.model.logs[name]);
+        let start = log.start + 1 + self.rng.below(log.records.len() + 1) as u64;
+        let gone = (start.min(log.end()) - log.start) as usize;
+        let own = (log.start..).zip(&log.records[..gone]);
+        let own = own.filter(|(offset, _)| self.model.holder(&log, *offset) == Some(log.id));
+        let freed = own.map(|(_, record)| record.len() as u64).sum();
+        let (id, term) = (handle.opened.log, handle.opened.term);
+        // Refused when no snapshot that is settled covers it.
+        let outcome = LocalStore::queue_trim(&self.shared, id, term, start, freed).ok()??;
+        let log = Arc::make_mut(self.model.logs.get_mut(name)?);
+        log.start = start;
+        log.records.drain(..gone);
+        Some(outcome)
+    }
+
+    fn rename(&mut self, name: &'static str) -> Option<Outcome> {
+        let to = NAMES[self.rng.below(NAMES.len())];
+        let handle = &self.sessions[name];
+        let (log, term) = (handle.opened.log, handle.opened.term);
+        // Refused when there is a session, or was one with a later epoch.
+        let outcome = LocalStore::queue_rename(&self.shared, log, term, &id(to)).ok()??;
+        let handle = self.sessions.remove(name)?;
+        self.sessions.insert(to, handle);
+        let log = self.model.logs.remove(name)?;
+        self.model.logs.insert(to.into(), log);
+        self.model.epochs.remove(name);
+        self.model.epochs.remove(to);
+        Some(outcome)
     }
 
     fn delete(&mut self, name: &'static str) -> Outcome {
         let handle = self.sessions.remove(name).unwrap();
         let outcome = LocalStore::queue_delete(&self.shared, handle.opened.log, handle.opened.term).unwrap();
         let log = self.model.logs.remove(name).unwrap();
+        self.model.bury(&log);
         self.model.epochs.insert(name.into(), log.epoch + 1);
         outcome
     }
@@ -284,6 +494,7 @@ pub(crate) fn run(runtime: &Runtime, seed: u64, index: u64) -> Trace {
     let mut rng = Rng::new(seed, index);
     let mut disk = SimDisk::new(Content::default());
     let mut rows = vec![Rows::new()];
+    let mut wiped = false;
     let mut life = Life::begin(&disk, Rng::new(rng.next(), 0), Model::default(), vec![Model::default()], 0);
     disk.mark(Mark::Ready);
     while life.front.lock().unwrap().models.len() < GROUPS {
@@ -291,6 +502,23 @@ pub(crate) fn run(runtime: &Runtime, seed: u64, index: u64) -> Trace {
         match rng.below(20) {
             0..=13 => life.front.lock().unwrap().group(),
             14..=16 => life.settle(&disk, &mut rng, &mut rows),
+            // In few workloads, and once: it writes every free page, and the larger file makes every image slower.
+            18 if index.is_multiple_of(WIPES) && !wiped => {
+                disk.mark(Mark::Wiping { begins: true });
+                let steps = 1 + rng.below(24);
+                let mut front = life.front.lock().unwrap();
+                let shared = Arc::clone(&front.shared);
+                for _ in 0..steps {
+                    if wipe_step(&mut life.settler, &mut front.writer, &shared) {
+                        let left = still_there(&disk.content(), &front.model.dead);
+                        assert!(left.is_none(), "seed {seed}, workload {index}: {left:?} is still there");
+                        wiped = shared.state().settled.wiped_commit > 0;
+                        break;
+                    }
+                }
+                drop(front);
+                disk.mark(Mark::Wiping { begins: false });
+            }
             17 | 18 => {
                 disk.mark(Mark::Removing { begins: true });
                 life.settler.remove_doomed();
@@ -316,5 +544,6 @@ pub(crate) fn run(runtime: &Runtime, seed: u64, index: u64) -> Trace {
     let ops = disk.ops();
     drop(disk.next_life());
     let models = std::mem::take(&mut life.front.lock().unwrap().models);
-    Trace { before: Content::default(), ops, models, rows }
+    let dead = models.iter().map(|model| Arc::clone(&model.dead)).collect();
+    Trace { before: Content::default(), ops, models, rows, dead }
 }

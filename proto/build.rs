@@ -10,8 +10,10 @@ use prost_types::field_descriptor_proto::Type;
 
 const PROTO: &str = "longwire/v1/longwire.proto";
 /// Messages that carry records, and those that carry these.
-const RAW_MESSAGES: [&str; 5] = ["ClientFrame", "ServerFrame", "Publish", "Delivery", "Page"];
-const RAW_FIELDS: [(&str, &str); 3] = [("Publish", "records"), ("Delivery", "records"), ("Page", "records")];
+const RAW_MESSAGES: [&str; 6] =
+    ["ClientFrame", "ServerFrame", "Publish", "Delivery", "Page", "ImportRecords"];
+const RAW_FIELDS: [(&str, &str); 4] =
+    [("Publish", "records"), ("Delivery", "records"), ("Page", "records"), ("ImportRecords", "records")];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");

@@ -108,6 +108,8 @@ async fn append(store: &LocalStore, session: &mut Session, records: usize) -> Re
         last_time_ms: 0,
         records: (0..records).map(|_| Bytes::from(vec![7; RECORD_BYTES])).collect(),
         projection: None,
+        origin: None,
+        erase: Vec::new(),
         reservation,
     };
     session.version = store.append(session.opened.log, session.opened.term, session.version, batch).await?;

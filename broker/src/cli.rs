@@ -1,9 +1,13 @@
 //! The command line. Each command is a module; what they share is here.
 
+mod archive;
+mod backup;
 mod batch;
 mod clock_text;
 mod connect;
 mod escape;
+mod export;
+mod import;
 mod lines;
 mod publish;
 mod run;
@@ -53,6 +57,9 @@ enum Command {
     Tail(tail::TailArgs),
     Pub(publish::PublishArgs),
     Session(session::SessionArgs),
+    Export(export::ExportArgs),
+    Import(import::ImportArgs),
+    Backup(backup::BackupArgs),
     Store(store::StoreArgs),
 }
 
@@ -89,6 +96,9 @@ pub(crate) async fn dispatch(cli: Cli) -> ExitCode {
         Command::Tail(args) => Box::pin(tail::run(args, context)).await,
         Command::Pub(args) => Box::pin(publish::run(args, context)).await,
         Command::Session(args) => Box::pin(session::run(args, context)).await,
+        Command::Export(args) => Box::pin(export::run(args, context)).await,
+        Command::Import(args) => Box::pin(import::run(args, context)).await,
+        Command::Backup(args) => Box::pin(backup::run(args, context)).await,
         Command::Store(args) => Box::pin(store::run(args, context.json)).await,
     };
     result.unwrap_or_else(|error| {

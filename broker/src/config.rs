@@ -35,6 +35,12 @@ pub struct Config {
     pub reconnect_after_ms: u64,
     /// Sockets that are open at once.
     pub connections_max: usize,
+    /// The folder of backups. Without one no backup can be made while the broker runs.
+    pub backups: Option<PathBuf>,
+    /// The clock is right, however much it differs from what it was before: sessions and records expire at once.
+    pub trust_clock: bool,
+    /// How much of the store is read a second, in bytes, to find damage before it matters; 0 for nothing.
+    pub scrub_bytes_per_second: u64,
 }
 
 impl Default for Config {
@@ -50,6 +56,9 @@ impl Default for Config {
             drain_timeout_ms: 10_000,
             reconnect_after_ms: 500,
             connections_max: 10_000,
+            backups: None,
+            trust_clock: false,
+            scrub_bytes_per_second: 4 << 20,
         }
     }
 }
@@ -63,6 +72,12 @@ pub struct Overrides {
     /// [`Config::data`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<PathBuf>,
+    /// [`Config::backups`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backups: Option<PathBuf>,
+    /// [`Config::trust_clock`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trust_clock: Option<bool>,
 }
 
 /// Why there is no configuration.

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use longwire_core::command::Command;
+use longwire_core::command::{Command, Reply};
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::session_id::SessionId;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
+use crate::ageing::Ageing;
 use crate::clock::Clock;
 use crate::driver::Driver;
 use crate::request::{Operation, ReplyTo, Request};
@@ -38,6 +39,7 @@ pub struct Handle {
 pub struct Hub {
     store: Arc<dyn Store>,
     clock: Clock,
+    ageing: Ageing,
     idle: Duration,
     live: DashMap<SessionId, Handle>,
     tails: Arc<TailBudget>,
@@ -48,10 +50,11 @@ pub struct Hub {
 impl Hub {
     /// An empty directory over a store. A session without readers and requests for `idle` leaves memory.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, clock: Clock, idle: Duration) -> Arc<Self> {
+    pub fn new(store: Arc<dyn Store>, clock: Clock, ageing: Ageing, idle: Duration) -> Arc<Self> {
         Arc::new(Self {
             store,
             clock,
+            ageing,
             idle,
             live: DashMap::new(),
             tails: Arc::default(),
@@ -98,8 +101,15 @@ impl Hub {
                 let (here, gone) = watch::channel(());
                 let handle = Handle { requests, tail: Arc::clone(&tail), gone };
                 entry.insert(handle.clone());
-                let driver =
-                    Driver::new(session.clone(), Arc::clone(&self.store), self.clock, tail, inbox, self.idle);
+                let driver = Driver::new(
+                    session.clone(),
+                    Arc::clone(&self.store),
+                    self.clock,
+                    self.ageing,
+                    tail,
+                    inbox,
+                    self.idle,
+                );
                 let (hub, session) = (Arc::clone(self), session.clone());
                 self.drivers.spawn(async move {
                     driver.run().await;
@@ -140,15 +150,28 @@ impl Hub {
         handle.requests.try_send(request).err().map(mpsc::error::TrySendError::into_inner)
     }
 
+    /// Asks a session and waits for the answer.
+    ///
+    /// # Errors
+    /// The session's, and those of [`Hub::handle`].
+    pub async fn ask(
+        self: &Arc<Self>,
+        session: &SessionId,
+        operation: Operation,
+    ) -> Result<Option<Reply>, Error> {
+        let (answers, mut answered) = mpsc::channel(1);
+        let request = Request { operation, reply_to: ReplyTo { request: 0, answers } };
+        Arc::clone(self).send(session.clone(), request).await.map_err(|(error, _)| error)?;
+        match answered.recv().await {
+            Some(answer) => answer.result,
+            None => Err(Error::new(ErrorCode::OutcomeUnknown, "the session ended meanwhile; try again")),
+        }
+    }
+
     /// Waits until everything that a session was asked before is decided and durable, or has failed.
     pub async fn flush(self: &Arc<Self>, session: &SessionId) {
-        let (answers, mut answered) = mpsc::channel(1);
-        let operation = Operation::Command(Command::Flush);
-        let request = Request { operation, reply_to: ReplyTo { request: 0, answers } };
-        if Arc::clone(self).send(session.clone(), request).await.is_ok() {
-            // Whatever the answer is, what was asked before has its own.
-            drop(answered.recv().await);
-        }
+        // Whatever the answer is, what was asked before has its own.
+        drop(self.ask(session, Operation::Command(Command::Flush)).await);
     }
 
     /// Begins to read a session.

@@ -3,16 +3,24 @@
 //! The way of a record, one direction only: transport → connection → hub → driver (core) → store → driver → tail →
 //! subscription → connection → transport.
 
+pub mod ageing;
+pub mod backup;
 pub mod clock;
 pub mod config;
 pub mod connection;
+pub mod cursor;
 pub mod driver;
 pub mod filter;
 pub mod http;
 pub mod hub;
 pub mod inspect;
+pub mod life;
+pub mod listing;
 pub mod page;
+pub mod pattern_subscription;
 pub mod request;
+pub mod scheduler;
+pub mod scrub;
 pub mod server;
 pub mod store;
 pub mod subscription;

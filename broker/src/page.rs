@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use longwire_proto::error::{Error, ErrorCode};
-use longwire_proto::limits::{DELIVERY_BYTES_MAX, READ_SCAN_MAX};
+use longwire_proto::limits::{DELIVERY_BYTES_MAX, READ_PAGE_MAX, READ_SCAN_MAX};
+use longwire_proto::record::{Sealed, kind};
 
 use crate::driver::to_error;
 use crate::filter::{Filter, Passed};
@@ -33,8 +34,68 @@ pub struct PageReader {
     pub log: LogId,
     /// Which records to show; `None` for all.
     pub filter: Option<Filter>,
-    /// Records on the page, at least 1.
+    /// Units on the page, at least 1.
     pub limit: usize,
+    /// What the limit counts.
+    pub unit: Unit,
+}
+
+/// What the limit of a page counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unit {
+    /// Every record that is shown.
+    #[default]
+    Records,
+    /// Messages: a page has the records of other kinds in between as well, up to as many as a page may have.
+    Messages,
+}
+
+impl Unit {
+    /// The unit that a text of the wire names.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidArgument`].
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        match text {
+            "" | "records" => Ok(Self::Records),
+            "messages" => Ok(Self::Messages),
+            other => {
+                let message = format!("`unit` is `records` or `messages`, not `{other}`");
+                Err(Error::new(ErrorCode::InvalidArgument, message).field("unit"))
+            }
+        }
+    }
+
+    fn counts(self, record: &[u8]) -> bool {
+        self == Self::Records || Sealed::parse(record).is_ok_and(|sealed| sealed.kind == kind::MESSAGE)
+    }
+}
+
+/// How full a page is.
+#[derive(Default)]
+struct Fill {
+    units: usize,
+    records: usize,
+    bytes: usize,
+}
+
+impl Fill {
+    /// Takes a record in, unless the page is full. One record is always on a page, whatever its length.
+    fn take(&mut self, reader: &PageReader, record: &[u8]) -> bool {
+        let counts = reader.unit.counts(record);
+        let full = self.is_full(reader) || self.records >= READ_PAGE_MAX;
+        if self.records > 0 && (full || self.bytes + record.len() > DELIVERY_BYTES_MAX) {
+            return false;
+        }
+        self.units += usize::from(counts);
+        self.records += 1;
+        self.bytes += record.len();
+        true
+    }
+
+    fn is_full(&self, reader: &PageReader) -> bool {
+        self.units >= reader.limit
+    }
 }
 
 impl PageReader {
@@ -44,16 +105,15 @@ impl PageReader {
     /// [`ErrorCode::DataCorrupt`] or [`ErrorCode::StorageUnavailable`].
     pub async fn forwards(&self, from: u64, end: u64) -> Result<Page, Error> {
         let mut page = Page { from, next: from, records: VecDeque::new() };
-        let mut bytes = 0;
-        while page.next < end && page.records.len() < self.limit && self.may_scan(&page) {
+        let mut fill = Fill::default();
+        while page.next < end && !fill.is_full(self) && self.may_scan(&page) {
             let piece = self.piece(page.next, end, self.step()).await?;
             let next = piece.next();
             for (offset, record) in self.passing(&piece) {
-                if page.records.len() == self.limit || !fits(&page, bytes, &record) {
+                if !fill.take(self, &record) {
                     page.next = offset;
                     return Ok(page);
                 }
-                bytes += record.len();
                 page.records.push_back((offset, record));
             }
             page.next = next;
@@ -67,8 +127,8 @@ impl PageReader {
     /// As [`PageReader::forwards`].
     pub async fn backwards(&self, start: u64, before: u64) -> Result<Page, Error> {
         let mut page = Page { from: before, next: before, records: VecDeque::new() };
-        let (mut bytes, mut step) = (0, self.step());
-        while page.from > start && page.records.len() < self.limit && self.may_scan(&page) {
+        let (mut fill, mut step) = (Fill::default(), self.step());
+        while page.from > start && !fill.is_full(self) && self.may_scan(&page) {
             let from = page.from.saturating_sub(step as u64).max(start);
             let piece = self.piece(from, page.from, step).await?;
             if piece.next() < page.from {
@@ -77,11 +137,10 @@ impl PageReader {
                 continue;
             }
             for (offset, record) in self.passing(&piece).rev() {
-                if page.records.len() == self.limit || !fits(&page, bytes, &record) {
+                if !fill.take(self, &record) {
                     page.from = offset + 1;
                     return Ok(page);
                 }
-                bytes += record.len();
                 page.records.push_front((offset, record));
             }
             page.from = from;
@@ -91,7 +150,8 @@ impl PageReader {
 
     /// Without a filter every record counts, so no more than the page's are read.
     fn step(&self) -> usize {
-        if self.filter.is_some() { PIECE.records } else { self.limit.min(PIECE.records) }
+        let all_count = self.filter.is_none() && self.unit == Unit::Records;
+        if all_count { self.limit.min(PIECE.records) } else { PIECE.records }
     }
 
     fn may_scan(&self, page: &Page) -> bool {
@@ -102,6 +162,10 @@ impl PageReader {
         let left = usize::try_from(until - from).unwrap_or(usize::MAX);
         let limit = ReadLimit { records: records.min(left), ..PIECE };
         let chunk = self.store.read(self.log, from, limit).await.map_err(|error| to_error(&error))?;
+        if chunk.from > from {
+            let message = format!("records up to {} were trimmed meanwhile; read again", chunk.from);
+            return Err(Error::new(ErrorCode::Trimmed, message));
+        }
         if chunk.from != from || chunk.records.is_empty() {
             let message = format!("records from offset {from} on are missing in the store");
             return Err(Error::new(ErrorCode::DataCorrupt, message));
@@ -116,9 +180,4 @@ impl PageReader {
         };
         passed.offsets.into_iter().zip(passed.records)
     }
-}
-
-/// One record is always on a page, whatever its length.
-fn fits(page: &Page, bytes: usize, record: &Bytes) -> bool {
-    page.records.is_empty() || bytes + record.len() <= DELIVERY_BYTES_MAX
 }

@@ -1,16 +1,56 @@
 //! What sessions are asked, and how the answers find their way.
 
+use bytes::Bytes;
 use longwire_core::command::{Command, Reply};
 use longwire_proto::error::Error;
+use longwire_proto::position::{LineageEntry, Position};
+use longwire_proto::record::Sender;
+use longwire_proto::session_id::SessionId;
 use tokio::sync::mpsc;
+
+use crate::store::LogId;
 
 /// What a session is asked.
 #[derive(Debug)]
 pub enum Operation {
     /// A command for its machine.
     Command(Command),
+    /// Begin a log that takes another one's records over; refused when the session exists.
+    Begin(Box<Begin>),
+    /// Drop the records below a position.
+    Trim(Position),
     /// Delete it.
     Delete,
+    /// Give its log the name of a session that does not exist.
+    Rename(SessionId),
+    /// Its deadline has come: look whether something is to be done.
+    Wake,
+    /// Another log has been given this name: load it again.
+    Reload,
+}
+
+/// How a log begins that takes another one's records over.
+#[derive(Debug)]
+pub struct Begin {
+    /// The epochs of what is taken over. The new log adds one of its own. They are not used when the name had a log
+    /// before, whose positions they could be mistaken for.
+    pub lineage: Vec<LineageEntry>,
+    /// The first offset.
+    pub start: u64,
+    /// The offset of the first record of its own.
+    pub base: u64,
+    /// The log whose records from `start` to `base` it shares.
+    pub shares: Option<LogId>,
+    /// The offset from which the epoch that it adds counts.
+    pub epoch_from: u64,
+    /// The first epoch that the name it will have has free, when that is another name.
+    pub vacant: u64,
+    /// Who asks.
+    pub sender: Sender,
+    /// Its first records, not sealed yet; none when they come later.
+    pub records: Vec<Bytes>,
+    /// The time of the last record that is taken over, in Unix milliseconds.
+    pub last_time_ms: u64,
 }
 
 /// The answer to an [`Operation`], addressed by the number that its asker gave it.
@@ -18,7 +58,7 @@ pub enum Operation {
 pub struct Answer {
     /// The asker's number.
     pub request: u64,
-    /// `None` when a delete was carried out.
+    /// `None` when what was asked was carried out and has nothing to tell.
     pub result: Result<Option<Reply>, Error>,
 }
 

@@ -21,12 +21,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
+use crate::ageing::Ageing;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connection::{ConnectionContext, ConnectionTimes};
 use crate::http::{HttpContext, SocketPermit, router};
 use crate::hub::Hub;
-use crate::store::Store;
+use crate::scheduler::{Scheduler, last_known_ms};
+use crate::scrub::Scrub;
+use crate::store::{Store, StoreError};
 
 /// How long a peer may take over the headers of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,6 +53,9 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
+    /// The store cannot be read.
+    #[error("the store cannot be read: {0}; `longwire store check` tells more")]
+    Store(StoreError),
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -64,6 +70,11 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
+struct Chores {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
 /// A broker that listens.
 pub struct Server {
     listener: TcpListener,
@@ -72,6 +83,24 @@ pub struct Server {
     hub: Arc<Hub>,
     http: Arc<HttpContext>,
     drain: watch::Sender<Option<Duration>>,
+    ageing: Ageing,
+}
+
+async fn ageing(store: &dyn Store, clock: Clock, trust: bool) -> Result<Ageing, ServeError> {
+    if trust {
+        return Ok(Ageing::default());
+    }
+    let known_ms = last_known_ms(store).await.map_err(ServeError::Store)?;
+    let ageing = Ageing::after(known_ms, clock.now_ms());
+    if ageing.is_suspended() {
+        tracing::warn!(
+            known_ms,
+            now_ms = clock.now_ms(),
+            "the clock is more than a day from where it was: nothing expires by age for the next 24 hours; if it is \
+            right, start with `--trust-clock`"
+        );
+    }
+    Ok(ageing)
 }
 
 impl Server {
@@ -88,7 +117,8 @@ impl Server {
         let listener = TcpListener::bind(config.listen).await.map_err(refuse)?;
         let address = listener.local_addr().map_err(refuse)?;
         let clock = Clock::start();
-        let hub = Hub::new(store, clock, Config::time(config.session_idle_ms));
+        let ageing = ageing(&*store, clock, config.trust_clock).await?;
+        let hub = Hub::new(store, clock, ageing, Config::time(config.session_idle_ms));
         let (drain, draining) = watch::channel(None);
         let times = ConnectionTimes {
             handshake_timeout: Config::time(config.handshake_timeout_ms),
@@ -99,12 +129,13 @@ impl Server {
             hub: Arc::clone(&hub),
             clock,
             times,
+            backups: config.backups.clone(),
             drain: draining,
             connections: AtomicU64::new(0),
         });
         let hosts = config.hosts.clone();
         let http = Arc::new(HttpContext { connections, metrics, hosts, upgraded: TaskTracker::new() });
-        Ok(Self { listener, address, config, hub, http, drain })
+        Ok(Self { listener, address, config, hub, http, drain, ageing })
     }
 
     /// The address that is listened on.
@@ -118,6 +149,7 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let stop = CancellationToken::new();
         let requests = TaskTracker::new();
+        let chores = self.start_chores();
         tokio::select! {
             () = self.accept(&stop, &requests) => {}
             () = shutdown => {}
@@ -125,11 +157,13 @@ impl Server {
         tracing::info!("draining");
         let due = Instant::now() + Config::time(self.config.drain_timeout_ms);
         drop(self.listener);
+        chores.stop.cancel();
         self.drain.send_replace(Some(Config::time(self.config.reconnect_after_ms)));
         self.http.upgraded.close();
         let mut whole = timeout_at(due, self.http.upgraded.wait()).await.is_ok();
         stop.cancel();
         let store = Arc::clone(self.hub.store());
+        whole &= timeout_at(due, chores.tasks.wait()).await.is_ok();
         whole &= timeout_at(due, self.hub.drain()).await.is_ok();
         match timeout_at(due, store.shutdown()).await {
             Ok(Ok(())) => {}
@@ -141,6 +175,21 @@ impl Server {
                 "the drain took too long; clients go on after the next start, and nothing acknowledged is lost"
             );
         }
+    }
+
+    /// Starts what the broker does by itself: waking sessions whose deadline has come, and the scrub.
+    fn start_chores(&self) -> Chores {
+        let chores = Chores { stop: CancellationToken::new(), tasks: TaskTracker::new() };
+        let clock = self.http.connections.clock;
+        let scheduler = Scheduler { hub: Arc::clone(&self.hub), clock, ageing: self.ageing };
+        chores.tasks.spawn(scheduler.run(chores.stop.clone()));
+        if self.config.scrub_bytes_per_second > 0 {
+            let store = Arc::clone(self.hub.store());
+            let scrub = Scrub { store, bytes_per_second: self.config.scrub_bytes_per_second };
+            chores.tasks.spawn(scrub.run(chores.stop.clone()));
+        }
+        chores.tasks.close();
+        chores
     }
 
     async fn accept(&self, stop: &CancellationToken, requests: &TaskTracker) {

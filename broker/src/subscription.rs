@@ -52,6 +52,8 @@ pub fn resolve(from: Option<&wire::from::From>, progress: &Progress) -> Result<S
         None | Some(From::End(_) | From::Start(false)) => at(Outcome::Resumed, end),
         Some(From::Offset(offset)) => resumed(*offset),
         Some(From::Last(records)) => at(Outcome::Resumed, end.saturating_sub(*records).max(start)),
+        // A cursor is looked up before; one that was never committed is the start.
+        Some(From::Cursor(_)) => at(Outcome::FromStart, start),
         Some(From::Position(text)) => {
             let position: Position = text
                 .parse()
@@ -67,7 +69,7 @@ pub fn resolve(from: Option<&wire::from::From>, progress: &Progress) -> Result<S
 }
 
 /// Flow control that the receiver grants.
-struct Window {
+pub(crate) struct Window {
     bytes_max: u64,
     consumed_through: watch::Receiver<u64>,
     /// Deliveries that are not consumed: the offset after each, and its bytes.
@@ -76,7 +78,13 @@ struct Window {
 }
 
 impl Window {
-    async fn wait_for_room(&mut self) {
+    /// A window of so many bytes, of which nothing is used.
+    pub(crate) fn new(bytes_max: u64, consumed_through: watch::Receiver<u64>) -> Self {
+        Self { bytes_max, consumed_through, sent: VecDeque::new(), sent_bytes: 0 }
+    }
+
+    /// Waits until something may be sent.
+    pub(crate) async fn wait_for_room(&mut self) {
         loop {
             let consumed = *self.consumed_through.borrow_and_update();
             while let Some((_, bytes)) = self.sent.front().copied().filter(|(next, _)| *next <= consumed) {
@@ -93,7 +101,8 @@ impl Window {
         }
     }
 
-    fn sent(&mut self, next: u64, bytes: usize) {
+    /// So many bytes were sent, which are consumed when `next` is.
+    pub(crate) fn sent(&mut self, next: u64, bytes: usize) {
         self.sent.push_back((next, bytes as u64));
         self.sent_bytes += bytes as u64;
     }
@@ -109,6 +118,8 @@ pub enum Event {
         /// The offset after the last record in it.
         next: u64,
     },
+    /// A frame that is no delivery: news of one session of a pattern.
+    Frame(Box<wire::server_frame::Frame>),
     /// Nothing more comes.
     Ended {
         /// The epoch of the offset.
@@ -150,7 +161,7 @@ impl Subscription {
     /// Keeps at most `bytes_max` bytes of records that were sent and not consumed; one delivery may pass it.
     #[must_use]
     pub fn with_window(mut self, bytes_max: u64, consumed_through: watch::Receiver<u64>) -> Self {
-        self.window = Some(Window { bytes_max, consumed_through, sent: VecDeque::new(), sent_bytes: 0 });
+        self.window = Some(Window::new(bytes_max, consumed_through));
         self
     }
 
@@ -196,7 +207,14 @@ impl Subscription {
                         }
                     });
                 }
-                TailRead::Behind(end) => return Some(self.catch_up(end).await),
+                TailRead::Behind(end) => match self.reader.tail().progress() {
+                    Some(progress) if progress.log != self.progress.log => {
+                        if let Some(ended) = self.another_log(progress) {
+                            return Some(ended);
+                        }
+                    }
+                    _ => return Some(self.catch_up(end).await),
+                },
                 TailRead::AtEnd(state) => {
                     if let Some(ended) = self.end_reached(state) {
                         return Some(ended);
@@ -211,9 +229,7 @@ impl Subscription {
     fn end_reached(&mut self, state: TailState) -> Option<Event> {
         match state {
             TailState::Ended(error) => Some(self.end(error)),
-            TailState::Live(progress) if progress.log != self.progress.log => Some(
-                self.end(Error::new(ErrorCode::SessionDeleted, "the session was deleted and created again")),
-            ),
+            TailState::Live(progress) if progress.log != self.progress.log => self.another_log(progress),
             TailState::Live(progress) if progress.closed && progress.end == self.next => Some(self.end(
                 Error::new(ErrorCode::SessionClosed, "the session is closed; this was its last record"),
             )),
@@ -225,13 +241,34 @@ impl Subscription {
         }
     }
 
+    /// The name has another log now.
+    fn another_log(&mut self, progress: Progress) -> Option<Event> {
+        if self.progress.exists() {
+            let message = "the session was deleted and created again";
+            return Some(self.end(Error::new(ErrorCode::SessionDeleted, message)));
+        }
+        // What was waited for is there: imported, with offsets that its first reader must be told.
+        if progress.start > self.next {
+            let message = format!("the session begins at {}", progress.start);
+            return Some(self.end(Error::new(ErrorCode::Trimmed, message)));
+        }
+        self.progress = progress;
+        None
+    }
+
     async fn catch_up(&mut self, end: u64) -> Event {
-        let records = usize::try_from(end - self.next).unwrap_or(usize::MAX);
+        // A delivery is of one epoch: a reader makes positions of it.
+        let until = self.progress.lineage.until(self.next).map_or(end, |until| until.min(end));
+        let records = usize::try_from(until - self.next).unwrap_or(usize::MAX);
         let limit = ReadLimit { records: records.min(CATCH_UP_LIMIT.records), ..CATCH_UP_LIMIT };
         let chunk = match self.store.read(self.progress.log, self.next, limit).await {
             Ok(chunk) => chunk,
             Err(error) => return self.end(to_error(&error)),
         };
+        if chunk.from > self.next {
+            let message = format!("records up to {} were trimmed before they could be delivered", chunk.from);
+            return self.end(Error::new(ErrorCode::Trimmed, message));
+        }
         if chunk.from != self.next || chunk.records.is_empty() {
             let message = format!("records from offset {} on are missing in the store", self.next);
             return self.end(Error::new(ErrorCode::DataCorrupt, message));
@@ -240,7 +277,8 @@ impl Subscription {
             let passed = filter.apply(chunk.from, &chunk.records);
             return self.deliver_passed(chunk.next(), passed);
         }
-        let body = DeliveryBody::new(self.encoding, self.progress.epoch(), chunk.from, &chunk.records);
+        let epoch = self.progress.lineage.epoch_at(chunk.next());
+        let body = DeliveryBody::new(self.encoding, epoch, chunk.from, &chunk.records);
         let bytes = chunk.records.iter().map(Bytes::len).sum();
         self.deliver(body, chunk.next(), bytes)
     }
@@ -249,8 +287,8 @@ impl Subscription {
     fn deliver_passed(&mut self, next: u64, passed: Passed) -> Event {
         let Passed { records, offsets } = passed;
         let bytes = records.iter().map(Bytes::len).sum();
-        let body =
-            DeliveryBody::sparse(self.encoding, self.progress.epoch(), self.next..next, &records, offsets);
+        let epoch = self.progress.lineage.epoch_at(next);
+        let body = DeliveryBody::sparse(self.encoding, epoch, self.next..next, &records, offsets);
         self.deliver(body, next, bytes)
     }
 
@@ -261,7 +299,7 @@ impl Subscription {
                 if let Some(window) = &mut self.window {
                     window.sent(next, bytes);
                 }
-                Event::Delivery { frame: body.frame(self.number), next }
+                Event::Delivery { frame: body.frame(self.number, None), next }
             }
             Err(error) => {
                 let message = format!("a record at or after offset {} is not one: {error}", self.next);
@@ -272,7 +310,7 @@ impl Subscription {
 
     fn end(&mut self, error: Error) -> Event {
         self.ended = true;
-        Event::Ended { epoch: self.progress.epoch(), next: self.next, error }
+        Event::Ended { epoch: self.progress.lineage.epoch_at(self.next), next: self.next, error }
     }
 }
 

@@ -195,6 +195,20 @@ impl Tail {
         self.changed.send_replace(());
     }
 
+    /// Drops what is kept: readers go by the store, which has other bytes now.
+    pub fn forget(&self) {
+        let mut kept = self.kept();
+        self.drop_batches(&mut kept, 0);
+    }
+
+    /// The records below `start` are gone.
+    pub fn trimmed(&self, start: u64) {
+        if let TailState::Live(progress) = &mut self.kept().state {
+            progress.start = progress.start.max(start);
+        }
+        self.changed.send_replace(());
+    }
+
     /// Ends the tail for every reader, after what they have not read yet.
     pub fn end(&self, error: Error) {
         self.kept().state = TailState::Ended(error);

@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use longwire_broker::ageing::Ageing;
 use longwire_broker::clock::Clock;
 use longwire_broker::hub::Hub;
 use longwire_broker::request::{Answer, Operation, ReplyTo, Request};
 use longwire_broker::store::memory::MemoryStore;
 use longwire_broker::store::{
-    Batch, Capabilities, Chunk, Health, ListPage, ListQuery, LogId, Opened, ReadLimit, Reservation, Snapshot,
-    Store, StoreError, StoreFuture, Term, Version,
+    Batch, Capabilities, Cas, Changes, Chunk, Due, Health, ListPage, ListQuery, LogId, Opened, ReadLimit,
+    Reservation, Snapshot, Store, StoreError, StoreFuture, Term, Version,
 };
 use longwire_broker::subscription::{Event, Subscription};
 use longwire_core::command::{Command, Reply};
@@ -24,7 +25,7 @@ use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use longwire_proto::wire::server_frame::Frame;
 use prost::Message;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 const PUBLISHES: u64 = 1500;
 const WRITERS: u64 = 3;
@@ -120,6 +121,10 @@ impl Store for HostileStore {
         self.inner.delete(log, term)
     }
 
+    fn check_erase(&self, log: LogId, ranges: Vec<std::ops::Range<u64>>) -> StoreFuture<()> {
+        self.inner.check_erase(log, ranges)
+    }
+
     fn trim(&self, log: LogId, term: Term, start: u64, freed_bytes: u64) -> StoreFuture<()> {
         self.inner.trim(log, term, start, freed_bytes)
     }
@@ -140,6 +145,30 @@ impl Store for HostileStore {
 
     fn list(&self, query: ListQuery) -> StoreFuture<ListPage> {
         self.inner.list(query)
+    }
+
+    fn changes(&self, after: u64, limit: usize) -> StoreFuture<Changes> {
+        self.inner.changes(after, limit)
+    }
+
+    fn commits(&self) -> watch::Receiver<u64> {
+        self.inner.commits()
+    }
+
+    fn due(&self, until_ms: u64, after: Option<(u64, LogId)>, limit: usize) -> StoreFuture<Vec<Due>> {
+        self.inner.due(until_ms, after, limit)
+    }
+
+    fn get(&self, key: Bytes) -> StoreFuture<Option<Bytes>> {
+        self.inner.get(key)
+    }
+
+    fn scan(&self, prefix: Bytes, after: Option<Bytes>, limit: usize) -> StoreFuture<Vec<(Bytes, Bytes)>> {
+        self.inner.scan(prefix, after, limit)
+    }
+
+    fn cas(&self, writes: Vec<Cas>) -> StoreFuture<()> {
+        self.inner.cas(writes)
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -206,6 +235,7 @@ async fn read(hub: Arc<Hub>, session: SessionId, until: u64) -> Vec<String> {
         let again = next + 200;
         while (seen.len() as u64) < until.min(again) {
             match subscription.next().await.unwrap() {
+                Event::Frame(frame) => panic!("{frame:?} is of a pattern"),
                 Event::Delivery { frame, next } => {
                     let Frame::Delivery(delivery) = decode_server(Encoding::Proto, frame).unwrap() else {
                         panic!()
@@ -226,7 +256,7 @@ async fn read(hub: Arc<Hub>, session: SessionId, until: u64) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_store_loses_repeats_and_reorders_nothing() {
     let store = Arc::new(HostileStore::new(0x0dd_5eed, 10, None));
-    let hub = Hub::new(Arc::clone(&store) as Arc<dyn Store>, Clock::start(), IDLE);
+    let hub = Hub::new(Arc::clone(&store) as Arc<dyn Store>, Clock::start(), Ageing::default(), IDLE);
     let session = SessionId::parse("s").unwrap();
     let writers: Vec<_> = (0..WRITERS)
         .map(|writer| tokio::spawn(write(Arc::clone(&hub), session.clone(), format!("w{writer}"))))
@@ -255,7 +285,7 @@ async fn a_hostile_store_loses_repeats_and_reorders_nothing() {
 async fn a_session_that_cannot_be_loaded_says_so_and_the_others_go_on() {
     let damaged = SessionId::parse("damaged").unwrap();
     let store = HostileStore::new(1, 0, Some(damaged.clone()));
-    let hub = Hub::new(Arc::new(store), Clock::start(), IDLE);
+    let hub = Hub::new(Arc::new(store), Clock::start(), Ageing::default(), IDLE);
     for _ in 0..20 {
         let error = ask(&hub, &damaged, Command::Describe).await.unwrap_err();
         assert_eq!(error.code, ErrorCode::DataCorrupt);

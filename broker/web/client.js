@@ -5,7 +5,6 @@ const RECONNECT_MOST_MS = 10_000;
 const CHECK_MS = 3_000; // how long a connection has to prove itself when the device may have slept or moved
 const PAUSE_MS = 1_000; // before a broker is asked again for what it got wrong, or could not do and did not say when
 const WINDOW_BYTES = 256 << 10; // of records on their way to one subscription
-const READ_CHARS_MAX = 2 << 20; // of bodies that the reading of one range holds
 const PUBLISHES_WAITING_MAX = 64; // of one producer; one more is refused rather than forgotten
 /** What the broker, or this client, says against something. Go by `code`; `retryable`: it can succeed later. */
 export class WireError extends Error {
@@ -24,6 +23,8 @@ export const backoffMs = (attempt, random = Math.random) =>
 /** A short id that nobody else has. (`randomUUID` exists in secure contexts only.) */
 export const randomId = () =>
   Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+const placed = (records, epoch, from, offsets) =>
+  records.map((record, index) => ({ ...record, epoch, offset: offsets ? Number(offsets[index]) : from + index }));
 /** How far a session was read: what to ask for next, and whether what comes joins what came. It knows no connection. */
 export class Cursor {
   constructor(from) { Object.assign(this, { from, epoch: 0, next: null }); }
@@ -40,11 +41,11 @@ export class Cursor {
   /** The records of a delivery, with their offsets. `took` moves on, once they were handed on. */
   delivery({ epoch = 0, from = 0, next = 0, records = [], offsets }) {
     const due = this.next === null ? [Number(epoch), 0] : [this.epoch, this.next];
-    const joins = Number(epoch) === due[0] && Number(from) === due[1];
+    const joins = Number(epoch) >= due[0] && Number(from) === due[1];
     if (!joins || records.length !== (offsets?.length ?? next - from)) {
       throw new Error(`${records.length} records of [${from}, ${next}), epoch ${epoch}, came when ${due} was due`);
     }
-    return records.map((record, index) => ({ ...record, offset: offsets ? Number(offsets[index]) : due[1] + index }));
+    return placed(records, Number(epoch), due[1], offsets);
   }
   took({ epoch = 0, next = 0 }) { Object.assign(this, { epoch: Number(epoch), next: Number(next) }); }
 }
@@ -125,29 +126,13 @@ export class Client {
     if (this.state === 'open') this.#begin([subscription]);
     return subscription;
   }
-  /** At most `limit` records before an offset. The broker reads forwards only, so this begins early and stops there. */
-  readBefore(session, epoch, next, limit) { return this.readRange(session, epoch, Math.max(0, next - limit), next, true); }
-  /** The retained records of `[from, next)`; of more than memory should hold, the first ones, or the `last`. */
-  readRange(session, epoch, from, next, last = false) {
-    if (from >= next) return Promise.resolve([]);
-    return new Promise((resolve, reject) => {
-      const found = [];
-      let chars = 0;
-      const size = ({ text = '', data = '' }) => text.length + data.length;
-      const end = (then, value) => (reading.cancel(), then(value));
-      const begun = (frame) => {
-        const same = frame.exists && Number(frame.epoch ?? 0) === epoch;
-        if (!same) end(reject, fail('epoch_changed', 'the session was made anew'));
-        else if (Number(frame.from ?? 0) >= next) end(resolve, found); // nothing of it is retained
-      };
-      const deliver = (records, frame) => {
-        for (const record of records) if (record.offset < next) found.push(record), (chars += size(record));
-        while (last && chars > READ_CHARS_MAX && found.length > 1) chars -= size(found.shift());
-        if (Number(frame.next) >= next || (!last && chars > READ_CHARS_MAX)) end(resolve, found);
-      };
-      const ended = (code, error) => reject(error);
-      const reading = this.subscribe({ session, from: { offset: from }, begun, deliver, ended });
-    });
+  /** One page: the last records `before` a position, or the first ones `after` it. It is of one epoch. */
+  async page(session, wish) {
+    const answer = await this.ask('read', { session, ...wish });
+    const { outcome, epoch = 0, start = 0, from = 0, next = 0, records = [], offsets } = answer;
+    if (outcome !== 'resumed' && outcome !== 'gap') throw fail(outcome, 'the session was made anew');
+    const found = { epoch: Number(epoch), start: Number(start), from: Number(from), next: Number(next) };
+    return { ...found, records: placed(records, found.epoch, found.from, offsets) };
   }
   producer(session) { return new Producer(this, session); }
   #after(name, ms, then) { clearTimeout(this.#timers[name]), (this.#timers[name] = setTimeout(then, ms)); }
@@ -207,7 +192,7 @@ export class Client {
       for (const ends of fields.ends ?? []) Object.assign(this.#subscriptions.get(ends.subscription) ?? {}, { end: +(ends.end ?? 0) });
     } else if ((kind === 'subscriptionEnded' || kind === 'refused') && subscription) {
       this.#end(subscription, error.code, error);
-    } else if (answer && ['published', 'done', 'sessionDescription', 'sessionList', 'refused'].includes(kind)) {
+    } else if (answer) {
       this.#requests.delete(Number(fields.request));
       error ? answer.reject(error) : answer.resolve(fields);
     }

@@ -1,5 +1,5 @@
 // The broker's page: the sessions, and one of them, live. What others wrote reaches the document as text only.
-import { Client, randomId } from './client.js';
+import { Client, position, randomId } from './client.js';
 import { bodyText, visible } from './text.js';
 
 const PAGE = 200; // records, and sessions, of one reading
@@ -10,6 +10,8 @@ const NEAR = 400; // pixels from an edge where the next records are read
 const LIST_EVERY_MS = 4_000;
 const LIST_MAX = 1_000; // sessions of which the list is kept fresh
 const SESSION = 10; // the kind of record that tells of a change of the session itself
+const ERASE = 0x1a; // the first byte of such a record that tells of an erasure
+const TOMBSTONE = 11;
 const $ = (id) => document.getElementById(id);
 const log = $('log');
 const producers = new Map(); // by session: they outlive the view
@@ -70,9 +72,16 @@ class View {
   deliver(records, { epoch = 0, next }) {
     if (this.epoch === null) this.note(''), this.reset(Number(epoch), 0);
     // Who reads further up is not disturbed: what does not fit is read when it is scrolled to.
-    if (this.next === this.live && (this.stick || this.rows.length < ROWS_MAX)) this.append(records, Number(next));
+    if (this.next === this.live && (this.stick || this.rows.length < ROWS_MAX)) {
+      this.append(records, Number(next));
+      this.nextEpoch = Number(epoch);
+    }
     this.live = Number(next);
+    this.epoch = Number(epoch);
     if (records.some(({ kind }) => kind === SESSION)) this.describe();
+    // What was erased must not stay on the page: it is read anew, as it is now.
+    const erased = records.some(({ kind, data = '' }) => kind === SESSION && atob(data).charCodeAt(0) === ERASE);
+    if (erased) this.reset(this.epoch, this.live);
     for (const { id, producer } of records) {
       if (producer?.id === this.producer.id) this.pending.get(id)?.remove(), this.pending.delete(id);
     }
@@ -86,9 +95,10 @@ class View {
     $('fields').disabled = true;
     this.moved();
   }
-  reset(epoch, offset, live = offset) {
+  reset(epoch, offset) {
     $('rows').replaceChildren();
-    Object.assign(this, { rows: [], chars: 0, epoch, first: offset, next: offset, live, stick: true });
+    Object.assign(this, { rows: [], chars: 0, epoch, history: {}, stick: true });
+    Object.assign(this, { first: offset, firstEpoch: epoch, next: offset, nextEpoch: epoch, live: offset });
   }
   append(records, next) {
     this.add(records, 'append', 'push');
@@ -104,10 +114,10 @@ class View {
   /** Drops rows from one end, for as long as there are too many. */
   trim(end) {
     while (this.rows.length > 1 && (this.rows.length > ROWS_MAX || this.chars > CHARS_MAX)) {
-      const { element: dropped, offset, chars } = this.rows[end]();
+      const { element: dropped, epoch, offset, chars } = this.rows[end]();
       dropped.remove();
       this.chars -= chars;
-      end === 'pop' ? (this.next = offset) : (this.first = offset + 1);
+      Object.assign(this, end === 'pop' ? { next: offset, nextEpoch: epoch } : { first: offset + 1, firstEpoch: epoch });
     }
   }
   /** Changes the rows while what the reader sees stays where it is, seen from the end. */
@@ -118,18 +128,20 @@ class View {
   }
   /** Reads on at one edge of what the document has. */
   async read(older) {
-    const { session, epoch, first, next, live } = this;
+    const { session, history, first, firstEpoch, next, nextEpoch, live } = this;
+    const before = { before: position(firstEpoch, first), limit: PAGE };
+    const after = { after: position(nextEpoch, next), limit: Math.min(PAGE, live - next) };
     this.busy = true;
     try {
-      const until = Math.min(next + PAGE, live);
-      const records = await (older ? client.readBefore(session, epoch, first, PAGE) : client.readRange(session, epoch, next, until));
-      const fits = view === this && this.epoch === epoch && (older ? this.first === first : this.next === next);
+      const page = await client.page(session, older ? before : after);
+      const fits = view === this && this.history === history && (older ? this.first === first : this.next === next);
       if (fits && older) {
-        this.still(() => this.add(records, 'prepend', 'unshift'));
-        this.first = records[0]?.offset ?? (this.start = first); // nothing is kept before it
+        this.still(() => this.add(page.records, 'prepend', 'unshift'));
+        Object.assign(this, { first: page.from, firstEpoch: page.epoch, start: page.start });
         this.trim('pop');
       } else if (fits) {
-        this.append(records, (records.at(-1)?.offset ?? until - 1) + 1);
+        this.append(page.records, page.next);
+        this.nextEpoch = page.epoch;
         this.still(() => this.trim('shift'));
       }
       this.busy = false;
@@ -158,18 +170,18 @@ class View {
   }
   /** To the end, which is read anew when it is not in the document. */
   jump() {
-    const { epoch, start, next, live } = this;
-    if (next < live) this.reset(epoch, Math.max(start, live - PAGE), live);
+    if (this.next < this.live) this.reset(this.epoch, this.live);
     this.stick = true;
     this.moved();
   }
-  row({ offset, sender = {}, producer, headers = {}, kind = 0, type, timeMs, ...body }) {
+  row({ epoch, offset, sender = {}, producer, headers = {}, kind = 0, type, timeMs, ...body }) {
     const stream = ['stdout', 'stderr'].find((name) => name === headers['longwire-stream']);
     const exit = type === 'longwire.exit';
-    const said = !stream && !exit && kind !== SESSION;
+    const said = !stream && !exit && kind !== SESSION && kind !== TOMBSTONE;
     const mine = producer?.id === this.producer.id;
     const by = mine ? ['You'] : [sender.principal, sender.device, sender.via && `via ${sender.via}`];
-    const text = visible(kind === SESSION ? 'The session was changed.' : bodyText(body));
+    const plain = { [SESSION]: 'The session was changed.', [TOMBSTONE]: 'This message was erased.' }[kind];
+    const text = visible(plain ?? bodyText(body));
     const shown = element('span', 'text', text.slice(0, ROW_CHARS_MAX));
     const block = element('div', '', '', shown);
     if (said) block.prepend(element('span', 'who', [...by, kind && `kind ${kind}`, type].filter(Boolean).join(' · ')));
@@ -181,7 +193,7 @@ class View {
     const row = element('li', `row ${said ? 'said' : stream ?? 'event'} ${mine ? 'mine' : ''}`, '', clock, block);
     if (exit && headers['longwire-exit-status'] !== '0') row.classList.add('failed');
     row.dataset.offset = offset;
-    return { element: row, offset, chars: text.length };
+    return { element: row, epoch, offset, chars: text.length };
   }
   send(text) {
     const id = randomId();
@@ -204,10 +216,10 @@ class View {
   }
 }
 const bottom = () => log.scrollHeight - log.scrollTop - log.clientHeight;
-let listed = { count: 0, after: '', ticket: 0 };
+let listed = { count: 0, page: '', ticket: 0 };
 async function list(more = false) {
   const ticket = ++listed.ticket;
-  const wish = { prefix: $('prefix').value, after: more ? listed.after : '', limit: more ? PAGE : Math.max(PAGE, listed.count) };
+  const wish = { prefix: $('prefix').value, page: more ? listed.page : '', limit: more ? PAGE : Math.max(PAGE, listed.count) };
   const found = await client.ask('listSessions', wish).catch(() => null);
   if (!found || ticket !== listed.ticket || view) return;
   const items = (found.sessions ?? []).map(({ session, meta, start = 0, end = 0, lastTimeMs = 0, closed }) => {
@@ -221,8 +233,8 @@ async function list(more = false) {
   const focused = document.activeElement.hash;
   $('sessions')[more ? 'append' : 'replaceChildren'](...items);
   [...$('sessions').querySelectorAll('a')].find(({ hash }) => hash === focused)?.focus();
-  Object.assign(listed, { count: $('sessions').children.length, after: found.nextAfter ?? '' });
-  [$('more').hidden, $('empty').hidden] = [!listed.after, listed.count > 0];
+  Object.assign(listed, { count: $('sessions').children.length, page: found.nextPage ?? '' });
+  [$('more').hidden, $('empty').hidden] = [!listed.page, listed.count > 0];
 }
 
 function route() {

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU32;
 use longwire_proto::codec::Encoding;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
+use longwire_proto::wire::{BackedUp, ImportBegin};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::address::{DEFAULT_URL, URL_VARIABLE};
@@ -13,6 +14,7 @@ use crate::builder::ClientBuilder;
 use crate::connection_state::ConnectionState;
 use crate::driver::{Command, Feedback};
 use crate::error::{Closed, ConnectError, RequestError, SessionIdError};
+use crate::import::Import;
 use crate::machine::calls::{Answer, Call};
 use crate::outbox_space::OutboxSpace;
 use crate::outbox_status::OutboxStatus;
@@ -127,6 +129,22 @@ impl Client {
     /// [`SessionIdError`] names the rule that the id breaks.
     pub fn session(&self, id: &str) -> Result<Session, SessionIdError> {
         Ok(Session::new(self.clone(), SessionId::parse(id)?))
+    }
+
+    /// Begins to import an export into a new session, or goes on with the import of this name (a short id).
+    pub fn import(&self, session: &SessionId, import: &str, begin: ImportBegin) -> Import {
+        Import::new(self.clone(), session, import, begin)
+    }
+
+    /// Makes the broker write a backup of everything, under this name, into its folder of backups. Answers where it is.
+    ///
+    /// # Errors
+    /// [`RequestError::Refused`] when the broker has no such folder, or has a backup of this name.
+    pub async fn back_up(&self, name: &str) -> Result<BackedUp, RequestError> {
+        match self.handle().call(Call::BackUp(wire::BackUp { request: 0, name: name.to_owned() })).await? {
+            Answer::BackedUp(backup) => Ok(backup),
+            _ => Err(RequestError::UnexpectedAnswer),
+        }
     }
 
     /// The sessions whose ids begin with `prefix`, in order of their ids, page by page.

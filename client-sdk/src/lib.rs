@@ -35,6 +35,7 @@ mod connection_state;
 mod driver;
 mod error;
 mod from;
+mod import;
 mod link;
 mod machine;
 mod outbox_entry;
@@ -62,12 +63,15 @@ pub use error::{
     Closed, ConnectError, OutboxError, PublishError, Refusal, RequestError, SessionIdError, SubscriptionError,
 };
 pub use from::From;
+pub use import::{Import, ImportStep};
 pub use longwire_proto::codec::Encoding;
 pub use longwire_proto::error::ErrorCode;
 pub use longwire_proto::outcome::Outcome;
-pub use longwire_proto::position::Position;
+pub use longwire_proto::pattern::Pattern;
+pub use longwire_proto::position::{LineageEntry, Position};
+pub use longwire_proto::retention::{Expiry, Retention};
 pub use longwire_proto::session_id::SessionId;
-pub use longwire_proto::wire::{Limits, Producer};
+pub use longwire_proto::wire::{BackedUp, ImportBegin, Limits, Producer};
 pub use machine::subscriptions::Began;
 pub use outbox_space::{
     OUTBOX_BYTES_MAX, OUTBOX_ENTRIES_MAX, OUTBOX_FILE_BYTES_MAX, OUTBOX_FILE_ENTRIES_MAX,
@@ -77,7 +81,7 @@ pub use publication::Publication;
 pub use published::Published;
 pub use read_page::{Page, ReadPage};
 pub use record::{Body, Record, Sender};
-pub use session::{Acknowledgement, Session};
+pub use session::{Acknowledgement, Erased, Session};
 pub use session_info::{SessionInfo, SessionMeta};
 pub use session_list::SessionList;
 pub use subscribe::Subscribe;

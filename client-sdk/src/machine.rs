@@ -323,6 +323,22 @@ impl Machine {
                 self.answer(page.request, Answer::Page(Box::new(page)));
                 Ok(())
             }
+            ServerFrame::Erased(erased) => {
+                self.answer(erased.request, Answer::Erased(erased));
+                Ok(())
+            }
+            ServerFrame::Imported(imported) => {
+                self.answer(imported.request, Answer::Imported(Box::new(imported)));
+                Ok(())
+            }
+            ServerFrame::CursorDescription(cursor) => {
+                self.answer(cursor.request, Answer::Cursor(cursor));
+                Ok(())
+            }
+            ServerFrame::BackedUp(backup) => {
+                self.answer(backup.request, Answer::BackedUp(backup));
+                Ok(())
+            }
             ServerFrame::Done(done) => {
                 self.answer(done.request, Answer::Done);
                 Ok(())

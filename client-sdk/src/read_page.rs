@@ -76,6 +76,12 @@ impl ReadPage {
         self
     }
 
+    /// The limit counts messages; records of other kinds in between are on the page as well.
+    pub fn by_messages(mut self) -> Self {
+        self.read.unit = "messages".to_owned();
+        self
+    }
+
     /// Only records of these kinds; 0 is a message. At most 32.
     pub fn kinds(mut self, kinds: impl IntoIterator<Item = u32>) -> Self {
         self.read.filter.get_or_insert_default().kinds = kinds.into_iter().collect();
@@ -86,6 +92,17 @@ impl ReadPage {
     pub fn types<T: Into<String>>(mut self, types: impl IntoIterator<Item = T>) -> Self {
         self.read.filter.get_or_insert_default().types = types.into_iter().map(Into::into).collect();
         self
+    }
+
+    /// Reads the page as the broker sends it: records with every field, for an export.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn as_sent(self) -> Result<wire::Page, RequestError> {
+        match self.client.handle().call(Call::Read(self.read)).await? {
+            Answer::Page(page) => Ok(*page),
+            _ => Err(RequestError::UnexpectedAnswer),
+        }
     }
 
     async fn read(self) -> Result<Page, RequestError> {

@@ -1,9 +1,11 @@
 //! The handle of a session.
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use longwire_proto::position::Position;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use tokio::sync::oneshot;
@@ -182,12 +184,109 @@ impl Session {
         }
     }
 
+    /// Drops the records below a position, durably.
+    ///
+    /// # Errors
+    /// [`RequestError::NotFound`], or [`RequestError::Refused`] when the position is not one of this log.
+    pub async fn trim(&self, before: Position) -> Result<SessionInfo, RequestError> {
+        let (session, before) = (self.id.to_string(), before.to_string());
+        self.described(Call::Trim(wire::TrimSession { request: 0, session, before })).await
+    }
+
+    /// Makes the records at these offsets tombstones, for every reader from now on. Answers how many records there were
+    /// and by when their bytes are on no disk of the broker, in Unix milliseconds.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn erase(&self, ranges: &[Range<u64>], reason: &str) -> Result<Erased, RequestError> {
+        let range = |range: &Range<u64>| wire::OffsetRange { from: range.start, next: range.end };
+        let ranges = ranges.iter().map(range).collect();
+        self.erase_call(wire::EraseRecords { ranges, reason: reason.to_owned(), ..Default::default() }).await
+    }
+
+    /// [`Self::erase`] of everything that a principal has published so far.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn erase_sender(&self, principal: &str, reason: &str) -> Result<Erased, RequestError> {
+        let (sender, reason) = (principal.to_owned(), reason.to_owned());
+        self.erase_call(wire::EraseRecords { sender, reason, ..Default::default() }).await
+    }
+
+    async fn erase_call(&self, erase: wire::EraseRecords) -> Result<Erased, RequestError> {
+        let erase = wire::EraseRecords { session: self.id.to_string(), ..erase };
+        match self.client.handle().call(Call::Erase(erase)).await? {
+            Answer::Erased(erased) => Ok(Erased { records: erased.records, gone_by_ms: erased.gone_by_ms }),
+            _ => Err(RequestError::UnexpectedAnswer),
+        }
+    }
+
+    /// Creates a session whose log begins as this one does and goes on by itself: everything below `at`, or below the
+    /// end, belongs to both. Its metadata is this one's unless it is given.
+    ///
+    /// # Errors
+    /// [`RequestError::NotFound`] without this session, [`RequestError::Exists`] when there is one of the new name.
+    pub async fn fork(
+        &self,
+        to: &SessionId,
+        at: Option<Position>,
+        meta: Option<SessionMeta>,
+    ) -> Result<SessionInfo, RequestError> {
+        let fork = wire::ForkSession {
+            request: 0,
+            session: to.to_string(),
+            from_session: self.id.to_string(),
+            at: at.map(|at| at.to_string()).unwrap_or_default(),
+            meta: meta.map(SessionMeta::into_wire),
+        };
+        self.described(Call::Fork(fork)).await
+    }
+
+    /// Takes note, durably, that everything below a position was consumed under this cursor. A cursor belongs to the
+    /// client's principal and never moves backwards.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn commit_cursor(&self, cursor: &str, position: Position) -> Result<(), RequestError> {
+        let (session, cursor, position) = (self.id.to_string(), cursor.to_owned(), position.to_string());
+        let commit = wire::CommitCursor { request: 0, session, cursor, position };
+        match self.client.handle().call(Call::CommitCursor(commit)).await? {
+            Answer::Done => Ok(()),
+            _ => Err(RequestError::UnexpectedAnswer),
+        }
+    }
+
+    /// Where a cursor is; `None` when nothing was committed under its name.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn cursor(&self, cursor: &str) -> Result<Option<Position>, RequestError> {
+        let (session, cursor) = (self.id.to_string(), cursor.to_owned());
+        let describe = wire::DescribeCursor { request: 0, session, cursor };
+        match self.client.handle().call(Call::DescribeCursor(describe)).await? {
+            Answer::Cursor(cursor) if cursor.position.is_empty() => Ok(None),
+            Answer::Cursor(cursor) => {
+                cursor.position.parse().map(Some).map_err(|_| RequestError::UnexpectedAnswer)
+            }
+            _ => Err(RequestError::UnexpectedAnswer),
+        }
+    }
+
     async fn described(&self, call: Call) -> Result<SessionInfo, RequestError> {
         match self.client.handle().call(call).await? {
             Answer::Session(session) => Ok(SessionInfo::new(*session)),
             _ => Err(RequestError::UnexpectedAnswer),
         }
     }
+}
+
+/// What an erasure came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Erased {
+    /// Records that are tombstones now.
+    pub records: u64,
+    /// By then their bytes are on no disk of the broker, in Unix milliseconds.
+    pub gone_by_ms: u64,
 }
 
 /// The future answer to a publish that the outbox accepted.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use longwire_proto::position::LineageEntry;
+use longwire_proto::retention::{Expiry, Retention};
 use longwire_proto::wire;
 
 /// What an application says about a session.
@@ -13,6 +15,10 @@ pub struct SessionMeta {
     pub labels: BTreeMap<String, String>,
     /// The session that this one belongs to; empty when to none.
     pub parent: String,
+    /// How much of the log is kept; by default everything.
+    pub retention: Retention,
+    /// When the session is closed and deleted; by default never.
+    pub expiry: Expiry,
 }
 
 impl SessionMeta {
@@ -23,7 +29,29 @@ impl SessionMeta {
     }
 
     pub(crate) fn into_wire(self) -> wire::SessionMeta {
-        wire::SessionMeta { title: self.title, labels: self.labels, parent: self.parent }
+        wire::SessionMeta {
+            title: self.title,
+            labels: self.labels,
+            parent: self.parent,
+            retention: self.retention.to_wire(),
+            expiry: self.expiry.to_wire(),
+        }
+    }
+
+    fn from_wire(meta: wire::SessionMeta) -> Self {
+        let retention = meta.retention.unwrap_or_default();
+        let expiry = meta.expiry.unwrap_or_default();
+        Self {
+            title: meta.title,
+            labels: meta.labels,
+            parent: meta.parent,
+            retention: Retention {
+                age_ms: retention.age_ms,
+                bytes: retention.bytes,
+                records: retention.records,
+            },
+            expiry: Expiry { idle_ms: expiry.idle_ms, at_ms: expiry.at_ms },
+        }
     }
 }
 
@@ -46,20 +74,24 @@ pub struct SessionInfo {
     pub last_time_ms: u64,
     /// Whether it takes no more publishes.
     pub closed: bool,
+    /// The epochs of the log, and the offset from which each counts; empty in lists.
+    pub lineage: Vec<LineageEntry>,
 }
 
 impl SessionInfo {
     pub(crate) fn new(session: wire::Session) -> Self {
-        let meta = session.meta.unwrap_or_default();
+        let entry =
+            |entry: &wire::LineageEntry| LineageEntry { epoch: entry.epoch, from_offset: entry.from_offset };
         Self {
             session: session.session,
             epoch: session.epoch,
             start: session.start,
             end: session.end,
-            meta: SessionMeta { title: meta.title, labels: meta.labels, parent: meta.parent },
+            meta: SessionMeta::from_wire(session.meta.unwrap_or_default()),
             created_ms: session.created_ms,
             last_time_ms: session.last_time_ms,
             closed: session.closed,
+            lineage: session.lineage.iter().map(entry).collect(),
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::error::RequestError;
 use crate::machine::calls::{Answer, Call};
 use crate::session_info::SessionInfo;
 
-/// The sessions whose ids begin with a prefix.
+/// The sessions whose ids begin with a prefix and that fulfil every other condition.
 #[derive(Debug)]
 pub struct SessionList {
     client: Client,
@@ -20,10 +20,31 @@ impl SessionList {
         Self { client, list, finished: false }
     }
 
-    /// Begins behind this id.
+    /// Only sessions whose ids match, such as `acme/*/build` or `acme/**`.
     #[must_use]
-    pub fn after(mut self, id: impl Into<String>) -> Self {
-        self.list.after = id.into();
+    pub fn pattern(mut self, pattern: impl Into<String>) -> Self {
+        self.list.pattern = pattern.into();
+        self
+    }
+
+    /// Only sessions with this label; may be repeated.
+    #[must_use]
+    pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.list.labels.insert(name.into(), value.into());
+        self
+    }
+
+    /// Only sessions that take publishes, or only those that do not any more.
+    #[must_use]
+    pub fn closed(mut self, closed: bool) -> Self {
+        self.list.status = if closed { "closed" } else { "open" }.to_owned();
+        self
+    }
+
+    /// Only sessions that belong to this one.
+    #[must_use]
+    pub fn parent(mut self, id: impl Into<String>) -> Self {
+        self.list.parent = id.into();
         self
     }
 
@@ -34,7 +55,7 @@ impl SessionList {
         self
     }
 
-    /// The next page; `None` after the last.
+    /// The next page, which may be empty; `None` after the last.
     ///
     /// # Errors
     /// [`RequestError`]; the same page can be asked for again.
@@ -45,8 +66,8 @@ impl SessionList {
         let Answer::List(page) = self.client.handle().call(Call::List(self.list.clone())).await? else {
             return Err(RequestError::UnexpectedAnswer);
         };
-        self.finished = page.next_after.is_empty();
-        self.list.after = page.next_after;
+        self.finished = page.next_page.is_empty();
+        self.list.page = page.next_page;
         Ok(Some(page.sessions.into_iter().map(SessionInfo::new).collect()))
     }
 }

@@ -27,7 +27,18 @@ impl Subscribe {
     pub(crate) fn new(client: Client, session: SessionId, from: From) -> Self {
         let window_bytes = client.handle().window_bytes;
         let until_end = false;
-        Self { client, until_end, wish: Wish { session, from, wait: false, window_bytes, filter: None } }
+        Self {
+            client,
+            until_end,
+            wish: Wish { session, from, cursor: None, wait: false, window_bytes, filter: None },
+        }
+    }
+
+    /// Begins where the cursor of this name is, see [`crate::Session::commit_cursor`]; at the start when nothing was
+    /// committed.
+    pub fn from_cursor(mut self, cursor: impl Into<String>) -> Self {
+        self.wish.cursor = Some(cursor.into());
+        self
     }
 
     /// Waits for a session that does not exist yet, instead of failing: all its records come from its creation on.

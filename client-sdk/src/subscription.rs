@@ -155,7 +155,7 @@ impl Subscription {
 
     fn end_reached(&self) -> bool {
         let Some((began, position)) = self.began.zip(self.position) else { return false };
-        self.until_end && position >= Position { epoch: began.epoch, offset: began.end }
+        self.until_end && position.offset >= began.end
     }
 
     /// The delivery was read to its end: the broker may send more.

@@ -9,12 +9,15 @@ use serde::Serialize;
 
 use crate::error::{Error, ErrorCode};
 use crate::limits::FRAME_BYTES_MAX;
+use crate::session_id::SessionId;
 use crate::{raw, wire};
 
 /// The number of `delivery` in a `ServerFrame`.
 const DELIVERY_FIELD: u32 = 5;
 /// The number of `subscription` in a `Delivery`.
 const SUBSCRIPTION_FIELD: u32 = 1;
+/// The number of `session` in a `Delivery`.
+const SESSION_FIELD: u32 = 7;
 
 /// How frames are written on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -181,7 +184,7 @@ impl DeliveryBody {
         let body = match encoding {
             Encoding::Proto => {
                 let records = records.to_vec();
-                let delivery = raw::Delivery { subscription: 0, epoch, from, next, records, offsets };
+                let delivery = raw::Delivery { epoch, from, next, records, offsets, ..Default::default() };
                 Bytes::from(delivery.encode_to_vec())
             }
             Encoding::Json => {
@@ -190,29 +193,41 @@ impl DeliveryBody {
                         .map_err(|error| Error::new(ErrorCode::InvalidRecord, error.to_string()))
                 };
                 let records = records.iter().map(decode).collect::<Result<_, _>>()?;
-                to_json(&wire::Delivery { subscription: 0, epoch, from, next, records, offsets })
+                to_json(&wire::Delivery { epoch, from, next, records, offsets, ..Default::default() })
             }
         };
         Ok(Self { encoding, body })
     }
 
-    /// The whole frame for one subscriber: a few bytes in front of the shared body.
+    /// The whole frame for one subscriber: a few bytes in front of the shared body. With a session it is one of a
+    /// subscription of a pattern.
     #[must_use]
-    pub fn frame(&self, subscription: u32) -> Bytes {
+    pub fn frame(&self, subscription: u32, session: Option<&SessionId>) -> Bytes {
         match self.encoding {
             Encoding::Proto => {
-                let number = u64::from(subscription);
-                let length = key_len(SUBSCRIPTION_FIELD) + encoded_len_varint(number) + self.body.len();
+                let (number, name) = (u64::from(subscription), session.map_or("", SessionId::as_str));
+                let mut length = key_len(SUBSCRIPTION_FIELD) + encoded_len_varint(number) + self.body.len();
+                if !name.is_empty() {
+                    length += key_len(SESSION_FIELD) + encoded_len_varint(name.len() as u64) + name.len();
+                }
                 let mut frame = BytesMut::with_capacity(length + 2 * key_len(DELIVERY_FIELD) + 10);
                 encode_key(DELIVERY_FIELD, WireType::LengthDelimited, &mut frame);
                 encode_varint(length as u64, &mut frame);
                 encode_key(SUBSCRIPTION_FIELD, WireType::Varint, &mut frame);
                 encode_varint(number, &mut frame);
+                if !name.is_empty() {
+                    encode_key(SESSION_FIELD, WireType::LengthDelimited, &mut frame);
+                    encode_varint(name.len() as u64, &mut frame);
+                    frame.put_slice(name.as_bytes());
+                }
                 frame.put_slice(&self.body);
                 frame.freeze()
             }
             Encoding::Json => {
-                let head = format!("{{\"delivery\":{{\"subscription\":{subscription},");
+                // A session id has no character that JSON would escape.
+                let session =
+                    session.map(|session| format!("\"session\":\"{session}\",")).unwrap_or_default();
+                let head = format!("{{\"delivery\":{{\"subscription\":{subscription},{session}");
                 let mut frame = BytesMut::with_capacity(head.len() + self.body.len() + 1);
                 frame.put_slice(head.as_bytes());
                 frame.put_slice(&self.body[1..]);
@@ -279,9 +294,14 @@ mod tests {
                     next: 42,
                     records: vec![record("a"), record("b")],
                     offsets: Vec::new(),
+                    session: String::new(),
                 };
-                let frame = body.frame(subscription);
+                let frame = body.frame(subscription, None);
                 assert_eq!(frame, encode_server(encoding, ServerFrame::Delivery(delivery.clone())));
+                assert_eq!(decode_server(encoding, frame).unwrap(), ServerFrame::Delivery(delivery.clone()));
+                let session = SessionId::parse("acme/build/42").unwrap();
+                let delivery = wire::Delivery { session: session.to_string(), ..delivery };
+                let frame = body.frame(subscription, Some(&session));
                 assert_eq!(decode_server(encoding, frame).unwrap(), ServerFrame::Delivery(delivery));
             }
         }

@@ -97,6 +97,28 @@ codes! {
     SessionClosed = "session_closed", false, 409, 1008;
     /// The session was deleted.
     SessionDeleted = "session_deleted", false, 410, 1008;
+    /// The log does not have this place: it is beyond the end, or was trimmed.
+    OutOfRange = "out_of_range", false, 400, 1008;
+    /// A position of another history of the session.
+    ForeignPosition = "foreign_position", false, 409, 1008;
+    /// Records were trimmed before they could be delivered; subscribe again to be told which.
+    Trimmed = "trimmed", true, 410, 1008;
+    /// A cursor never moves backwards; `expected` is the offset that it has.
+    CursorBackwards = "cursor_backwards", false, 409, 1008;
+    /// The records belong to another session, which this one was forked off: erase them there.
+    EraseElsewhere = "erase_elsewhere", false, 409, 1008;
+    /// The records do not go on where the import is; `expected` is the offset to go on at.
+    ImportOutOfOrder = "import_out_of_order", false, 409, 1008;
+    /// A text that is not a pattern.
+    InvalidPattern = "invalid_pattern", false, 400, 1008;
+    /// A pattern that more sessions match than one subscription follows.
+    PatternTooBroad = "pattern_too_broad", false, 400, 1008;
+    /// A page of a list with other conditions.
+    PageMismatch = "page_mismatch", false, 400, 1008;
+    /// The broker was started without this.
+    NotConfigured = "not_configured", false, 501, 1008;
+    /// There is a backup of this name.
+    BackupExists = "backup_exists", false, 409, 1008;
     /// `if_end` is not the end; `expected` is.
     EndMismatch = "end_mismatch", false, 412, 1008;
     /// The first sequence of an unknown producer must be 0.

@@ -5,9 +5,11 @@ pub mod error;
 pub mod limits;
 pub mod meta;
 pub mod outcome;
+pub mod pattern;
 pub mod position;
 pub mod raw;
 pub mod record;
+pub mod retention;
 pub mod session_id;
 pub mod short_id;
 

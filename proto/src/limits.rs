@@ -53,6 +53,18 @@ pub const FILTER_VALUES_MAX: usize = 32;
 pub const LIST_PAGE_MAX: usize = 1000;
 /// Sessions on one page of a list when the client names no limit.
 pub const LIST_PAGE_DEFAULT: usize = 100;
+/// Ranges of offsets that one erase names.
+pub const ERASE_RANGES_MAX: usize = 1024;
+/// Shortest `retention.age_ms` and `expiry.idle_ms`, in milliseconds: looking more often would cost more than it keeps.
+pub const EXPIRY_MS_MIN: usize = 1000;
+/// Bytes of a pattern of session ids.
+pub const PATTERN_BYTES_MAX: usize = SESSION_ID_BYTES_MAX;
+/// Sessions that the subscription of one pattern follows: each costs a cursor.
+pub const PATTERN_SESSIONS_MAX: usize = 10_000;
+/// Subscriptions of patterns of one connection: each looks at every change of the store.
+pub const PATTERNS_MAX: usize = 16;
+/// Epochs in the lineage of one log: each fork, import and restore adds one.
+pub const LINEAGE_ENTRIES_MAX: usize = 1024;
 
 /// The limits as the table of `docs/protocol.md` has them: name and value.
 pub const TABLE: &[(&str, usize)] = &[
@@ -82,4 +94,10 @@ pub const TABLE: &[(&str, usize)] = &[
     ("filter_values_max", FILTER_VALUES_MAX),
     ("list_page_max", LIST_PAGE_MAX),
     ("list_page_default", LIST_PAGE_DEFAULT),
+    ("erase_ranges_max", ERASE_RANGES_MAX),
+    ("expiry_ms_min", EXPIRY_MS_MIN),
+    ("pattern_bytes_max", PATTERN_BYTES_MAX),
+    ("pattern_sessions_max", PATTERN_SESSIONS_MAX),
+    ("patterns_max", PATTERNS_MAX),
+    ("lineage_entries_max", LINEAGE_ENTRIES_MAX),
 ];

@@ -1,6 +1,7 @@
 //! What is known of a session besides its records, and the records that change it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use bytes::Bytes;
 use prost::Message;
@@ -8,6 +9,7 @@ use prost::Message;
 use crate::error::{Error, ErrorCode};
 use crate::limits::{HEADER_NAME_BYTES_MAX, HEADER_VALUE_BYTES_MAX, HEADERS_MAX, TITLE_BYTES_MAX};
 use crate::record::kind;
+use crate::retention::{Expiry, Retention};
 use crate::session_id::SessionId;
 use crate::wire;
 
@@ -20,6 +22,10 @@ pub struct Meta {
     pub labels: BTreeMap<String, String>,
     /// The session that this one belongs to.
     pub parent: Option<SessionId>,
+    /// How much of the log is kept.
+    pub retention: Retention,
+    /// When the session is deleted.
+    pub expiry: Expiry,
 }
 
 /// The content of a record of kind [`kind::SESSION`].
@@ -31,6 +37,24 @@ pub enum Change {
     Close {
         /// For humans; may be empty.
         reason: String,
+    },
+    /// Records became tombstones.
+    Erase {
+        /// Their offsets.
+        ranges: Vec<Range<u64>>,
+        /// The principal whose records they were, when they were erased for that; else empty.
+        sender: String,
+        /// For humans; may be empty.
+        reason: String,
+    },
+    /// Everything before was taken over from another session.
+    Origin {
+        /// The other session, as its broker named it.
+        session: String,
+        /// The metadata of this one.
+        meta: Meta,
+        /// Whether it was imported; else it was forked.
+        imported: bool,
     },
 }
 
@@ -54,7 +78,9 @@ impl Meta {
                 Error::new(ErrorCode::InvalidSessionId, format!("`parent`: {error}")).field("parent")
             })?),
         };
-        Ok(Self { title: meta.title, labels: meta.labels, parent })
+        let retention = Retention::from_wire(meta.retention.unwrap_or_default())?;
+        let expiry = Expiry::from_wire(meta.expiry.unwrap_or_default())?;
+        Ok(Self { title: meta.title, labels: meta.labels, parent, retention, expiry })
     }
 
     /// Metadata as the wire carries it.
@@ -64,6 +90,8 @@ impl Meta {
             title: self.title.clone(),
             labels: self.labels.clone(),
             parent: self.parent.as_ref().map(ToString::to_string).unwrap_or_default(),
+            retention: self.retention.to_wire(),
+            expiry: self.expiry.to_wire(),
         }
     }
 
@@ -89,6 +117,21 @@ impl Change {
             Self::Close { reason } => {
                 wire::session_change::Change::Close(wire::SessionClose { reason: reason.clone() })
             }
+            Self::Erase { ranges, sender, reason } => {
+                let range = |range: &Range<u64>| wire::OffsetRange { from: range.start, next: range.end };
+                wire::session_change::Change::Erase(wire::SessionErase {
+                    ranges: ranges.iter().map(range).collect(),
+                    sender: sender.clone(),
+                    reason: reason.clone(),
+                })
+            }
+            Self::Origin { session, meta, imported } => {
+                wire::session_change::Change::Origin(wire::SessionOrigin {
+                    session: session.clone(),
+                    meta: Some(meta.to_wire()),
+                    imported: *imported,
+                })
+            }
         };
         let body = wire::SessionChange { change: Some(change) }.encode_to_vec();
         let record = wire::Record {
@@ -105,6 +148,16 @@ impl Change {
         match wire::SessionChange::decode(body).ok()?.change? {
             wire::session_change::Change::Meta(meta) => Meta::from_wire(meta).ok().map(Self::Meta),
             wire::session_change::Change::Close(close) => Some(Self::Close { reason: close.reason }),
+            wire::session_change::Change::Erase(erase) => {
+                let wire::SessionErase { ranges, sender, reason } = erase;
+                let ranges = ranges.iter().map(|range| range.from..range.next).collect();
+                Some(Self::Erase { ranges, sender, reason })
+            }
+            wire::session_change::Change::Origin(origin) => {
+                let wire::SessionOrigin { session, meta, imported } = origin;
+                let meta = Meta::from_wire(meta.unwrap_or_default()).ok()?;
+                Some(Self::Origin { session, meta, imported })
+            }
         }
     }
 }
@@ -133,9 +186,17 @@ mod tests {
             title: "Build".into(),
             labels: [("branch".to_owned(), "main".to_owned())].into(),
             parent: Some(SessionId::parse("acme/builds").unwrap()),
+            retention: Retention { records: Some(5), ..Retention::default() },
+            expiry: Expiry { at_ms: Some(7), idle_ms: None },
         };
         assert_eq!(Meta::decode(&meta.encode()), Some(meta.clone()));
-        for change in [Change::Meta(meta), Change::Close { reason: "done".into() }] {
+        let (session, sender, reason) = ("acme/old".into(), "ada".into(), "asked".into());
+        for change in [
+            Change::Meta(meta.clone()),
+            Change::Close { reason: "done".into() },
+            Change::Erase { ranges: vec![3..5, 9..10], sender, reason },
+            Change::Origin { session, meta, imported: true },
+        ] {
             let stamp = Stamp { time_ms: 1, sender: Sender::default(), producer: None };
             let sealed = seal(&stamp, &[change.to_record()]).remove(0);
             let view = Sealed::parse(&sealed).unwrap();

@@ -5,6 +5,7 @@
 //! again, and what the broker does not know of it is kept, byte for byte, for ever.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -14,7 +15,10 @@ use crate::limits::{
     RECEIVERS_MAX, RECORD_BYTES_MAX, TYPE_BYTES_MAX,
 };
 use crate::short_id::check_short_id;
+use crate::wire;
 
+/// What sealing and the mark of an import add to a record at most.
+const IMPORT_OVERHEAD_BYTES: usize = 4096;
 /// Fields up to this number are the broker's; a writer's record has none of them.
 const BROKER_FIELDS_MAX: u32 = 7;
 
@@ -23,6 +27,7 @@ mod field {
     pub(super) const TIME_MS: u32 = 1;
     pub(super) const SENDER: u32 = 2;
     pub(super) const PRODUCER: u32 = 3;
+    pub(super) const ORIGINAL: u32 = 4;
     pub(super) const ID: u32 = 8;
     pub(super) const KIND: u32 = 9;
     pub(super) const TYPE: u32 = 10;
@@ -224,8 +229,44 @@ fn broker_field(number: u32) -> &'static str {
         field::TIME_MS => "time_ms",
         field::SENDER => "sender",
         field::PRODUCER => "producer",
-        _ => "fields 4 to 7",
+        field::ORIGINAL => "original",
+        _ => "fields 5 to 7",
     }
+}
+
+/// What an import makes of a record as it was exported from `session`: its own fields, byte for byte, and behind them what the
+/// other broker had assigned, marked as such. A record that had been imported there keeps the mark that it has.
+///
+/// # Errors
+/// [`ErrorCode::RecordTooLarge`] or [`ErrorCode::InvalidRecord`].
+pub fn import(record: &[u8], session: &str) -> Result<Bytes, Error> {
+    if record.len() > RECORD_BYTES_MAX + IMPORT_OVERHEAD_BYTES {
+        let message = format!("the record has {} bytes; no broker has let that in", record.len());
+        return Err(Error::new(ErrorCode::RecordTooLarge, message).field("records").limit(RECORD_BYTES_MAX));
+    }
+    let (mut own, mut original, mut marked) = (Vec::with_capacity(record.len() + 64), Vec::new(), None);
+    for item in Fields(record) {
+        let Field { number, value, encoded } = item?;
+        match (number, value) {
+            (field::TIME_MS | field::SENDER, Value::Varint(_) | Value::Bytes(_)) => {
+                original.extend_from_slice(encoded);
+            }
+            (field::PRODUCER, _) => {}
+            (field::ORIGINAL, Value::Bytes(_)) => marked = Some(encoded),
+            (..=BROKER_FIELDS_MAX, _) => return Err(malformed("a field of the broker is of another kind")),
+            _ => own.extend_from_slice(encoded),
+        }
+    }
+    wire::Record::decode(own.as_slice()).map_err(|error| malformed(error).field("records"))?;
+    match marked {
+        Some(marked) => own.extend_from_slice(marked),
+        None => {
+            put_text(&mut original, 3, session);
+            put_bytes(&mut own, field::ORIGINAL, &original);
+        }
+    }
+    wire::Record::decode(own.as_slice()).map_err(|error| malformed(error).field("records"))?;
+    Ok(Bytes::from(own))
 }
 
 fn check_kind(value: &Value<'_>) -> Result<(), Error> {
@@ -428,10 +469,7 @@ fn sealed_producer(producer: &[u8]) -> Result<SealedProducer<'_>, Error> {
 
 #[cfg(test)]
 mod tests {
-    use prost::Message;
-
     use super::*;
-    use crate::wire;
 
     fn stamp() -> Stamp {
         Stamp {
@@ -464,6 +502,38 @@ mod tests {
         let view = Sealed::parse(&sealed).unwrap();
         assert_eq!(view.producer, Some(SealedProducer { id: "p1", epoch: 2, sequence: 7 }));
         assert_eq!((view.principal, view.kind, view.body), ("ada", kind::MESSAGE, b"hi".as_slice()));
+    }
+
+    #[test]
+    fn an_import_keeps_what_the_writer_sent_and_marks_the_rest() {
+        let mut client = message("hi").encode_to_vec();
+        client.extend_from_slice(&[0xa2, 0x06, 0x03, b'n', b'e', b'w']); // field 100, unknown today
+        let exported = seal(&stamp(), &[Bytes::from(client.clone())]).remove(0);
+        let taken = import(&exported, "acme/old").unwrap();
+        assert!(taken.starts_with(&client));
+        let importer = Stamp {
+            time_ms: 9,
+            sender: Sender { principal: "eve".into(), device: String::new() },
+            producer: None,
+        };
+        let sealed = seal(&importer, &[taken]).remove(0);
+        let decoded = wire::Record::decode(sealed.clone()).unwrap();
+        assert_eq!(
+            (decoded.time_ms, decoded.sender.unwrap().principal.as_str(), decoded.producer),
+            (9, "eve", None)
+        );
+        let original = decoded.original.unwrap();
+        assert_eq!((original.time_ms, original.session.as_str()), (1_700_000_000_123, "acme/old"));
+        assert_eq!(original.sender.as_ref().unwrap().principal, "ada");
+        let again = seal(&importer, &[import(&sealed, "acme/newer").unwrap()]).remove(0);
+        assert_eq!(
+            wire::Record::decode(again).unwrap().original.unwrap(),
+            original,
+            "the first origin counts"
+        );
+        for broken in [&[0x92, 0x01, 0x05, b'x'][..], &[0x92, 0x01, 0x01, 0xff], &[0x2a, 0x00], &[0x0b]] {
+            assert_eq!(import(broken, "a").unwrap_err().code, ErrorCode::InvalidRecord, "{broken:?}");
+        }
     }
 
     #[test]

@@ -78,12 +78,23 @@ fn client_frames() -> Vec<ClientFrame> {
         window_bytes: Some(1 << 20),
         wait: true,
         filter: Some(wire::Filter { kinds: vec![0, 40], types: vec!["note".into()] }),
+        pattern: "a/*/**".into(),
     };
     let place = Some(wire::read::Place::Before("0000000000000000_0000000000000042".into()));
     let meta = wire::SessionMeta {
         title: "T".into(),
         labels: [("k".into(), "v".into())].into(),
         parent: "p".into(),
+        retention: Some(wire::Retention { age_ms: Some(1), bytes: Some(2), records: Some(3) }),
+        expiry: Some(wire::Expiry { idle_ms: Some(4), at_ms: Some(5) }),
+    };
+    let begin = wire::ImportBegin {
+        start: 3,
+        end: 9,
+        lineage: vec![wire::LineageEntry { epoch: 1, from_offset: 0 }; 2],
+        meta: Some(meta.clone()),
+        session: "old".into(),
+        closed: true,
     };
     vec![
         ClientFrame::Hello(wire::Hello {
@@ -108,13 +119,55 @@ fn client_frames() -> Vec<ClientFrame> {
             meta: Some(meta),
             update: true,
         }),
-        ClientFrame::Read(wire::Read { request: 1, session: "a".into(), place, limit: 5, filter: None }),
+        ClientFrame::Read(wire::Read {
+            request: 1,
+            session: "a".into(),
+            place,
+            limit: 5,
+            filter: None,
+            unit: "messages".into(),
+        }),
         ClientFrame::ListSessions(wire::ListSessions {
             request: 1,
             prefix: "a".into(),
-            after: "b".into(),
+            page: "b".into(),
             limit: 3,
+            pattern: "a/**".into(),
+            labels: [("k".into(), "v".into())].into(),
+            status: "open".into(),
+            parent: "p".into(),
         }),
+        ClientFrame::TrimSession(wire::TrimSession { request: 1, session: "a".into(), before: "x".into() }),
+        ClientFrame::EraseRecords(wire::EraseRecords {
+            request: 1,
+            session: "a".into(),
+            ranges: vec![wire::OffsetRange { from: 1, next: 4 }; 3],
+            sender: "ada".into(),
+            reason: "asked".into(),
+        }),
+        ClientFrame::ForkSession(wire::ForkSession {
+            request: 1,
+            session: "b".into(),
+            from_session: "a".into(),
+            at: "x".into(),
+            meta: begin.meta.clone(),
+        }),
+        ClientFrame::ImportRecords(wire::ImportRecords {
+            request: 1,
+            session: "b".into(),
+            import: "i".into(),
+            begin: Some(begin),
+            from: 3,
+            records: vec![record(), record()],
+            finish: true,
+        }),
+        ClientFrame::CommitCursor(wire::CommitCursor {
+            request: 1,
+            session: "b".into(),
+            cursor: "phone".into(),
+            position: "x".into(),
+        }),
+        ClientFrame::BackUp(wire::BackUp { request: 1, name: "monday".into() }),
     ]
 }
 
@@ -154,6 +207,7 @@ fn server_frames_are_decoded_or_refused() {
         next: 5,
         records: vec![record(), record()],
         offsets: vec![3, 4],
+        session: "a/b".into(),
     };
     let error = wire::Error { code: "overloaded".into(), retryable: true, ..Default::default() };
     let frames = [
@@ -191,7 +245,8 @@ fn a_record_that_passes_the_check_can_be_sealed_read_and_delivered_in_every_enco
         assert_eq!((view.time_ms, view.principal, view.kind), (5, "ada", decoded.kind));
         for encoding in Encoding::ALL {
             let body = DeliveryBody::new(encoding, 0, 0, std::slice::from_ref(&sealed)).unwrap();
-            let ServerFrame::Delivery(delivery) = decode_server(encoding, body.frame(1)).unwrap() else {
+            let ServerFrame::Delivery(delivery) = decode_server(encoding, body.frame(1, None)).unwrap()
+            else {
                 panic!()
             };
             assert_eq!(delivery.records, std::slice::from_ref(&decoded));

@@ -1,10 +1,16 @@
 //! What a session can be asked, and what it answers.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use longwire_proto::meta::Meta;
+use longwire_proto::position::Lineage;
 use longwire_proto::record::{ProducerRef, Sender};
 
 use crate::summary::Summary;
+
+/// Bytes of one range in the record of an erasure: two offsets and their framing.
+const RANGE_BYTES_MAX: usize = 24;
 
 /// A request to a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +31,7 @@ pub enum Command {
         /// Who asks.
         sender: Sender,
         /// The metadata.
-        meta: Meta,
+        meta: Box<Meta>,
         /// Whether an existing session's metadata is replaced instead of refusing.
         update: bool,
     },
@@ -35,6 +41,37 @@ pub enum Command {
         sender: Sender,
         /// For humans.
         reason: String,
+    },
+    /// Make records tombstones.
+    Erase {
+        /// Who asks.
+        sender: Sender,
+        /// Offsets of records; at least one, sorted, none twice.
+        ranges: Vec<Range<u64>>,
+        /// The principal whose records they are, when they are erased for that; else empty.
+        of: String,
+        /// For humans.
+        reason: String,
+    },
+    /// Go on with an import. Records that are there already are skipped.
+    Import {
+        /// Who asks.
+        sender: Sender,
+        /// The offset of the first record.
+        from: u64,
+        /// Records as `longwire_proto::record::import` made them.
+        records: Vec<Bytes>,
+    },
+    /// End an import: everything below is from there.
+    Adopt {
+        /// Who asks.
+        sender: Sender,
+        /// The end that the log must have.
+        end: u64,
+        /// The session that was exported.
+        session: String,
+        /// The metadata of this one.
+        meta: Box<Meta>,
     },
     /// Tell the state.
     Describe,
@@ -50,6 +87,9 @@ impl Command {
             Self::Publish { records, .. } => records.iter().map(Bytes::len).sum(),
             Self::Create { meta, .. } => meta.encode().len(),
             Self::Close { reason, .. } => reason.len(),
+            Self::Erase { ranges, reason, .. } => ranges.len() * RANGE_BYTES_MAX + reason.len(),
+            Self::Import { records, .. } => records.iter().map(Bytes::len).sum(),
+            Self::Adopt { meta, session, .. } => meta.encode().len() + session.len(),
             Self::Describe | Self::Flush => 0,
         }
     }
@@ -58,8 +98,8 @@ impl Command {
     #[must_use]
     pub fn records(&self) -> usize {
         match self {
-            Self::Publish { records, .. } => records.len(),
-            Self::Create { .. } | Self::Close { .. } => 1,
+            Self::Publish { records, .. } | Self::Import { records, .. } => records.len(),
+            Self::Create { .. } | Self::Close { .. } | Self::Erase { .. } | Self::Adopt { .. } => 1,
             Self::Describe | Self::Flush => 0,
         }
     }
@@ -81,6 +121,16 @@ pub enum Reply {
     },
     /// The state of the session, every effect of earlier commands included.
     Described(Description),
+    /// So many records are tombstones.
+    Erased {
+        /// Offsets that the erasure covers and that are still retained.
+        records: u64,
+    },
+    /// The import has every record below this offset.
+    Imported {
+        /// The offset.
+        next: u64,
+    },
     /// Everything before the flush is durable.
     Flushed,
 }
@@ -96,6 +146,8 @@ pub struct Description {
     pub end: u64,
     /// Time of the last record, in Unix milliseconds.
     pub last_time_ms: u64,
+    /// The epochs of the log.
+    pub lineage: Lineage,
     /// Metadata, creation and close.
     pub summary: Summary,
 }

@@ -9,3 +9,4 @@ pub mod producer;
 pub mod row;
 pub mod state;
 pub mod summary;
+pub mod term;

@@ -5,6 +5,7 @@
 //! discarded, never rolled back; its driver loads the session again from what is durable.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use bytes::Bytes;
 use longwire_proto::error::{Error, ErrorCode};
@@ -14,6 +15,7 @@ use longwire_proto::record::{PayloadHash, Sender, Stamp, seal};
 use crate::command::{Command, Description, Reply};
 use crate::producer::{ProducerKey, Verdict, judge};
 use crate::state::{PRODUCERS_RESIDENT_MAX, State};
+use crate::summary::Projection;
 
 /// Records after which a snapshot is due: bounds the replay when the session is loaded.
 pub const SNAPSHOT_EVERY_RECORDS: u64 = 8192;
@@ -24,6 +26,11 @@ pub const SNAPSHOT_EVERY_PRODUCERS: usize = 4 * PRODUCERS_RESIDENT_MAX;
 /// command.
 pub const SNAPSHOT_RETRY_RECORDS: u64 = 1024;
 
+/// The principal of records that the broker makes by itself. No client can have it: principals do not begin with `~`.
+pub const BROKER: &str = "~broker";
+/// The reason of the close that an expiry is.
+pub const EXPIRED: &str = "expired";
+
 /// Names a command to the driver that waits for its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
@@ -33,12 +40,14 @@ pub struct Ticket(pub u64);
 pub struct Write {
     /// The offset of the first record.
     pub base: u64,
-    /// Sealed records; never none.
+    /// Sealed records; none when only the projection changed.
     pub records: Vec<Bytes>,
     /// Time of the last record, in Unix milliseconds.
     pub last_time_ms: u64,
-    /// The session's row in the list of sessions, when it changed.
-    pub projection: Option<Bytes>,
+    /// What the list of sessions keeps of it, when that changed.
+    pub projection: Option<Projection>,
+    /// Offsets below `base` whose records become tombstones with this write.
+    pub erase: Vec<Range<u64>>,
 }
 
 /// What became of a [`Write`].
@@ -61,7 +70,11 @@ pub enum Output {
         records: Vec<Bytes>,
         /// Whether the session is closed with the last of them.
         closed: bool,
+        /// Whether earlier records became tombstones: what was kept of them elsewhere must go.
+        erased: bool,
     },
+    /// The session has expired, durably: it is to be deleted.
+    Expired,
     /// The answer to a command.
     Reply {
         /// Which command.
@@ -84,6 +97,7 @@ struct InFlight {
     from: u64,
     records: Vec<Bytes>,
     closed: bool,
+    erased: bool,
 }
 
 #[derive(Debug)]
@@ -101,7 +115,13 @@ pub struct Machine {
     gathering: Vec<Bytes>,
     gathering_bytes: usize,
     gathering_from: u64,
-    summary_changed: bool,
+    /// Offsets that become tombstones with what is gathering.
+    erasing: Vec<Range<u64>>,
+    projection_changed: bool,
+    /// When the driver wants to look at the session apart from its expiry, such as for its retention.
+    wake_ms: Option<u64>,
+    /// The expiry was decided; the session takes nothing any more.
+    expired: bool,
     /// The number of the batch that is gathering; the one in flight, if any, is the one before.
     next_batch: u64,
     in_flight: Option<InFlight>,
@@ -127,7 +147,10 @@ impl Machine {
             gathering: Vec::new(),
             gathering_bytes: 0,
             gathering_from: end,
-            summary_changed: false,
+            erasing: Vec::new(),
+            projection_changed: false,
+            wake_ms: None,
+            expired: false,
             next_batch: 1,
             in_flight: None,
             durable_end: end,
@@ -189,18 +212,23 @@ impl Machine {
 
     /// The next batch to persist, when none is being persisted. Must be answered with [`Machine::handle_persisted`].
     pub fn poll_write(&mut self) -> Option<Write> {
-        if self.in_flight.is_some() || self.gathering.is_empty() || self.failed {
+        let nothing = self.gathering.is_empty() && !self.projection_changed;
+        if self.in_flight.is_some() || nothing || self.failed {
             return None;
         }
         let records = std::mem::take(&mut self.gathering);
         let from = std::mem::replace(&mut self.gathering_from, self.state.end());
         self.gathering_bytes = 0;
-        let summary_changed = std::mem::take(&mut self.summary_changed);
-        let projection = summary_changed.then(|| self.state.summary().encode());
-        let closed = self.state.summary().closed;
-        self.in_flight = Some(InFlight { number: self.next_batch, from, records: records.clone(), closed });
+        let erase = std::mem::take(&mut self.erasing);
+        let last_time_ms = self.state.last_time_ms();
+        let summary = self.state.summary();
+        let projection = std::mem::take(&mut self.projection_changed)
+            .then(|| summary.projection(last_time_ms, self.wake_ms));
+        let (closed, erased) = (summary.closed, !erase.is_empty());
+        self.in_flight =
+            Some(InFlight { number: self.next_batch, from, records: records.clone(), closed, erased });
         self.next_batch += 1;
-        Some(Write { base: from, records, last_time_ms: self.state.last_time_ms(), projection })
+        Some(Write { base: from, records, last_time_ms, projection, erase })
     }
 
     /// Takes the outcome of the write over and releases what waited for it.
@@ -209,8 +237,10 @@ impl Machine {
         match outcome {
             Persisted::Durable => {
                 self.durable_end = written.from + written.records.len() as u64;
-                let InFlight { number, from, records, closed } = written;
-                self.ready.push_back(Output::Extended { from, records, closed });
+                let InFlight { number, from, records, closed, erased } = written;
+                if !records.is_empty() {
+                    self.ready.push_back(Output::Extended { from, records, closed, erased });
+                }
                 while self.waiting.front().is_some_and(|waiting| waiting.after <= number) {
                     self.ready.extend(self.waiting.pop_front().map(|waiting| waiting.output));
                 }
@@ -233,6 +263,49 @@ impl Machine {
                 Output::Snapshot { through: self.state.end(), rows: self.state.rows(self.snapshot_through) };
             self.release_after_seen(output);
         }
+    }
+
+    /// The offset below which the last durable snapshot reflects the log.
+    #[must_use]
+    pub fn snapshot_through(&self) -> u64 {
+        self.snapshot_through
+    }
+
+    /// How much of the log is kept, and where it stands.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The records below `start` are gone, durably.
+    pub fn trimmed(&mut self, start: u64) {
+        self.state.trim(start);
+    }
+
+    /// The next deadline that is data of the session: when it expires.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<u64> {
+        let expires = self.state.summary().meta.expiry.deadline_ms(self.state.last_time_ms());
+        expires.filter(|_| self.exists() && !self.expired && !self.failed)
+    }
+
+    /// Looks whether the deadline has come, and decides what follows. `wake_ms` is when the driver wants to look again
+    /// apart from that; what the list of sessions has as the deadline is brought up to date.
+    pub fn handle_timeout(&mut self, now_ms: u64, wake_ms: Option<u64>) {
+        self.wake_ms = wake_ms;
+        if !self.exists() || self.expired || self.failed {
+            return;
+        }
+        if self.poll_timeout().is_none_or(|due| now_ms < due) {
+            self.projection_changed = true;
+            return;
+        }
+        if !self.state.summary().closed {
+            let broker = Sender { principal: BROKER.to_owned(), ..Sender::default() };
+            self.change(broker, &Change::Close { reason: EXPIRED.to_owned() }, now_ms);
+        }
+        self.expired = true;
+        self.release_after_seen(Output::Expired);
     }
 
     /// The snapshot through this offset is durable: what only it needs may leave memory.
@@ -279,8 +352,53 @@ impl Machine {
                     return Err(Error::new(ErrorCode::SessionExists, message).field("session"));
                 }
                 self.check_open()?;
-                if !self.exists() || self.state.summary().meta != meta {
-                    self.change(sender, &Change::Meta(meta), now_ms);
+                if !self.exists() || self.state.summary().meta != *meta {
+                    self.change(sender, &Change::Meta(*meta), now_ms);
+                }
+                Ok(Reply::Described(self.describe()))
+            }
+            Command::Erase { sender, ranges, of, reason } => {
+                self.check_exists()?;
+                let (start, end) = (self.state.start(), self.state.end());
+                if let Some(beyond) = ranges.iter().find(|range| range.end > end) {
+                    let message = format!(
+                        "offsets {} to {} cannot be erased: the session ends at {end}",
+                        beyond.start, beyond.end
+                    );
+                    return Err(Error::new(ErrorCode::OutOfRange, message).field("ranges").expected(end));
+                }
+                let kept = |range: Range<u64>| range.start.max(start)..range.end;
+                let ranges: Vec<_> = ranges.into_iter().map(kept).filter(|range| !range.is_empty()).collect();
+                let records = ranges.iter().map(|range| range.end - range.start).sum();
+                if records > 0 {
+                    self.erasing.extend(ranges.iter().cloned());
+                    self.change(sender, &Change::Erase { ranges, sender: of, reason }, now_ms);
+                }
+                Ok(Reply::Erased { records })
+            }
+            Command::Import { sender, from, records } => {
+                let end = self.state.end();
+                let known = end.checked_sub(from).and_then(|known| usize::try_from(known).ok());
+                let Some(known) = known else {
+                    let message =
+                        format!("the import goes on at offset {end}, not {from}: records are missing");
+                    return Err(Error::new(ErrorCode::ImportOutOfOrder, message).field("from").expected(end));
+                };
+                let new = records.get(known..).unwrap_or_default();
+                let stamp = Stamp { time_ms: self.time(now_ms), sender, producer: None };
+                self.append(&stamp, new);
+                Ok(Reply::Imported { next: self.state.end() })
+            }
+            Command::Adopt { sender, end, session, meta } => {
+                let at = self.state.end();
+                if at != end {
+                    let message = format!("the import is at offset {at} and cannot be finished before {end}");
+                    return Err(Error::new(ErrorCode::ImportOutOfOrder, message)
+                        .field("finish")
+                        .expected(at));
+                }
+                if !self.state.summary().closed {
+                    self.change(sender, &Change::Origin { session, meta: *meta, imported: true }, now_ms);
                 }
                 Ok(Reply::Described(self.describe()))
             }
@@ -333,6 +451,7 @@ impl Machine {
             start: self.state.start(),
             end: self.state.end(),
             last_time_ms: self.state.last_time_ms(),
+            lineage: self.state.lineage().clone(),
             summary: self.state.summary().clone(),
         }
     }
@@ -340,13 +459,13 @@ impl Machine {
     fn change(&mut self, sender: Sender, change: &Change, now_ms: u64) {
         let stamp = Stamp { time_ms: self.time(now_ms), sender, producer: None };
         self.append(&stamp, &[change.to_record()]);
-        self.summary_changed = true;
+        self.projection_changed = true;
     }
 
     fn append(&mut self, stamp: &Stamp, records: &[Bytes]) -> (u64, u64) {
         let from = self.state.end();
         // The row of the session list is written with the record that creates the session.
-        self.summary_changed |= from == 0;
+        self.projection_changed |= from == 0;
         for record in seal(stamp, records) {
             self.state.fold(&record);
             self.gathering_bytes += record.len();
@@ -356,7 +475,7 @@ impl Machine {
     }
 
     fn release_after_seen(&mut self, output: Output) {
-        let after = match (&self.in_flight, self.gathering.is_empty()) {
+        let after = match (&self.in_flight, self.gathering.is_empty() && !self.projection_changed) {
             (_, false) => self.next_batch,
             (Some(in_flight), true) => in_flight.number,
             (None, true) => {

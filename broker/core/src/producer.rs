@@ -1,6 +1,7 @@
 //! Producers: what makes a publish idempotent.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use bytes::Bytes;
 use longwire_proto::error::{Error, ErrorCode};
@@ -35,6 +36,10 @@ struct Entry {
     count: u64,
     hash: PayloadHash,
 }
+
+/// The hash of a publish of which something was erased: what it was is not to be known any more, so a repetition is taken
+/// for one whatever its payload.
+const ERASED: PayloadHash = PayloadHash(0);
 
 /// What is known of one producer: its epoch and its last publishes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +104,7 @@ pub fn judge(
         return Err(Error::new(ErrorCode::SequenceGap, message).field("producer").expected(next));
     }
     match producer.entry(*sequence) {
-        Some(entry) if entry.count == count && entry.hash == hash => {
+        Some(entry) if entry.count == count && (entry.hash == hash || entry.hash == ERASED) => {
             Ok(Verdict::Duplicate { from: entry.from, next: entry.from + entry.count })
         }
         Some(_) => {
@@ -138,12 +143,13 @@ impl Producer {
 
     /// Takes a record over. Total: a record that [`judge`] would not have let in is believed all the same, because it is
     /// in the log.
-    pub fn fold(&mut self, publish: &SealedProducer<'_>, offset: u64, record: &[u8]) {
+    pub fn fold(&mut self, publish: &SealedProducer<'_>, offset: u64, record: &[u8], tombstone: bool) {
         let continues = publish.epoch == self.epoch
             && publish.sequence.checked_add(1) == Some(self.next_sequence)
             && self.window.back().is_some_and(|entry| entry.from + entry.count == offset);
         if let (true, Some(entry)) = (continues, self.window.back_mut()) {
-            entry.hash = entry.hash.with(entry.count, record);
+            let known = !tombstone && entry.hash != ERASED;
+            entry.hash = if known { entry.hash.with(entry.count, record) } else { ERASED };
             entry.count += 1;
             return;
         }
@@ -155,7 +161,16 @@ impl Producer {
             self.window.pop_front();
         }
         self.next_sequence = publish.sequence.saturating_add(1);
-        self.window.push_back(Entry { from: offset, count: 1, hash: PayloadHash::default().with(0, record) });
+        let hash = if tombstone { ERASED } else { PayloadHash::default().with(0, record) };
+        self.window.push_back(Entry { from: offset, count: 1, hash });
+    }
+
+    /// Forgets what the publishes that have one of these offsets were.
+    pub fn erase(&mut self, range: &Range<u64>) {
+        let first = self.window.partition_point(|entry| entry.from + entry.count <= range.start);
+        for entry in self.window.range_mut(first..).take_while(|entry| entry.from < range.end) {
+            entry.hash = ERASED;
+        }
     }
 
     /// The producer as a row of a snapshot.

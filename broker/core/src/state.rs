@@ -47,6 +47,17 @@ impl State {
         }
     }
 
+    /// The state of a log that begins at `start` without a snapshot: what is before it belongs to nobody.
+    #[must_use]
+    pub fn beginning_at(lineage: Lineage, start: u64) -> Self {
+        Self { start, end: start, ..Self::new(lineage) }
+    }
+
+    /// The records below `start` are gone.
+    pub fn trim(&mut self, start: u64) {
+        self.start = self.start.max(start);
+    }
+
     /// The key of the row that every snapshot has.
     #[must_use]
     pub fn head_key() -> Bytes {
@@ -129,18 +140,27 @@ impl State {
         self.end += 1;
         let Ok(sealed) = Sealed::parse(record) else { return };
         self.last_time_ms = self.last_time_ms.max(sealed.time_ms);
-        if offset == 0 {
+        if offset == self.start && self.summary.created_ms == 0 {
             self.summary.created_ms = sealed.time_ms;
         }
         if sealed.kind == kind::SESSION
             && let Some(change) = Change::from_body(sealed.body)
         {
+            match &change {
+                Change::Origin { .. } => self.summary.created_ms = sealed.time_ms,
+                Change::Erase { ranges, .. } => {
+                    let erase =
+                        |producer: &mut Producer| ranges.iter().for_each(|range| producer.erase(range));
+                    self.producers.values_mut().for_each(erase);
+                }
+                Change::Meta(_) | Change::Close { .. } => {}
+            }
             self.summary.apply(change);
         }
         if let Some(publish) = &sealed.producer {
             let key = ProducerKey { principal: sealed.principal.to_owned(), id: publish.id.to_owned() };
             let producer = self.producers.entry(key).or_insert_with(|| Producer::new(publish.epoch));
-            producer.fold(publish, offset, record);
+            producer.fold(publish, offset, record, sealed.kind == kind::TOMBSTONE);
         }
     }
 

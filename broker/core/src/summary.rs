@@ -4,6 +4,18 @@ use bytes::Bytes;
 use longwire_proto::meta::{Change, Meta};
 
 use crate::row::{RowReader, RowWriter};
+use crate::term;
+
+/// What the list of sessions keeps of one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Projection {
+    /// The summary as a row.
+    pub row: Bytes,
+    /// What it can be found by, see [`term`]; sorted, without repetitions.
+    pub terms: Vec<Bytes>,
+    /// When its owner must look at it, in Unix milliseconds.
+    pub deadline_ms: Option<u64>,
+}
 
 /// Metadata, creation and close of a session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +34,20 @@ impl Summary {
         match change {
             Change::Meta(meta) => self.meta = meta,
             Change::Close { .. } => self.closed = true,
+            Change::Origin { meta, .. } => (self.meta, self.closed) = (meta, false),
+            Change::Erase { .. } => {}
+        }
+    }
+
+    /// What a session with this summary is found by in the list of sessions. `wake_ms` is when its owner wants to look
+    /// at it apart from its expiry.
+    #[must_use]
+    pub fn projection(&self, last_time_ms: u64, wake_ms: Option<u64>) -> Projection {
+        let expires_ms = self.meta.expiry.deadline_ms(last_time_ms);
+        Projection {
+            row: self.encode(),
+            terms: term::of(self),
+            deadline_ms: [expires_ms, wake_ms].into_iter().flatten().min(),
         }
     }
 

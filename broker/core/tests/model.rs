@@ -92,7 +92,7 @@ impl Op {
             },
             Self::Create { title, update } => Command::Create {
                 sender: sender(),
-                meta: Meta { title: format!("title {title}"), ..Meta::default() },
+                meta: Box::new(Meta { title: format!("title {title}"), ..Meta::default() }),
                 update: *update,
             },
             Self::Close => Command::Close { sender: sender(), reason: String::new() },
@@ -227,6 +227,7 @@ fn run(machine: &mut Machine, disk: &mut Disk, op: &Op, now_ms: u64) -> Result<R
                 Output::Extended { from, records, .. } => {
                     assert_eq!(disk.log[usize::try_from(from).unwrap()..], records);
                 }
+                Output::Expired => panic!("nothing here expires"),
             }
         }
         let Some(write) = machine.poll_write() else { break };
@@ -251,7 +252,8 @@ proptest! {
         let ops = ops.iter().enumerate();
         for (index, (op, event)) in ops {
             let op = if close_at == Some(index) { &Op::Close } else { op };
-            let result = run(&mut machine, &mut disk, op, index as u64);
+            // A clock that goes back and forth.
+            let result = run(&mut machine, &mut disk, op, index as u64 * 7919 % 100);
             reference.check(op, &result);
             match event {
                 0 => machine = disk.load(),
@@ -359,6 +361,7 @@ fn release(
 ) {
     while let Some(output) = machine.poll_output() {
         match output {
+            Output::Expired => panic!("nothing here expires"),
             Output::Extended { from, records, .. } => {
                 let from = usize::try_from(from).unwrap();
                 assert_eq!(disk.log[from..from + records.len()], records);
@@ -472,7 +475,7 @@ fn cold_producers_are_evicted_and_still_known() {
                         disk.put_snapshot(through, rows);
                         machine.snapshot_durable(through);
                     }
-                    Output::Extended { .. } => {}
+                    Output::Extended { .. } | Output::Expired => {}
                 }
             }
         }

@@ -28,6 +28,12 @@ pub(crate) struct ServeArgs {
     /// Folder of the durable sessions, created when it does not exist [default: longwire-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Folder of backups; without one no backup can be made while the broker runs
+    #[arg(long, value_name = "DIR")]
+    backups: Option<PathBuf>,
+    /// The clock is right, however far it is from what it was: let things expire by age at once
+    #[arg(long)]
+    trust_clock: bool,
     /// Configuration in TOML; flags and environment win over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -39,7 +45,12 @@ pub(crate) struct ServeArgs {
 /// What keeps the broker from serving.
 pub(crate) async fn run(args: ServeArgs, json: bool) -> anyhow::Result<ExitCode> {
     start_log();
-    let overrides = Overrides { listen: args.listen, data: args.data };
+    let overrides = Overrides {
+        listen: args.listen,
+        data: args.data,
+        backups: args.backups,
+        trust_clock: args.trust_clock.then_some(true),
+    };
     let config = Config::load(args.config.as_deref(), overrides)?;
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let metrics = start_metrics()?;

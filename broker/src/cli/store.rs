@@ -3,11 +3,14 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use longwire_broker::inspect::{Report, inspect};
 use longwire_broker::store::Store;
 use longwire_broker::store::local::compact::compact;
+use longwire_broker::store::local::rebuild::{Rebuilt, Repaired, rebuild};
+use longwire_broker::store::local::stats::{Stats, stats};
 use longwire_broker::store::local::{LocalConfig, LocalStore};
 use serde_json::json;
 
@@ -29,6 +32,12 @@ enum StoreCommand {
     /// Makes the database file small again after records were deleted
     #[command(after_help = "Example:\n  longwire store compact --data longwire-data")]
     Compact(Folder),
+    /// Says what is in the folder and how much room it takes
+    #[command(after_help = "Example:\n  longwire store stats --data longwire-data")]
+    Stats(Folder),
+    /// Makes anew what sessions are found by: names, terms, the order of changes, deadlines
+    #[command(after_help = "Example:\n  longwire store rebuild --data longwire-data")]
+    Rebuild(Folder),
 }
 
 #[derive(Debug, clap::Args)]
@@ -57,6 +66,18 @@ pub(crate) async fn run(args: StoreArgs, json: bool) -> anyhow::Result<ExitCode>
             }
             Ok(ExitCode::SUCCESS)
         }
+        StoreCommand::Stats(folder) => {
+            let folder = existing(folder)?;
+            let found = tokio::task::spawn_blocking(move || stats(&folder)).await??;
+            print_stats(&found, json)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        StoreCommand::Rebuild(folder) => {
+            let folder = existing(folder)?;
+            let rebuilt = tokio::task::spawn_blocking(move || rebuild(&folder)).await??;
+            print_rebuilt(&rebuilt, json)?;
+            Ok(if rebuilt.damaged == 0 { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
+        }
     }
 }
 
@@ -69,12 +90,13 @@ fn existing(folder: Folder) -> anyhow::Result<PathBuf> {
 
 async fn check(data: PathBuf, json: bool) -> anyhow::Result<ExitCode> {
     let config = LocalConfig::new(data);
-    let store = tokio::task::spawn_blocking(move || LocalStore::open(config)).await??;
+    let store: Arc<dyn Store> =
+        Arc::new(tokio::task::spawn_blocking(move || LocalStore::open(config)).await??);
     let style =
         ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
     // Draws on stderr, and only when that is a terminal.
     let bar = ProgressBar::new_spinner().with_style(style);
-    let report = inspect(&store, |report| {
+    let report = inspect(Arc::clone(&store), |report| {
         bar.set_message(format!("{} sessions, {} records", report.sessions, report.records));
         bar.tick();
     })
@@ -108,6 +130,87 @@ fn print(report: &Report, json: bool) -> std::io::Result<()> {
     }
     if report.damages.is_empty() {
         writeln!(out, "Every record is sound.")?;
+    }
+    Ok(())
+}
+
+fn print_stats(stats: &Stats, json: bool) -> std::io::Result<()> {
+    let mut out = std::io::stdout();
+    let numbers = [
+        ("sessions", stats.sessions),
+        ("deleted_names", stats.deleted_names),
+        ("records", stats.records),
+        ("record_bytes", stats.record_bytes),
+        ("chunks", stats.chunks),
+        ("rows", stats.rows),
+        ("damaged", stats.damaged),
+        ("removing", stats.removing),
+        ("database_bytes", stats.database_bytes),
+        ("free_bytes", stats.free_bytes),
+        ("segments", stats.segments),
+        ("journal_bytes", stats.journal_bytes),
+        ("unsettled_commits", stats.unsettled_commits),
+        ("settled_commit", stats.settled_commit),
+        ("ballast_bytes", stats.ballast_bytes),
+    ];
+    if json {
+        let mut report: serde_json::Map<_, _> =
+            numbers.into_iter().map(|(name, number)| (name.to_owned(), number.into())).collect();
+        let tables = stats.tables.iter().map(|table| {
+            json!({
+                "name": table.name, "entries": table.entries, "stored_bytes": table.stored_bytes,
+                "page_bytes": table.page_bytes,
+            })
+        });
+        report.insert("tables".into(), tables.collect());
+        return writeln!(out, "{}", serde_json::Value::from(report));
+    }
+    for (name, number) in numbers {
+        writeln!(out, "{:<18} {number}", name.replace('_', " "))?;
+    }
+    for table in &stats.tables {
+        writeln!(
+            out,
+            "table {:<12} {} entries, {} bytes in pages of {}",
+            table.name, table.entries, table.stored_bytes, table.page_bytes
+        )?;
+    }
+    Ok(())
+}
+
+fn print_rebuilt(rebuilt: &Rebuilt, json: bool) -> std::io::Result<()> {
+    let mut out = std::io::stdout();
+    let tables = [
+        ("terms", rebuilt.terms),
+        ("changes", rebuilt.changes),
+        ("deadlines", rebuilt.deadlines),
+        ("names", rebuilt.names),
+    ];
+    let damaged: Vec<u64> = rebuilt.damaged_logs.iter().map(|log| log.0).collect();
+    if json {
+        let mut report = serde_json::Map::new();
+        report.insert("logs".into(), rebuilt.logs.into());
+        for (name, Repaired { missing, superfluous }) in tables {
+            report.insert(name.into(), json!({ "missing": missing, "superfluous": superfluous }));
+        }
+        report.insert("damaged".into(), rebuilt.damaged.into());
+        report.insert("damaged_logs".into(), damaged.into());
+        report.insert("remade".into(), rebuilt.remade.into());
+        return writeln!(out, "{}", serde_json::Value::from(report));
+    }
+    writeln!(out, "Looked at {} sessions.", rebuilt.logs)?;
+    for (name, Repaired { missing, superfluous }) in tables {
+        writeln!(out, "{name:<10} {missing} were missing, {superfluous} were wrong")?;
+    }
+    if rebuilt.remade {
+        writeln!(out, "Keys were damaged: the tables were made again from nothing.")?;
+    }
+    if rebuilt.damaged > 0 {
+        writeln!(
+            out,
+            "DAMAGED    {} sessions cannot be opened; the first have the logs {damaged:?}",
+            rebuilt.damaged
+        )?;
     }
     Ok(())
 }

@@ -3,12 +3,14 @@
 //! One task owns it. It reads a frame only while it has room for the answer, and waits for a slow client with nothing but
 //! cursors: what the client has not taken stays in the store.
 
+mod lookups;
 mod read;
 mod reply;
 mod request;
 mod subscriptions;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,8 +22,8 @@ use longwire_core::command::Command;
 use longwire_proto::codec::{Encoding, decode_client, encode_server};
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::{
-    BATCH_BYTES_MAX, BATCH_RECORDS_MAX, FRAME_BYTES_MAX, LIST_PAGE_DEFAULT, LIST_PAGE_MAX, PRODUCER_WINDOW,
-    RECORD_BYTES_MAX, REQUESTS_MAX, SESSION_ID_BYTES_MAX, SUBSCRIPTIONS_MAX, TITLE_BYTES_MAX,
+    BATCH_BYTES_MAX, BATCH_RECORDS_MAX, FRAME_BYTES_MAX, PRODUCER_WINDOW, RECORD_BYTES_MAX, REQUESTS_MAX,
+    SUBSCRIPTIONS_MAX, TITLE_BYTES_MAX,
 };
 use longwire_proto::meta::check_length;
 use longwire_proto::raw::client_frame::Frame as ClientFrame;
@@ -34,12 +36,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::clock::Clock;
-use crate::connection::reply::{Asked, answer, refused, session_list};
+use crate::connection::reply::{Asked, answer, refused};
 use crate::connection::subscriptions::{SubscriptionEvent, Subscriptions};
-use crate::driver::to_error;
 use crate::hub::Hub;
 use crate::request::{Answer, Operation, ReplyTo, Request};
-use crate::store::ListQuery;
 use crate::subscription::Event as Delivered;
 use crate::transport::{FrameSink, FrameSource, Gone, LinkEnd};
 
@@ -75,6 +75,8 @@ pub struct ConnectionContext {
     pub clock: Clock,
     /// Times of a connection.
     pub times: ConnectionTimes,
+    /// The folder of backups, when there is one.
+    pub backups: Option<PathBuf>,
     /// The drain.
     pub drain: DrainReceiver,
     /// How many connections there have been: numbers them.
@@ -208,6 +210,7 @@ fn link_end(end: LinkEnd) -> End {
 
 impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     fn new(context: Arc<ConnectionContext>, encoding: Encoding, source: R, sink: W, sender: Sender) -> Self {
+        let principal = sender.principal.clone();
         let (answers, answered) = mpsc::channel(REQUESTS_MAX);
         let now = Instant::now();
         Self {
@@ -222,7 +225,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             next_request: 0,
             passing: None,
             lookups: FuturesUnordered::new(),
-            subscriptions: Subscriptions::new(Arc::clone(&context.hub), encoding),
+            subscriptions: Subscriptions::new(Arc::clone(&context.hub), principal, encoding),
             fed_bytes: 0,
             received_at: now,
             sent_at: now,
@@ -351,8 +354,19 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 let session = request::session_id(&delete.session);
                 self.ask(delete.request, session, Ok(Operation::Delete)).await?;
             }
+            ClientFrame::TrimSession(trim) => {
+                let session = request::session_id(&trim.session);
+                let before = request::position("before", &trim.before);
+                self.ask(trim.request, session, before.map(Operation::Trim)).await?;
+            }
             ClientFrame::ListSessions(list) => self.list(list).await?,
             ClientFrame::Read(read) => self.read(read).await?,
+            ClientFrame::EraseRecords(erase) => self.erase(erase).await?,
+            ClientFrame::ForkSession(fork) => self.fork(fork).await?,
+            ClientFrame::ImportRecords(import) => self.import(import).await?,
+            ClientFrame::CommitCursor(commit) => self.commit_cursor(commit).await?,
+            ClientFrame::DescribeCursor(describe) => self.describe_cursor(describe).await?,
+            ClientFrame::BackUp(back_up) => self.back_up(back_up).await?,
             ClientFrame::Subscribe(subscribe) => self.subscribe(subscribe).await?,
             ClientFrame::Unsubscribe(unsubscribe) => {
                 let wire::Unsubscribe { request, subscription } = unsubscribe;
@@ -398,52 +412,6 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         }
     }
 
-    async fn list(&mut self, list: wire::ListSessions) -> Result<(), End> {
-        let wire::ListSessions { request, prefix, after, limit } = list;
-        let after = match after.as_str() {
-            "" => Ok(None),
-            after => request::session_id(after).map(Some).map_err(|error| error.field("after")),
-        };
-        let prefix_fits = check_length("prefix", &prefix, SESSION_ID_BYTES_MAX);
-        let after = match (after, prefix_fits) {
-            (Ok(after), Ok(())) => after,
-            (Err(error), _) | (_, Err(error)) => return self.feed(refused(request, 0, &error)).await,
-        };
-        let limit = match usize::try_from(limit) {
-            Ok(0) => LIST_PAGE_DEFAULT,
-            Ok(limit) => limit.min(LIST_PAGE_MAX),
-            Err(_) => LIST_PAGE_MAX,
-        };
-        let query = ListQuery { prefix, after, terms: Vec::new(), limit };
-        let listed = self.context.hub.store().list(query);
-        let encoding = self.encoding;
-        self.lookups.push(Box::pin(async move {
-            let frame = match listed.await {
-                Ok(page) => session_list(request, &page),
-                Err(error) => refused(request, 0, &to_error(&error)),
-            };
-            encode_server(encoding, frame)
-        }));
-        Ok(())
-    }
-
-    async fn read(&mut self, read: wire::Read) -> Result<(), End> {
-        let request = read.request;
-        let session = match request::session_id(&read.session) {
-            Ok(session) => session,
-            Err(error) => return self.feed(refused(request, 0, &error)).await,
-        };
-        let after_requests = self.asked.values().any(|asked| asked.session == session);
-        let (hub, encoding) = (Arc::clone(&self.context.hub), self.encoding);
-        self.lookups.push(Box::pin(async move {
-            match read::page(&hub, encoding, session, read, after_requests).await {
-                Ok(page) => page,
-                Err(error) => encode_server(encoding, refused(request, 0, &error)),
-            }
-        }));
-        Ok(())
-    }
-
     async fn subscribe(&mut self, subscribe: wire::Subscribe) -> Result<(), End> {
         let wire::Subscribe { request, subscriptions } = subscribe;
         if subscriptions.is_empty() || subscriptions.len() > SUBSCRIBE_MAX {
@@ -454,6 +422,12 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         }
         for subscription in subscriptions {
             let number = subscription.subscription;
+            if !subscription.pattern.is_empty() {
+                if let Err(error) = self.subscriptions.open_pattern(request, subscription) {
+                    self.feed(refused(request, number, &error)).await?;
+                }
+                continue;
+            }
             let opened = request::session_id(&subscription.session).and_then(|session| {
                 let after_requests = self.asked.values().any(|asked| asked.session == session);
                 self.subscriptions.open(request, session, subscription, after_requests)
@@ -475,9 +449,16 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 metrics::counter!("longwire_deliveries_total").increment(1);
                 return self.feed_bytes(frame).await;
             }
+            SubscriptionEvent::Delivery { event: Delivered::Frame(frame), .. } => *frame,
             SubscriptionEvent::Delivery { subscription, event: Delivered::Ended { epoch, next, error } } => {
                 let error = Some(error.to_wire());
-                ServerFrame::SubscriptionEnded(wire::SubscriptionEnded { subscription, epoch, next, error })
+                ServerFrame::SubscriptionEnded(wire::SubscriptionEnded {
+                    subscription,
+                    epoch,
+                    next,
+                    error,
+                    session: String::new(),
+                })
             }
         };
         self.feed(frame).await

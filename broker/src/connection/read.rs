@@ -14,7 +14,7 @@ use longwire_proto::{raw, wire};
 
 use crate::filter::Filter;
 use crate::hub::Hub;
-use crate::page::PageReader;
+use crate::page::{PageReader, Unit};
 use crate::subscription::resolve;
 
 /// Reads one page. With `after_requests` it reflects what the session was asked before.
@@ -28,7 +28,8 @@ pub(super) async fn page(
     read: wire::Read,
     after_requests: bool,
 ) -> Result<Bytes, Error> {
-    let wire::Read { request, session: _, place, limit, filter } = read;
+    let wire::Read { request, session: _, place, limit, filter, unit } = read;
+    let unit = Unit::parse(&unit)?;
     let filter = Filter::from_wire(filter)?;
     let limit = match usize::try_from(limit) {
         Ok(0) => READ_PAGE_DEFAULT,
@@ -51,18 +52,24 @@ pub(super) async fn page(
     let start = resolve(Some(&wish), &progress).map_err(|error| error.field(field))?;
     // A closed session that was read to its end still has pages.
     let outcome = if start.outcome == Outcome::Closed { Outcome::Resumed } else { start.outcome };
-    let pages = PageReader { store: Arc::clone(hub.store()), log: progress.log, filter, limit };
+    let pages = PageReader { store: Arc::clone(hub.store()), log: progress.log, filter, limit, unit };
+    let lineage = &progress.lineage;
+    // A page is of one epoch: a reader makes positions of it.
     let page = match place {
-        Some(Place::After(_)) => pages.forwards(start.from, progress.end).await?,
-        _ => pages.backwards(progress.start, start.from).await?,
+        Some(Place::After(_)) => {
+            let until = lineage.until(start.from).map_or(progress.end, |until| until.min(progress.end));
+            pages.forwards(start.from, until).await?
+        }
+        _ => pages.backwards(lineage.since(start.from).max(progress.start), start.from).await?,
     };
+    let epoch = lineage.epoch_at(page.next);
     let filtered = page.records.len() as u64 != page.next - page.from;
     let (offsets, records): (Vec<u64>, Vec<Bytes>) = page.records.into_iter().unzip();
     encode_page(
         encoding,
         raw::Page {
             request,
-            epoch: progress.epoch(),
+            epoch,
             start: progress.start,
             end: progress.end,
             outcome: outcome.as_str().to_owned(),

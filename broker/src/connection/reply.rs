@@ -3,11 +3,13 @@
 use longwire_core::command::{Description, Reply};
 use longwire_core::summary::Summary;
 use longwire_proto::error::Error;
+use longwire_proto::position::LineageEntry;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use longwire_proto::wire::server_frame::Frame;
 
-use crate::store::{ListPage, Listed};
+use crate::listing::Page;
+use crate::store::Listed;
 
 /// What a connection keeps of an open request.
 pub(super) struct Asked {
@@ -33,13 +35,18 @@ pub(super) fn answer(asked: &Asked, result: Result<Option<Reply>, Error>) -> Fra
             request,
             session: Some(described(&asked.session, description)),
         }),
-        Ok(Some(Reply::Flushed) | None) => Frame::Done(wire::Done { request }),
+        // Erasures and imports are asked by lookups, which answer themselves.
+        Ok(Some(Reply::Flushed | Reply::Erased { .. } | Reply::Imported { .. }) | None) => {
+            Frame::Done(wire::Done { request })
+        }
         Err(error) => refused(request, 0, &error),
     }
 }
 
-fn described(session: &SessionId, description: Description) -> wire::Session {
-    let Description { epoch, start, end, last_time_ms, summary } = description;
+pub(super) fn described(session: &SessionId, description: Description) -> wire::Session {
+    let Description { epoch, start, end, last_time_ms, lineage, summary } = description;
+    let entry =
+        |entry: &LineageEntry| wire::LineageEntry { epoch: entry.epoch, from_offset: entry.from_offset };
     wire::Session {
         session: session.to_string(),
         epoch,
@@ -49,26 +56,27 @@ fn described(session: &SessionId, description: Description) -> wire::Session {
         created_ms: summary.created_ms,
         last_time_ms,
         closed: summary.closed,
+        lineage: lineage.entries().iter().map(entry).collect(),
     }
 }
 
 /// A page of the list of sessions.
-pub(super) fn session_list(request: u64, page: &ListPage) -> Frame {
-    let next_after = page.more_after.as_ref().map(ToString::to_string).unwrap_or_default();
-    let sessions = page.sessions.iter().map(from_listed).collect();
-    Frame::SessionList(wire::SessionList { request, sessions, next_after })
+pub(super) fn session_list(request: u64, page: &Page) -> Frame {
+    let sessions = page.found.sessions.iter().map(from_listed).collect();
+    Frame::SessionList(wire::SessionList { request, sessions, next_page: page.next_page.clone() })
 }
 
 fn from_listed(listed: &Listed) -> wire::Session {
     let summary = Summary::decode(&listed.projection).unwrap_or_default();
     wire::Session {
         session: listed.session.to_string(),
-        epoch: listed.epoch,
+        epoch: listed.epoch(),
         start: listed.start,
         end: listed.end,
         meta: Some(summary.meta.to_wire()),
         created_ms: summary.created_ms,
         last_time_ms: listed.last_time_ms,
         closed: summary.closed,
+        lineage: Vec::new(),
     }
 }

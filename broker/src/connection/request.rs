@@ -5,7 +5,7 @@ use longwire_core::command::Command;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, TITLE_BYTES_MAX};
 use longwire_proto::meta::{Meta, check_length};
-use longwire_proto::position::COUNTER_MAX;
+use longwire_proto::position::{COUNTER_MAX, Position};
 use longwire_proto::record::{self, ProducerRef, Sender};
 use longwire_proto::session_id::SessionId;
 use longwire_proto::short_id::check_short_id;
@@ -18,6 +18,14 @@ use longwire_proto::{raw, wire};
 pub(super) fn session_id(text: &str) -> Result<SessionId, Error> {
     SessionId::parse(text)
         .map_err(|error| Error::new(ErrorCode::InvalidSessionId, error.to_string()).field("session"))
+}
+
+/// Reads a position of a request.
+///
+/// # Errors
+/// [`ErrorCode::InvalidPosition`].
+pub(super) fn position(field: &'static str, text: &str) -> Result<Position, Error> {
+    text.parse().map_err(|error| Error::new(ErrorCode::InvalidPosition, format!("{error}")).field(field))
 }
 
 /// Checks a publish.
@@ -67,7 +75,7 @@ fn producer_ref(producer: wire::Producer) -> Result<ProducerRef, Error> {
 /// # Errors
 /// Those of [`Meta::from_wire`].
 pub(super) fn create(sender: Sender, create: wire::CreateSession) -> Result<Command, Error> {
-    let meta = Meta::from_wire(create.meta.unwrap_or_default())?;
+    let meta = Box::new(Meta::from_wire(create.meta.unwrap_or_default())?);
     Ok(Command::Create { sender, meta, update: create.update })
 }
 

@@ -7,13 +7,18 @@ use futures_util::future::{AbortHandle, Abortable, BoxFuture};
 use futures_util::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt, unfold};
 use longwire_proto::codec::Encoding;
 use longwire_proto::error::{Error, ErrorCode};
-use longwire_proto::limits::SUBSCRIPTIONS_MAX;
+use longwire_proto::limits::{PATTERNS_MAX, SUBSCRIPTIONS_MAX};
+use longwire_proto::outcome::Outcome;
+use longwire_proto::pattern::{InvalidPattern, Pattern};
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
+use longwire_proto::wire::from::From;
 use tokio::sync::watch;
 
+use crate::cursor::{self, CursorName};
 use crate::filter::Filter;
 use crate::hub::Hub;
+use crate::pattern_subscription::{PatternFrom, PatternSubscription, PatternWish};
 use crate::subscription::{Event, Start, Subscription, resolve};
 use crate::tail::{Progress, Tail, TailReader};
 
@@ -28,16 +33,30 @@ struct Entry {
     tail: Option<Arc<Tail>>,
     /// The end that the last heartbeat told.
     told_end: u64,
+    is_pattern: bool,
 }
 
 struct Opened {
     number: u32,
     generation: Generation,
     request: u64,
-    session: SessionId,
-    result: Result<(TailReader, Progress, Start), Error>,
     window_bytes: Option<u64>,
-    filter: Option<Filter>,
+    result: Result<Source, Error>,
+}
+
+/// What a subscription reads.
+enum Source {
+    Session {
+        session: SessionId,
+        reader: TailReader,
+        progress: Progress,
+        start: Start,
+        filter: Option<Filter>,
+    },
+    Pattern {
+        pattern: Pattern,
+        subscription: Box<PatternSubscription>,
+    },
 }
 
 /// What a subscription has for the client.
@@ -65,6 +84,8 @@ pub(super) enum SubscriptionEvent {
 /// The subscriptions of one connection, and what they have for it.
 pub(super) struct Subscriptions {
     hub: Arc<Hub>,
+    /// Whose cursors are meant.
+    principal: String,
     encoding: Encoding,
     entries: HashMap<u32, Entry>,
     opening: FuturesUnordered<BoxFuture<'static, Opened>>,
@@ -73,9 +94,10 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
-    pub(super) fn new(hub: Arc<Hub>, encoding: Encoding) -> Self {
+    pub(super) fn new(hub: Arc<Hub>, principal: String, encoding: Encoding) -> Self {
         Self {
             hub,
+            principal,
             encoding,
             entries: HashMap::new(),
             opening: FuturesUnordered::new(),
@@ -101,10 +123,74 @@ impl Subscriptions {
         subscription: wire::Subscription,
         after_requests: bool,
     ) -> Result<(), Error> {
-        let wire::Subscription { subscription: number, session: _, from, window_bytes, wait, filter } =
-            subscription;
+        let wire::Subscription { subscription: number, from, window_bytes, wait, filter, .. } = subscription;
         let filter = Filter::from_wire(filter)?;
         self.remove(number);
+        let generation = self.enter(number, false)?;
+        let (hub, principal) = (Arc::clone(&self.hub), self.principal.clone());
+        self.opening.push(Box::pin(async move {
+            if after_requests {
+                hub.flush(&session).await;
+            }
+            let result =
+                attach(&hub, session, from.and_then(|from| from.from), &principal, wait, filter).await;
+            Opened { number, generation, request, window_bytes, result }
+        }));
+        Ok(())
+    }
+
+    /// Begins to open the subscription of a pattern.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidPattern`], [`ErrorCode::InvalidArgument`] or [`ErrorCode::TooManySubscriptions`].
+    pub(super) fn open_pattern(
+        &mut self,
+        request: u64,
+        subscription: wire::Subscription,
+    ) -> Result<(), Error> {
+        let wire::Subscription { subscription: number, session, from, window_bytes, wait, filter, pattern } =
+            subscription;
+        let refuse = |field, message: &str| {
+            Err(Error::new(ErrorCode::InvalidArgument, message.to_owned()).field(field))
+        };
+        if !session.is_empty() {
+            return refuse("pattern", "a subscription names either a `session` or a `pattern`");
+        }
+        if wait {
+            return refuse("wait", "a pattern needs no `wait`: sessions that are created later join in");
+        }
+        let pattern: Pattern = pattern.parse().map_err(|error: InvalidPattern| {
+            Error::new(ErrorCode::InvalidPattern, error.to_string()).field("pattern")
+        })?;
+        let from = match from.and_then(|from| from.from) {
+            Some(From::Start(true)) => PatternFrom::Start,
+            None | Some(From::End(_) | From::Start(false)) => PatternFrom::End,
+            Some(From::Cursor(name)) => PatternFrom::Cursor(CursorName::new(&self.principal, &name)?),
+            Some(From::Position(_) | From::Offset(_) | From::Last(_)) => {
+                return refuse("from", "a pattern is read from `start`, `end` or a `cursor`");
+            }
+        };
+        let filter = Filter::from_wire(filter)?;
+        self.remove(number);
+        let patterns = self.entries.values().filter(|entry| entry.is_pattern).count();
+        if patterns >= PATTERNS_MAX {
+            let message = format!("a connection subscribes to at most {PATTERNS_MAX} patterns");
+            return Err(Error::new(ErrorCode::TooManySubscriptions, message).limit(PATTERNS_MAX));
+        }
+        let generation = self.enter(number, true)?;
+        let store = Arc::clone(self.hub.store());
+        let wish = PatternWish { number, encoding: self.encoding, pattern: pattern.clone(), from, filter };
+        self.opening.push(Box::pin(async move {
+            let opened = PatternSubscription::open(store, wish).await;
+            let result =
+                opened.map(|subscription| Source::Pattern { pattern, subscription: Box::new(subscription) });
+            Opened { number, generation, request, window_bytes, result }
+        }));
+        Ok(())
+    }
+
+    /// Takes a place for a subscription.
+    fn enter(&mut self, number: u32, is_pattern: bool) -> Result<Generation, Error> {
         if self.entries.len() >= SUBSCRIPTIONS_MAX {
             let message =
                 format!("a connection has at most {SUBSCRIPTIONS_MAX} subscriptions; open another one");
@@ -113,18 +199,10 @@ impl Subscriptions {
         self.generations += 1;
         let generation = Generation(self.generations);
         let (abort, _) = AbortHandle::new_pair();
-        let entry =
-            Entry { generation, abort, consumed_through: watch::Sender::new(0), tail: None, told_end: 0 };
+        let consumed_through = watch::Sender::new(0);
+        let entry = Entry { generation, abort, consumed_through, tail: None, told_end: 0, is_pattern };
         self.entries.insert(number, entry);
-        let hub = Arc::clone(&self.hub);
-        self.opening.push(Box::pin(async move {
-            if after_requests {
-                hub.flush(&session).await;
-            }
-            let result = attach(&hub, &session, from.and_then(|from| from.from), wait).await;
-            Opened { number, generation, request, session, result, window_bytes, filter }
-        }));
-        Ok(())
+        Ok(generation)
     }
 
     /// Ends a subscription; false when there is none with the number.
@@ -188,43 +266,36 @@ impl Subscriptions {
     }
 
     fn opened(&mut self, opened: Opened) -> Option<SubscriptionEvent> {
-        let Opened { number, generation, request, session, result, window_bytes, filter } = opened;
+        let Opened { number, generation, request, window_bytes, result } = opened;
         if !self.is_current(number, generation) {
             let message = "the subscription was replaced or ended before it was opened";
             let error = Error::new(ErrorCode::SubscriptionNotFound, message).field("subscription");
             return Some(SubscriptionEvent::Refused { request, subscription: number, error });
         }
-        let (reader, progress, start) = match result {
-            Ok(opened) => opened,
+        let subscribed = match result {
+            Ok(Source::Session { session, reader, progress, start, filter }) => {
+                let subscribed = subscribed(request, number, &session, &progress, start);
+                if start.outcome.is_subscribed() {
+                    let store = Arc::clone(self.hub.store());
+                    let subscription =
+                        Subscription::new(number, self.encoding, store, reader, progress, start.from);
+                    self.follow(generation, subscription.with_filter(filter), window_bytes);
+                } else {
+                    self.remove(number);
+                }
+                subscribed
+            }
+            Ok(Source::Pattern { pattern, subscription }) => {
+                self.follow_pattern(number, generation, *subscription, window_bytes);
+                let (outcome, pattern) = (Outcome::Resumed.as_str().to_owned(), pattern.to_string());
+                wire::Subscribed { request, subscription: number, outcome, pattern, ..Default::default() }
+            }
             Err(error) => {
                 self.remove(number);
                 return Some(SubscriptionEvent::Refused { request, subscription: number, error });
             }
         };
-        let subscribed = wire::Subscribed {
-            request,
-            subscription: number,
-            session: session.to_string(),
-            exists: progress.exists(),
-            epoch: progress.epoch(),
-            start: progress.start,
-            end: progress.end,
-            outcome: start.outcome.as_str().to_owned(),
-            from: start.from,
-            gap_from: start.gap_from,
-        };
-        if start.outcome.is_subscribed() {
-            let subscription = self.subscription(number, reader, progress, start.from).with_filter(filter);
-            self.follow(generation, subscription, window_bytes);
-        } else {
-            self.remove(number);
-        }
         Some(SubscriptionEvent::Subscribed(Box::new(subscribed)))
-    }
-
-    fn subscription(&self, number: u32, reader: TailReader, progress: Progress, from: u64) -> Subscription {
-        let store = Arc::clone(self.hub.store());
-        Subscription::new(number, self.encoding, store, reader, progress, from)
     }
 
     fn follow(&mut self, generation: Generation, mut subscription: Subscription, window_bytes: Option<u64>) {
@@ -242,20 +313,69 @@ impl Subscriptions {
         });
         self.deliveries.push(Box::pin(Abortable::new(events, registration)));
     }
+
+    fn follow_pattern(
+        &mut self,
+        number: u32,
+        generation: Generation,
+        mut subscription: PatternSubscription,
+        window_bytes: Option<u64>,
+    ) {
+        let Some(entry) = self.entries.get_mut(&number) else { return };
+        let (abort, registration) = AbortHandle::new_pair();
+        entry.abort = abort;
+        if let Some(window_bytes) = window_bytes {
+            subscription = subscription.with_window(window_bytes, entry.consumed_through.subscribe());
+        }
+        let events = unfold(subscription, move |mut subscription| async move {
+            subscription.next().await.map(|event| ((number, generation, event), subscription))
+        });
+        self.deliveries.push(Box::pin(Abortable::new(events, registration)));
+    }
+}
+
+fn subscribed(
+    request: u64,
+    subscription: u32,
+    session: &SessionId,
+    progress: &Progress,
+    start: Start,
+) -> wire::Subscribed {
+    wire::Subscribed {
+        request,
+        subscription,
+        session: session.to_string(),
+        exists: progress.exists(),
+        epoch: progress.lineage.epoch_at(start.from),
+        start: progress.start,
+        end: progress.end,
+        outcome: start.outcome.as_str().to_owned(),
+        from: start.from,
+        gap_from: start.gap_from,
+        pattern: String::new(),
+    }
 }
 
 async fn attach(
     hub: &Arc<Hub>,
-    session: &SessionId,
-    from: Option<wire::from::From>,
+    session: SessionId,
+    mut from: Option<From>,
+    principal: &str,
     wait: bool,
-) -> Result<(TailReader, Progress, Start), Error> {
-    let mut reader = hub.attach(session).await?;
+    filter: Option<Filter>,
+) -> Result<Source, Error> {
+    let mut reader = hub.attach(&session).await?;
     let progress = reader.loaded().await?;
     if !progress.exists() && !wait {
         let message = "there is no such session; a publish creates it, and `wait` subscribes before that";
         return Err(Error::new(ErrorCode::SessionNotFound, message).field("session"));
     }
+    if let Some(From::Cursor(name)) = &from {
+        let cursor = CursorName::new(principal, name)?;
+        if let Some(position) = cursor::position(&**hub.store(), &cursor, progress.log).await? {
+            from = Some(From::Position(position.to_string()));
+        }
+    }
     let start = resolve(from.as_ref(), &progress)?;
-    Ok((reader, progress, start))
+    Ok(Source::Session { session, reader, progress, start, filter })
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use longwire_proto::position::Lineage;
 
-use crate::store::{BatchId, LogId};
+use crate::store::{BatchId, LogId, StoreError};
 
 /// Records to be made durable together.
 #[derive(Debug)]
@@ -41,6 +41,34 @@ pub struct Projection {
     pub terms: Vec<Bytes>,
     /// When the session's owner wants to be woken, in Unix milliseconds.
     pub deadline_ms: Option<u64>,
+}
+
+impl Projection {
+    /// Checks its terms against what engines take.
+    ///
+    /// # Errors
+    /// [`StoreError::BatchTooLarge`] when there are too many, one is too long, or they are not sorted or repeat.
+    pub fn check(&self) -> Result<(), StoreError> {
+        let refuse = |what, found, limit| Err(StoreError::BatchTooLarge { what, found, limit });
+        if self.terms.len() > TERMS_MAX {
+            return refuse("terms", self.terms.len(), TERMS_MAX);
+        }
+        let longest = self.terms.iter().map(Bytes::len).max().unwrap_or(0);
+        if longest > TERM_BYTES_MAX {
+            return refuse("bytes in a term", longest, TERM_BYTES_MAX);
+        }
+        let misplaced = self.terms.windows(2).filter(|pair| pair[0] >= pair[1]).count();
+        if misplaced > 0 {
+            return refuse("terms out of order", misplaced, 0);
+        }
+        Ok(())
+    }
+
+    /// Bytes of the row and the terms.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.row.len() + self.terms.iter().map(Bytes::len).sum::<usize>()
+    }
 }
 
 /// Terms of one session: its labels, its parent, its status and some to spare.

@@ -1,9 +1,19 @@
 //! Finding sessions.
 
 use bytes::Bytes;
+use longwire_proto::position::Lineage;
 use longwire_proto::session_id::SessionId;
 
 use crate::store::LogId;
+
+/// Whether a session is the broker's own: it is never listed, not in the change feed and never due.
+#[must_use]
+pub fn is_hidden(session: &SessionId) -> bool {
+    session.as_str().starts_with(HIDDEN)
+}
+
+/// What the ids of the broker's own sessions begin with. It sorts after everything that others begin with.
+pub const HIDDEN: char = '~';
 
 /// One session of [`Store::list`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,8 +22,8 @@ pub struct Listed {
     pub session: SessionId,
     /// Its log.
     pub log: LogId,
-    /// The epoch of new records.
-    pub epoch: u64,
+    /// The log's epochs.
+    pub lineage: Lineage,
     /// First retained offset.
     pub start: u64,
     /// Next offset to be assigned.
@@ -22,6 +32,14 @@ pub struct Listed {
     pub last_time_ms: u64,
     /// The row that the last batch with one carried.
     pub projection: Bytes,
+}
+
+impl Listed {
+    /// The epoch of new records.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.lineage.epoch()
+    }
 }
 
 /// Which sessions [`crate::store::Store::list`] is to find, in order of their ids.

@@ -2,21 +2,27 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::ready;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use longwire_proto::position::Lineage;
 use longwire_proto::record;
 use longwire_proto::session_id::SessionId;
+use tokio::sync::watch;
 
 use crate::store::ancestry::{ANCESTORS_MAX, Ancestry};
+use crate::store::list::is_hidden;
+use crate::store::table::check;
 use crate::store::{
-    Batch, BatchId, Capabilities, Chunk, Health, ListPage, ListQuery, Listed, LogId, Opened, Origin,
-    ReadLimit, Reservation, Snapshot, Store, StoreError, StoreFuture, Term, Version,
+    Batch, BatchId, Capabilities, Cas, Change, Changes, Chunk, Due, Health, ListPage, ListQuery, Listed,
+    LogId, Opened, Origin, Projection, ReadLimit, Reservation, Snapshot, Store, StoreError, StoreFuture,
+    Term, Version,
 };
 
 /// What a batch may have, as in the engine on the local disk.
-const CAPABILITIES: Capabilities = Capabilities { batch_bytes_max: 5 << 20, batch_records_max: 8192 };
+const CAPABILITIES: Capabilities =
+    Capabilities { batch_bytes_max: 5 << 20, batch_records_max: 8192, erased_within_ms: 0 };
 
 /// The store in memory. Cloning gives another handle of the same store.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +38,8 @@ struct Inner {
     last_term: u64,
     stopped: bool,
     trouble: Option<String>,
+    values: BTreeMap<Bytes, Bytes>,
+    commits: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -41,6 +49,8 @@ struct Log {
     term: Term,
     exists: bool,
     deleted: bool,
+    /// The end that it was deleted at.
+    deleted_end: u64,
     version: u64,
     batch: Option<BatchId>,
     start: u64,
@@ -52,7 +62,8 @@ struct Log {
     base: u64,
     records: Vec<Bytes>,
     last_time_ms: u64,
-    projection: Bytes,
+    projection: Projection,
+    commit: u64,
     rows: BTreeMap<Bytes, Bytes>,
     snapshot_through: Option<u64>,
 }
@@ -106,6 +117,12 @@ impl Inner {
         if self.stopped { Err(StoreError::Unavailable("the store has stopped".into())) } else { Ok(()) }
     }
 
+    /// The number of a write, which everyone who waits for commits is told.
+    fn commit(&self) -> u64 {
+        self.commits.send_modify(|commit| *commit += 1);
+        *self.commits.borrow()
+    }
+
     fn open(&mut self, session: &SessionId) -> Opened {
         self.last_term += 1;
         let term = Term(self.last_term);
@@ -129,6 +146,7 @@ impl Inner {
             term,
             exists: false,
             deleted: false,
+            deleted_end: 0,
             version: 0,
             batch: None,
             start: 0,
@@ -138,7 +156,8 @@ impl Inner {
             base: 0,
             records: Vec::new(),
             last_time_ms: 0,
-            projection: Bytes::new(),
+            projection: Projection::default(),
+            commit: 0,
             rows: BTreeMap::new(),
             snapshot_through: None,
         });
@@ -152,25 +171,22 @@ impl Inner {
             start: log.start,
             end: log.end(),
             born: log.born,
+            own_from: log.ancestry.end().unwrap_or(log.born),
             bytes: log.bytes,
             snapshot_through: log.snapshot_through,
         }
     }
 
     /// Where the records are that a batch erases.
-    fn erased(&self, id: LogId, batch: &Batch) -> Result<Vec<(LogId, u64)>, StoreError> {
+    fn erased(&self, id: LogId, ranges: &[Range<u64>], base: u64) -> Result<Vec<(LogId, u64)>, StoreError> {
         let Some(log) = self.logs.get(&id).filter(|log| log.exists) else {
             let what = "a log that does not exist yet has nothing to erase";
-            return if batch.erase.is_empty() {
-                Ok(Vec::new())
-            } else {
-                Err(StoreError::OutOfRange(what.into()))
-            };
+            return if ranges.is_empty() { Ok(Vec::new()) } else { Err(StoreError::OutOfRange(what.into())) };
         };
         let mut erased = Vec::new();
-        for range in &batch.erase {
-            if range.end > batch.base {
-                let what = format!("{} to {} is not below {}", range.start, range.end, batch.base);
+        for range in ranges {
+            if range.end > base {
+                let what = format!("{} to {} is not below {base}", range.start, range.end);
                 return Err(StoreError::OutOfRange(what));
             }
             for offset in range.clone() {
@@ -303,7 +319,7 @@ impl Inner {
         batch: Batch,
     ) -> Result<Version, StoreError> {
         self.check_running()?;
-        let log = self.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
+        let log = self.logs.get(&id).ok_or(StoreError::Fenced)?;
         log.check_owner(term)?;
         let repeats = batch.base + batch.records.len() as u64 == log.end();
         if log.batch == Some(batch.id) && repeats {
@@ -319,10 +335,12 @@ impl Inner {
             Some(origin) => self.ancestry(id, origin, batch.base)?,
             None => Ancestry::default(),
         };
-        for (holder, offset) in self.erased(id, &batch)? {
+        for (holder, offset) in self.erased(id, &batch.erase, batch.base)? {
             self.erase(holder, offset);
         }
+        let commit = self.commit();
         let log = self.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
+        log.commit = commit;
         if let Some(origin) = batch.origin {
             log.lineage = origin.lineage;
             (log.start, log.born, log.base) = (origin.start, origin.start, batch.base);
@@ -335,7 +353,7 @@ impl Inner {
         log.last_time_ms = batch.last_time_ms;
         log.records.extend(batch.records);
         if let Some(projection) = batch.projection {
-            log.projection = projection.row;
+            log.projection = projection;
         }
         Ok(Version(log.version))
     }
@@ -356,7 +374,7 @@ impl Store for MemoryStore {
     }
 
     fn append(&self, log: LogId, term: Term, version: Version, batch: Batch) -> StoreFuture<Version> {
-        let projection = batch.projection.as_ref().map_or(0, |projection| projection.row.len());
+        let projection = batch.projection.as_ref().map_or(0, Projection::bytes);
         let bytes = projection + batch.records.iter().map(Bytes::len).sum::<usize>();
         let refuse = |what, found, limit| StoreError::BatchTooLarge { what, found, limit };
         if bytes > CAPABILITIES.batch_bytes_max {
@@ -365,6 +383,9 @@ impl Store for MemoryStore {
         }
         if batch.records.len() > CAPABILITIES.batch_records_max {
             let error = refuse("records", batch.records.len(), CAPABILITIES.batch_records_max);
+            return Box::pin(ready(Err(error)));
+        }
+        if let Err(error) = batch.projection.as_ref().map_or(Ok(()), Projection::check) {
             return Box::pin(ready(Err(error)));
         }
         self.answer(|inner| inner.append(log, term, version, batch))
@@ -405,10 +426,22 @@ impl Store for MemoryStore {
 
     fn delete(&self, log: LogId, term: Term) -> StoreFuture<()> {
         self.answer(|inner| {
+            inner.owned(log, term)?;
+            let commit = inner.commit();
             let deleted = inner.owned(log, term)?;
+            deleted.commit = commit;
+            deleted.deleted_end = deleted.end();
             deleted.deleted = true;
             deleted.rows.clear();
             Ok(())
+        })
+    }
+
+    fn check_erase(&self, log: LogId, ranges: Vec<Range<u64>>) -> StoreFuture<()> {
+        self.answer(|inner| {
+            let end = inner.logs.get(&log).map_or(0, Log::end);
+            let kept: Vec<_> = ranges.iter().map(|range| range.start..range.end.min(end)).collect();
+            inner.erased(log, &kept, end).map(drop)
         })
     }
 
@@ -440,26 +473,112 @@ impl Store for MemoryStore {
 
     fn list(&self, query: ListQuery) -> StoreFuture<ListPage> {
         self.answer(|inner| {
-            let ListQuery { prefix, after, terms: _, limit } = query;
+            let ListQuery { prefix, after, terms, limit } = query;
             let sessions = inner.names.values().filter_map(|id| Some((*id, inner.logs.get(id)?)));
             let listed = sessions
                 .filter(|(_, log)| !log.name.is_reserved())
                 .filter(|(_, log)| log.exists && !log.deleted && log.name.as_str().starts_with(&prefix))
                 .filter(|(_, log)| after.as_ref().is_none_or(|after| log.name > *after))
-                .take(limit)
+                .filter(|(_, log)| !is_hidden(&log.name))
+                .filter(|(_, log)| terms.iter().all(|term| log.projection.terms.contains(term)))
+                .take(limit.saturating_add(1))
                 .map(|(id, log)| Listed {
                     session: log.name.clone(),
                     log: id,
-                    epoch: log.lineage.epoch(),
+                    lineage: log.lineage.clone(),
                     start: log.start,
                     end: log.end(),
                     last_time_ms: log.last_time_ms,
-                    projection: log.projection.clone(),
+                    projection: log.projection.row.clone(),
                 });
-            let sessions: Vec<Listed> = listed.collect();
-            let more_after =
-                sessions.last().filter(|_| sessions.len() == limit).map(|last| last.session.clone());
+            let mut sessions: Vec<Listed> = listed.collect();
+            let more = sessions.len() > limit;
+            sessions.truncate(limit);
+            let more_after = sessions.last().filter(|_| more).map(|last| last.session.clone());
             Ok(ListPage { sessions, more_after })
+        })
+    }
+
+    fn changes(&self, after: u64, limit: usize) -> StoreFuture<Changes> {
+        self.answer(|inner| {
+            let told = inner.logs.iter().filter(|(_, log)| log.exists && !is_hidden(&log.name));
+            let mut changes: Vec<Change> = told
+                .filter(|(_, log)| log.commit > after)
+                .map(|(id, log)| Change {
+                    commit: log.commit,
+                    log: *id,
+                    session: log.name.clone(),
+                    lineage: log.lineage.clone(),
+                    start: 0,
+                    end: if log.deleted { log.deleted_end } else { log.end() },
+                    deleted: log.deleted,
+                })
+                .collect();
+            changes.sort_unstable_by_key(|change| change.commit);
+            let more = changes.len() > limit;
+            changes.truncate(limit);
+            let through = match changes.last() {
+                Some(last) if more => last.commit,
+                _ => after.max(*inner.commits.borrow()),
+            };
+            Ok(Changes { changes, through })
+        })
+    }
+
+    fn commits(&self) -> watch::Receiver<u64> {
+        self.inner().commits.subscribe()
+    }
+
+    fn due(&self, until_ms: u64, after: Option<(u64, LogId)>, limit: usize) -> StoreFuture<Vec<Due>> {
+        self.answer(|inner| {
+            let live = inner.logs.iter().filter(|(_, log)| !log.deleted && !is_hidden(&log.name));
+            let mut due: Vec<Due> = live
+                .filter_map(|(id, log)| {
+                    let when_ms = log.projection.deadline_ms?;
+                    Some(Due { when_ms, log: *id, session: log.name.clone() })
+                })
+                .filter(|due| {
+                    due.when_ms <= until_ms && after.is_none_or(|after| (due.when_ms, due.log) > after)
+                })
+                .collect();
+            due.sort_unstable_by_key(|due| (due.when_ms, due.log));
+            due.truncate(limit);
+            Ok(due)
+        })
+    }
+
+    fn get(&self, key: Bytes) -> StoreFuture<Option<Bytes>> {
+        self.answer(|inner| Ok(inner.values.get(&key).cloned()))
+    }
+
+    fn scan(&self, prefix: Bytes, after: Option<Bytes>, limit: usize) -> StoreFuture<Vec<(Bytes, Bytes)>> {
+        self.answer(|inner| {
+            let values = inner.values.iter().filter(|(key, _)| key.starts_with(&prefix));
+            let values = values.filter(|(key, _)| after.as_ref().is_none_or(|after| *key > after));
+            Ok(values.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect())
+        })
+    }
+
+    fn cas(&self, writes: Vec<Cas>) -> StoreFuture<()> {
+        self.answer(|inner| {
+            check(&writes)?;
+            inner.check_running()?;
+            if let Some(trouble) = &inner.trouble {
+                return Err(StoreError::Unavailable(trouble.clone()));
+            }
+            if writes.iter().any(|write| inner.values.get(&write.key) != write.expected.as_ref()) {
+                return Err(StoreError::VersionConflict);
+            }
+            if !writes.is_empty() {
+                inner.commit();
+            }
+            for Cas { key, value, .. } in writes {
+                match value {
+                    Some(value) => inner.values.insert(key, value),
+                    None => inner.values.remove(&key),
+                };
+            }
+            Ok(())
         })
     }
 

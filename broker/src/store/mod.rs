@@ -19,6 +19,8 @@ pub mod memory;
 pub mod table;
 
 use std::future::Future;
+use std::ops::Range;
+use std::path::PathBuf;
 use std::pin::Pin;
 
 use bytes::Bytes;
@@ -26,6 +28,7 @@ use longwire_proto::position::Lineage;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::watch;
 
+use crate::backup::BackedUp;
 pub use crate::store::batch::{Batch, Origin, Projection, Reservation, Reserved};
 pub use crate::store::change::{Change, Changes, Due};
 pub use crate::store::list::{ListPage, ListQuery, Listed};
@@ -69,6 +72,8 @@ pub struct Opened {
     pub end: u64,
     /// The `start` that the log was created with. A log whose start is later was trimmed and has a snapshot.
     pub born: u64,
+    /// Where the log's own records begin: what is below is shared with the log that it was forked off.
+    pub own_from: u64,
     /// Bytes of the log's own records from `start` on; those that it shares are not counted. What was erased is counted
     /// until it is rewritten in the background; when it is trimmed before that, by its caller's figures alone.
     pub bytes: u64,
@@ -118,6 +123,8 @@ pub struct Capabilities {
     pub batch_bytes_max: usize,
     /// Records in one batch, at most.
     pub batch_records_max: usize,
+    /// Bytes of erased records are on no disk any more after so many milliseconds.
+    pub erased_within_ms: u64,
 }
 
 /// Whether the store takes writes.
@@ -156,7 +163,7 @@ pub enum StoreError {
     /// The batch is above [`Capabilities`].
     #[error("the batch has {found} {what}; at most {limit} are taken")]
     BatchTooLarge {
-        /// `bytes` or `records`.
+        /// `bytes`, `records`, or what else there is too much of.
         what: &'static str,
         /// How many it has.
         found: usize,
@@ -248,6 +255,12 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Fenced`], [`StoreError::NotFound`] or [`StoreError::Unknown`].
     fn delete(&self, log: LogId, term: Term) -> StoreFuture<()>;
 
+    /// Whether these offsets of a log may be erased with an append.
+    ///
+    /// # Errors
+    /// [`StoreError::OutOfRange`] when some are shared with a log that exists: they are erased there.
+    fn check_erase(&self, log: LogId, ranges: Vec<Range<u64>>) -> StoreFuture<()>;
+
     /// Durably drops the records below `start`, of which `freed_bytes` bytes are the log's own. Readers no longer see them
     /// when this resolves; their bytes leave the disk in the background. A `start` at or below the log's is no error and
     /// does nothing.
@@ -277,57 +290,58 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> StoreFuture<Vec<(Bytes, Bytes)>>;
 
-    /// Sessions, in order of their ids.
+    /// Sessions, in order of their ids. What was acknowledged before the call is in the answer.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] or [`StoreError::Read`].
     fn list(&self, query: ListQuery) -> StoreFuture<ListPage>;
 
-    /// Logs that changed after a commit, at most `limit` of them.
+    /// Logs that changed after a commit: at most `limit` of them, and then the others of the last one's commit, so that
+    /// nothing is missed by going on after it. One call looks at a bounded number; there is more for as long as
+    /// [`Changes::through`] is before the last commit. Who starts at 0 and goes on from there sees the latest end of every
+    /// log, whatever is settled meanwhile. A log may be told twice, at different commits, when it changes meanwhile.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] or [`StoreError::Read`].
-    fn changes(&self, after: u64, limit: usize) -> StoreFuture<Changes> {
-        unsupported("changes")
-    }
+    fn changes(&self, after: u64, limit: usize) -> StoreFuture<Changes>;
 
     /// The last durable commit. Only a hint that [`Store::changes`] has more: it may be late, or be missed.
-    fn commits(&self) -> watch::Receiver<u64> {
-        watch::channel(0).1
-    }
+    fn commits(&self) -> watch::Receiver<u64>;
 
     /// Logs whose deadline is at or before `until_ms`, in order of deadline and log, after the given place, at most
     /// `limit`. A deadline that changed within the last second or so may be told as it was, or not yet.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] or [`StoreError::Read`].
-    fn due(&self, until_ms: u64, after: Option<(u64, LogId)>, limit: usize) -> StoreFuture<Vec<Due>> {
-        unsupported("due")
-    }
+    fn due(&self, until_ms: u64, after: Option<(u64, LogId)>, limit: usize) -> StoreFuture<Vec<Due>>;
 
     /// A value of the table.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] or [`StoreError::Read`].
-    fn get(&self, key: Bytes) -> StoreFuture<Option<Bytes>> {
-        unsupported("get")
-    }
+    fn get(&self, key: Bytes) -> StoreFuture<Option<Bytes>>;
 
     /// Values of the table whose keys begin with `prefix` and sort after `after`, in order, at most `limit`.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] or [`StoreError::Read`].
-    fn scan(&self, prefix: Bytes, after: Option<Bytes>, limit: usize) -> StoreFuture<Vec<(Bytes, Bytes)>> {
-        unsupported("scan")
-    }
+    fn scan(&self, prefix: Bytes, after: Option<Bytes>, limit: usize) -> StoreFuture<Vec<(Bytes, Bytes)>>;
 
     /// Writes values of the table durably, all of them or none.
     ///
     /// # Errors
-    /// [`StoreError::VersionConflict`] when a value is not the expected one; [`StoreError::OutOfRange`] when a key or a
-    /// value is too long; [`StoreError::Unknown`], [`StoreError::Unavailable`] or [`StoreError::Overloaded`].
-    fn cas(&self, writes: Vec<Cas>) -> StoreFuture<()> {
-        unsupported("cas")
+    /// [`StoreError::VersionConflict`] when a value is not the expected one: nothing was written. [`StoreError::OutOfRange`]
+    /// when a key or a value is too long or a key is there twice, [`StoreError::BatchTooLarge`] when there are more than
+    /// [`table::WRITES_MAX`]; [`StoreError::Unknown`], [`StoreError::Unavailable`] or [`StoreError::Overloaded`].
+    fn cas(&self, writes: Vec<Cas>) -> StoreFuture<()>;
+
+    /// Writes everything that is durable now into a new folder, which then is a data folder of its own. Serving goes on.
+    ///
+    /// # Errors
+    /// [`StoreError::AlreadyExists`] when there is such a folder, [`StoreError::Unsupported`], [`StoreError::Read`] when it
+    /// cannot be written.
+    fn back_up(&self, _folder: PathBuf) -> StoreFuture<BackedUp> {
+        unsupported("backups")
     }
 
     /// What the engine can take.

@@ -32,7 +32,7 @@ test('a cursor resumes behind what was handed on', () => {
   assert.deepEqual(cursor.wanted(), { last: 2 });
   assert.ok(cursor.subscribed({ outcome: 'resumed', exists: true, epoch: '3', from: '5', end: '7' }));
   const delivery = { epoch: '3', from: '5', next: '7', records: [{ text: 'a' }, { text: 'b' }] };
-  assert.deepEqual(cursor.delivery(delivery), [{ text: 'a', offset: 5 }, { text: 'b', offset: 6 }]);
+  assert.deepEqual(cursor.delivery(delivery), [{ text: 'a', epoch: 3, offset: 5 }, { text: 'b', epoch: 3, offset: 6 }]);
   // It was not handed on: the next connection asks for it again.
   assert.deepEqual(cursor.wanted(), { position: position(3, 5) });
   cursor.took(delivery);
@@ -42,16 +42,18 @@ test('a cursor resumes behind what was handed on', () => {
 
 test('deliveries that do not join are refused', () => {
   const cursor = new Cursor({ start: true });
-  cursor.subscribed({ outcome: 'from_start', exists: true });
+  const epoch = '2';
+  cursor.subscribed({ outcome: 'from_start', exists: true, epoch });
   for (const [wrong, delivery] of Object.entries({
-    'a gap': { from: '1', next: '2', records: [{}] },
-    'another epoch': { epoch: '1', next: '1', records: [{}] },
-    'too few records': { next: '2', records: [{}] },
-    'too many records': { next: '1', records: [{}, {}] },
+    'a gap': { epoch, from: '1', next: '2', records: [{}] },
+    'an earlier epoch': { epoch: '1', next: '1', records: [{}] },
+    'too few records': { epoch, next: '2', records: [{}] },
+    'too many records': { epoch, next: '1', records: [{}, {}] },
   })) {
     assert.throws(() => cursor.delivery(delivery), undefined, wrong);
   }
-  const sparse = { next: '9', records: [{}, {}], offsets: ['2', '7'] };
+  // A later epoch goes on where the log was forked, imported or restored.
+  const sparse = { epoch: '3', next: '9', records: [{}, {}], offsets: ['2', '7'] };
   assert.deepEqual(cursor.delivery(sparse).map(({ offset }) => offset), [2, 7]);
 });
 

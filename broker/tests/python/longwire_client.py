@@ -148,12 +148,12 @@ class Client:
 
     async def list(self, prefix="", page=0):
         """Every session whose id begins with `prefix`, page by page."""
-        sessions, after = [], ""
+        sessions, next_page = [], ""
         while True:
-            answer = await self._retry("listSessions", prefix=prefix, after=after, limit=page)
+            answer = await self._retry("listSessions", prefix=prefix, page=next_page, limit=page)
             sessions.extend(answer.get("sessions", []))
-            after = answer.get("nextAfter", "")
-            if not after:
+            next_page = answer.get("nextPage", "")
+            if not next_page:
                 return sessions
 
     async def publish_once(self, session, records, producer=None, if_end=None):
@@ -587,7 +587,8 @@ class Subscription:
             self._epoch, self._next = epoch, 0
         records = fields.get("records", [])
         offsets = [int(offset) for offset in fields.get("offsets", [])] or list(range(begin, end))
-        if (epoch, begin) != (self._epoch, self._next) or len(records) != len(offsets):
+        # The epoch rises where the session was forked, imported or restored; its offsets go on.
+        if epoch < self._epoch or begin != self._next or len(records) != len(offsets):
             defect = f"a delivery of {len(records)} from {(epoch, begin)} came when {(self._epoch, self._next)} was due"
             self.client.defects.append(defect)
             raise Disconnected(defect)

@@ -5,11 +5,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use longwire::{Backoff, Client, Encoding, From, Position};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::support::broker::{Broker, folder};
-use crate::support::history::{History, Outcome};
+use crate::support::history::{Outcome, Recorder};
+use crate::support::probe::ask;
 use crate::support::proxy::Proxy;
 use crate::support::rng::{Rng, repetitions};
+use crate::support::traffic::{Traffic, read_all, value, visit};
+use crate::support::wire_client::WireClient;
 
 /// Cuts in the test command; `LONGWIRE_TEST_CUTS` for more.
 const CUTS: u64 = 1000;
@@ -18,6 +23,7 @@ const IN_FLIGHT: usize = 16;
 /// A connection lasts for at most so many bytes up and down; its opening alone takes some 400.
 const UP_BYTES: u64 = 6_000;
 const DOWN_BYTES: u64 = 20_000;
+const SESSION: &str = "cut";
 
 fn client(url: &str, encoding: Encoding) -> Client {
     let backoff = Backoff { base: Duration::from_millis(1), cap: Duration::from_millis(5) };
@@ -26,80 +32,87 @@ fn client(url: &str, encoding: Encoding) -> Client {
     client
 }
 
-async fn write(
-    proxy: Arc<Proxy>,
-    cuts: u64,
-    encoding: Encoding,
-    name: String,
-) -> (String, Vec<(String, Outcome)>) {
-    let session = client(&proxy.url(), encoding).session("cut").unwrap();
-    let mut published = Vec::new();
+async fn write(proxy: Arc<Proxy>, cuts: u64, encoding: Encoding, name: String, recorder: Recorder) {
+    let session = client(&proxy.url(), encoding).session(SESSION).unwrap();
+    let writer: Arc<str> = name.into();
     while proxy.cuts() < cuts {
         let mut acknowledgements = Vec::new();
         for _ in 0..IN_FLIGHT {
-            let value = format!("{name}-{}", published.len() + acknowledgements.len());
-            acknowledgements.push((value.clone(), session.enqueue(value).await.unwrap()));
+            let invocation = recorder.publish(&writer, 1);
+            let text = invocation.values.start.to_string();
+            acknowledgements.push((invocation, session.enqueue(text).await.unwrap()));
         }
-        for (value, acknowledgement) in acknowledgements {
+        for (invocation, acknowledgement) in acknowledgements {
             let place = acknowledgement.await.unwrap();
+            recorder.ended(&invocation, Outcome::Ok(place.from.offset));
             assert_eq!(place.next.offset, place.from.offset + 1);
-            published.push((value, Outcome::Acknowledged(place.from.offset)));
         }
     }
-    (name, published)
 }
 
-/// Reads up to the value that the last writer publishes last.
-async fn read(url: String, encoding: Encoding, name: String) -> (String, Vec<(u64, String)>) {
-    let session = client(&url, encoding).session("cut").unwrap();
+/// Reads up to the value that is published last.
+async fn read(url: String, encoding: Encoding, name: String, recorder: Recorder, last: watch::Receiver<u64>) {
+    let session = client(&url, encoding).session(SESSION).unwrap();
     let mut records = session.subscribe(From::Start).wait_for_session().await.unwrap();
-    let mut seen = Vec::new();
+    let reader = recorder.reader(name, 0);
+    let mut next = 0;
     while let Some(record) = records.next().await {
         let record = record.unwrap();
-        let text = record.text().unwrap().to_owned();
-        let ended = text == "end";
-        seen.push((record.position().offset, text));
-        if ended {
+        let (offset, value) = (record.position().offset, value(record.text().unwrap()));
+        recorder.saw(reader, [(offset, value)]);
+        next = offset + 1;
+        if value == *last.borrow() {
             break;
         }
     }
-    let position = Position { epoch: 0, offset: seen.len() as u64 };
-    assert_eq!(records.position(), Some(position));
-    (name, seen)
+    recorder.stayed(reader);
+    assert_eq!(records.position(), Some(Position { epoch: 0, offset: next }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_cuts_lose_and_repeat_nothing() {
     let (_folder, data) = folder();
     let broker = Broker::start(&data);
-    let rng = Mutex::new(Rng::from_env(23));
+    let mut rng = Rng::from_env(23);
+    let cut_rng = Mutex::new(rng.split());
     let plan = move |_| {
-        let mut rng = rng.lock().unwrap();
+        let mut rng = cut_rng.lock().unwrap();
         Some((1 + rng.below(UP_BYTES), 1 + rng.below(DOWN_BYTES)))
     };
     let proxy = Arc::new(Proxy::start_with(broker.address(), Arc::new(plan)).await);
     let cuts = repetitions("LONGWIRE_TEST_CUTS", CUTS);
-    let (mut writers, mut readers) = (Vec::new(), Vec::new());
+    // Who asks is connected directly: only connections of the SDK are cut and counted.
+    let traffic = Traffic::new(proxy.upstream(), None, &[SESSION]);
+    let recorder = traffic.sessions[0].recorder.clone();
+    let (last, is_last) = watch::channel(u64::MAX);
+    let (mut writers, mut readers, mut askers) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
     for (index, encoding) in [Encoding::Proto, Encoding::Json, Encoding::Proto].into_iter().enumerate() {
-        writers.push(tokio::spawn(write(Arc::clone(&proxy), cuts, encoding, format!("w{index}"))));
-        readers.push(tokio::spawn(read(proxy.url(), encoding, format!("r{index}"))));
+        let (proxy, last) = (Arc::clone(&proxy), is_last.clone());
+        readers.spawn(read(proxy.url(), encoding, format!("r{index}"), recorder.clone(), last));
+        writers.spawn(write(proxy, cuts, encoding, format!("w{index}"), recorder.clone()));
     }
-    let mut history = History::default();
-    for writer in writers {
-        let (name, published) = writer.await.unwrap();
-        assert!(published.len() > IN_FLIGHT);
-        history.published.insert(name, published);
+    askers.spawn(ask(Arc::clone(&traffic), 0, "asker".into(), rng.split()));
+    askers.spawn(visit(Arc::clone(&traffic), 0, "visitor".into(), rng.split()));
+    while let Some(written) = writers.join_next().await {
+        written.unwrap();
     }
-    let direct = client(&broker.url(), Encoding::Proto).session("cut").unwrap();
-    let end = direct.publish("end").await.unwrap();
-    history.published.insert("end".into(), vec![("end".into(), Outcome::Acknowledged(end.from.offset))]);
-    let mut log = Vec::new();
-    for reader in readers {
-        let (name, seen) = reader.await.unwrap();
-        assert_eq!(seen.len() as u64, end.next.offset, "{name} has not seen everything");
-        log = seen.iter().map(|(_, value)| value.clone()).collect();
-        history.read.insert(name, seen);
+    traffic.stop();
+    while let Some(asked) = askers.join_next().await {
+        asked.unwrap();
     }
-    assert_eq!(history.violations(&log), Vec::<String>::new());
-    println!("{} records over {} cuts", log.len(), proxy.cuts());
+    let invocation = recorder.publish(&"last".into(), 1);
+    last.send_replace(invocation.values.start);
+    let direct = client(&broker.url(), Encoding::Proto).session(SESSION).unwrap();
+    let place = direct.publish(invocation.values.start.to_string()).await.unwrap();
+    recorder.ended(&invocation, Outcome::Ok(place.from.offset));
+    while let Some(read) = readers.join_next().await {
+        read.unwrap();
+    }
+    let mut client = WireClient::connect(broker.address(), longwire_proto::codec::Encoding::Proto).await;
+    let log = read_all(&mut client, SESSION).await;
+    recorder.check(SESSION, &log);
+    let sizes = recorder.sizes();
+    assert!(sizes.ok > cuts && sizes.failed > 0 && sizes.looks > 0, "{sizes:?} shows nothing");
+    let (records, looks) = (log.len(), sizes.looks);
+    println!("COUNT cuts={}\nCOUNT records={records}\nCOUNT answers={looks}", proxy.cuts());
 }

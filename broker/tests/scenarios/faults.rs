@@ -1,80 +1,21 @@
-//! Real faults on the real binary: killed while it recovers, a disk that fails, is slow or full, and damaged files.
+//! Real faults on the real binary: killed while it recovers, a disk that fails, is slow or full.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use longwire_proto::codec::Encoding;
-use longwire_proto::wire;
-use longwire_proto::wire::from::From;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
 
+use crate::support::acknowledged::Acknowledged;
 use crate::support::broker::{Attempt, Broker, folder};
 use crate::support::rng::Rng;
-use crate::support::wire_client::{WireClient, delivery, subscribed, text};
+use crate::support::wire_client::WireClient;
 
 /// A hang is a failure; nothing here takes this long.
 const PATIENCE: Duration = Duration::from_secs(60);
 const SESSIONS: [&str; 3] = ["faults/a", "faults/b", "faults/c"];
-
-/// What was acknowledged, by session and offset.
-#[derive(Default)]
-struct Acknowledged {
-    values: BTreeMap<String, BTreeMap<u64, String>>,
-    count: u64,
-}
-
-impl Acknowledged {
-    fn note(&mut self, session: &str, offset: u64, value: String) {
-        let before = self.values.entry(session.into()).or_default().insert(offset, value);
-        assert!(before.is_none(), "{session} {offset} was acknowledged twice");
-    }
-
-    fn value(&mut self) -> String {
-        self.count += 1;
-        format!("value {} {}", self.count, "x".repeat(self.count as usize * 37 % 700))
-    }
-
-    /// Publishes one value, again and again while it is refused as something that may be tried again.
-    async fn publish(&mut self, client: &mut WireClient, session: &str) {
-        let patience = Instant::now() + PATIENCE;
-        let value = self.value();
-        loop {
-            match client.publish(session, &[&value]).await {
-                ServerFrame::Published(ack) => return self.note(session, ack.from, value),
-                ServerFrame::Refused(refused) => {
-                    let error = refused.error.unwrap();
-                    assert!(error.retryable && error.code == "storage_unavailable", "{error:?}");
-                    assert!(Instant::now() < patience, "publishes are still refused: {error:?}");
-                }
-                other => panic!("{other:?} came instead of an acknowledgement"),
-            }
-        }
-    }
-
-    /// Everything acknowledged is at its offset. What was not acknowledged may be there, once.
-    async fn check(&self, broker: &Broker) {
-        for (session, values) in &self.values {
-            let mut client = WireClient::connect(broker.address(), Encoding::Proto).await;
-            let end = subscribed(client.subscribe(session, From::Start(true)).await).end;
-            let mut log: Vec<String> = Vec::new();
-            while (log.len() as u64) < end {
-                let delivery = delivery(client.receive().await);
-                assert_eq!(delivery.from, log.len() as u64);
-                log.extend(delivery.records.iter().map(|record| text(record).to_owned()));
-            }
-            for (offset, value) in values {
-                assert_eq!(log.get(*offset as usize), Some(value), "{session} {offset}");
-            }
-            let mut unique = log.clone();
-            unique.sort();
-            unique.dedup();
-            assert_eq!(unique.len(), log.len(), "{session} has a value twice");
-        }
-    }
-}
 
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let patience = Instant::now() + PATIENCE;
@@ -319,127 +260,4 @@ fn fill(path: &Path) {
     for piece in [1 << 20, 4096] {
         while file.write_all(&vec![1; piece]).is_ok() {}
     }
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            fs::copy(&path, &target).unwrap();
-        }
-    }
-}
-
-fn damage(path: &Path, rng: &mut Rng) -> String {
-    let mut bytes = fs::read(path).unwrap();
-    let length = bytes.len() as u64;
-    let what = if rng.below(4) == 0 {
-        let cut = rng.below(length);
-        bytes.truncate(cut as usize);
-        format!("{} cut to {cut} of {length} bytes", path.display())
-    } else {
-        let flips = 1 + rng.below(40);
-        for _ in 0..flips {
-            let at = rng.below(length) as usize;
-            bytes[at] ^= 1 << rng.below(8);
-        }
-        format!("{flips} bits of {length} bytes flipped in {}", path.display())
-    };
-    fs::write(path, bytes).unwrap();
-    what
-}
-
-/// What reading a session gave: right records from the start, and the error that ended it.
-async fn read_what_is_sound(broker: &Broker, session: &str) -> (Vec<String>, Option<wire::Error>) {
-    let mut client = WireClient::connect(broker.address(), Encoding::Proto).await;
-    let mut log = Vec::new();
-    let end = match client.subscribe(session, From::Start(true)).await {
-        ServerFrame::Subscribed(subscribed) => subscribed.end,
-        ServerFrame::Refused(refused) => return (log, refused.error),
-        other => panic!("{other:?}"),
-    };
-    while (log.len() as u64) < end {
-        match client.receive().await {
-            ServerFrame::Delivery(delivery) => {
-                assert_eq!(delivery.from, log.len() as u64);
-                log.extend(delivery.records.iter().map(|record| text(record).to_owned()));
-            }
-            ServerFrame::Refused(refused) => return (log, refused.error),
-            ServerFrame::SubscriptionEnded(ended) => return (log, ended.error),
-            other => panic!("{other:?}"),
-        }
-    }
-    (log, None)
-}
-
-#[tokio::test]
-async fn damaged_files_never_give_wrong_data() {
-    let mut rng = Rng::from_env(22);
-    let (folder, data) = folder();
-    let broker = Broker::start(&data);
-    let mut acknowledged = Acknowledged::default();
-    let mut client = WireClient::connect(broker.address(), Encoding::Proto).await;
-    for number in 0..300 {
-        acknowledged.publish(&mut client, SESSIONS[number % SESSIONS.len()]).await;
-    }
-    assert!(broker.terminate());
-    let (mut refused, mut errors, mut whole) = (0, 0, 0);
-    for round in 0..cycles(40) {
-        let copied = folder.path().join("damaged");
-        copy(&data, &copied);
-        let file = match rng.below(10) {
-            0 => copied.join("FORMAT"),
-            1 => {
-                let segments = fs::read_dir(copied.join("journal")).unwrap();
-                let mut segments: Vec<_> = segments.map(|entry| entry.unwrap().path()).collect();
-                segments.sort();
-                segments.swap_remove(rng.below(segments.len() as u64) as usize)
-            }
-            _ => copied.join("sessions.redb"),
-        };
-        let what = damage(&file, &mut rng);
-        match Broker::try_start(&copied) {
-            Err(said) => {
-                let name = file.file_name().unwrap().to_str().unwrap();
-                assert!(said.contains(name), "round {round}, {what}: it says {said:?} and not which file");
-                refused += 1;
-            }
-            Ok(broker) => {
-                for session in SESSIONS {
-                    let expected = &acknowledged.values[session];
-                    let (log, error) = read_what_is_sound(&broker, session).await;
-                    for (offset, value) in (0..).zip(&log) {
-                        assert_eq!(expected.get(&offset), Some(value), "round {round}, {what}");
-                    }
-                    match error {
-                        // Behind a damaged key of the database a session seems absent: see docs/storage.md.
-                        Some(error) if error.code == "session_not_found" && log.is_empty() => errors += 1,
-                        Some(error) => {
-                            assert!(
-                                ["data_corrupt", "storage_unavailable"].contains(&error.code.as_str()),
-                                "round {round}, {what}: {error:?}"
-                            );
-                            assert!(
-                                error.code != "data_corrupt" || error.message.contains("offset"),
-                                "{error:?}"
-                            );
-                            errors += 1;
-                        }
-                        None => {
-                            assert_eq!(log.len(), expected.len(), "round {round}, {what}");
-                            whole += 1;
-                        }
-                    }
-                }
-                broker.kill();
-            }
-        }
-        fs::remove_dir_all(&copied).unwrap();
-    }
-    println!("{refused} starts refused, {errors} sessions with an error, {whole} sessions whole");
-    assert!(errors + refused > 0, "no damage was noticed");
 }

@@ -3,13 +3,18 @@
 
 mod bad_input;
 mod cli;
+mod clocks;
 mod cuts;
+mod damage;
 mod drain;
 mod faults;
 mod hostile;
 mod kill9;
+mod life;
+mod order;
 mod outbox;
 mod page;
+mod patterns;
 mod protocol;
 mod python;
 mod residency;

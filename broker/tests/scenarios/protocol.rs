@@ -296,20 +296,21 @@ async fn sessions_are_listed_in_pages() {
     }
     client.publish("b", &["x"]).await;
     let mut found = Vec::new();
-    let mut after = String::new();
+    let mut page = String::new();
     loop {
-        let list = wire::ListSessions { request: 1, prefix: "a/".into(), after, limit: 10 };
+        let list =
+            wire::ListSessions { request: 1, prefix: "a/".into(), page, limit: 10, ..Default::default() };
         client.send(ClientFrame::ListSessions(list)).await;
-        let ServerFrame::SessionList(page) = client.receive().await else { panic!() };
-        assert!(page.sessions.len() <= 10);
+        let ServerFrame::SessionList(list) = client.receive().await else { panic!() };
+        assert!(list.sessions.len() <= 10);
         assert!(
-            page.sessions
+            list.sessions
                 .iter()
                 .all(|session| session.last_time_ms >= session.created_ms && session.created_ms > 0)
         );
-        found.extend(page.sessions.into_iter().map(|session| (session.session, session.end)));
-        after = page.next_after;
-        if after.is_empty() {
+        found.extend(list.sessions.into_iter().map(|session| (session.session, session.end)));
+        page = list.next_page;
+        if page.is_empty() {
             break;
         }
     }

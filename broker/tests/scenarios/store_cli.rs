@@ -117,3 +117,39 @@ async fn compacting_gives_room_back_and_keeps_everything() {
     let missing = longwire(&["store", "check", "--data", "/nowhere"]);
     assert!(!missing.status.success() && String::from_utf8_lossy(&missing.stderr).contains("/nowhere"));
 }
+
+#[tokio::test]
+async fn numbers_are_told_and_what_is_found_by_is_made_anew() {
+    let (_folder, data) = folder();
+    fill(&data, &["a", "b"]).await;
+    let told = |command: &str, json: bool| {
+        let data = data.to_str().unwrap();
+        let arguments = ["--json", "store", command, "--data", data];
+        let output = longwire(&arguments[usize::from(!json)..]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let stats: serde_json::Value = serde_json::from_str(&told("stats", true)).unwrap();
+    assert_eq!(
+        (&stats["sessions"], &stats["records"], &stats["unsettled_commits"]),
+        (&2.into(), &(2 * RECORDS).into(), &0.into()),
+        "{stats}"
+    );
+    assert!(stats["record_bytes"].as_u64() > Some(2 * RECORDS * 200), "{stats}");
+    assert!(stats["tables"].as_array().unwrap().iter().any(|table| table["name"] == "chunks"), "{stats}");
+    let text = told("stats", false);
+    assert!(text.contains("sessions           2\n") && text.contains("table chunks"), "{text}");
+    let rebuilt: serde_json::Value = serde_json::from_str(&told("rebuild", true)).unwrap();
+    let right = serde_json::json!({ "missing": 0, "superfluous": 0 });
+    for table in ["terms", "changes", "deadlines", "names"] {
+        assert_eq!(rebuilt[table], right, "{rebuilt}");
+    }
+    assert_eq!((&rebuilt["logs"], &rebuilt["damaged"]), (&2.into(), &0.into()), "{rebuilt}");
+    assert!(told("rebuild", false).contains("Looked at 2 sessions."));
+    let (code, report) = check(&data);
+    assert_eq!((code, &report["records"]), (Some(0), &(2 * RECORDS).into()), "{report}");
+    for command in ["stats", "rebuild"] {
+        let missing = longwire(&["store", command, "--data", "/nowhere"]);
+        assert!(!missing.status.success() && String::from_utf8_lossy(&missing.stderr).contains("/nowhere"));
+    }
+}

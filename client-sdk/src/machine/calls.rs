@@ -1,4 +1,4 @@
-//! Requests on sessions that wait for their answer: describe, create, close, delete, list, read.
+//! Requests on sessions that wait for their answer: describe, create, close, delete, list, read, and what happens to whole logs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,6 +26,13 @@ pub(crate) enum Call {
     Delete(wire::DeleteSession),
     List(wire::ListSessions),
     Read(wire::Read),
+    Trim(wire::TrimSession),
+    Erase(wire::EraseRecords),
+    Fork(wire::ForkSession),
+    Import(Box<wire::ImportRecords>),
+    CommitCursor(wire::CommitCursor),
+    DescribeCursor(wire::DescribeCursor),
+    BackUp(wire::BackUp),
 }
 
 impl Call {
@@ -37,6 +44,13 @@ impl Call {
             Self::Delete(call) => Frame::DeleteSession(wire::DeleteSession { request, ..call }),
             Self::List(call) => Frame::ListSessions(wire::ListSessions { request, ..call }),
             Self::Read(call) => Frame::Read(wire::Read { request, ..call }),
+            Self::Trim(call) => Frame::TrimSession(wire::TrimSession { request, ..call }),
+            Self::Erase(call) => Frame::EraseRecords(wire::EraseRecords { request, ..call }),
+            Self::Fork(call) => Frame::ForkSession(wire::ForkSession { request, ..call }),
+            Self::Import(call) => Frame::ImportRecords(wire::ImportRecords { request, ..*call }),
+            Self::CommitCursor(call) => Frame::CommitCursor(wire::CommitCursor { request, ..call }),
+            Self::DescribeCursor(call) => Frame::DescribeCursor(wire::DescribeCursor { request, ..call }),
+            Self::BackUp(call) => Frame::BackUp(wire::BackUp { request, ..call }),
         }
     }
 
@@ -46,8 +60,14 @@ impl Call {
             Self::Create(call) => call.session.clone(),
             Self::Close(call) => call.session.clone(),
             Self::Delete(call) => call.session.clone(),
-            Self::List(_) => String::new(),
+            Self::List(_) | Self::BackUp(_) => String::new(),
             Self::Read(call) => call.session.clone(),
+            Self::Trim(call) => call.session.clone(),
+            Self::Erase(call) => call.session.clone(),
+            Self::Fork(call) => call.session.clone(),
+            Self::Import(call) => call.session.clone(),
+            Self::CommitCursor(call) => call.session.clone(),
+            Self::DescribeCursor(call) => call.session.clone(),
         }
     }
 }
@@ -58,6 +78,10 @@ pub(crate) enum Answer {
     Session(Box<wire::Session>),
     List(wire::SessionList),
     Page(Box<wire::Page>),
+    Erased(wire::Erased),
+    Imported(Box<wire::Imported>),
+    Cursor(wire::CursorDescription),
+    BackedUp(wire::BackedUp),
     Done,
 }
 

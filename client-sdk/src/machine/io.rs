@@ -72,6 +72,7 @@ pub(crate) enum Input {
 
 /// What to do.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // few are alive at a time, and a box would cost every publish one
 pub(crate) enum Output {
     /// Make a connection.
     Connect,

@@ -63,6 +63,7 @@ struct Reader {
     window: u64,
 }
 
+#[allow(clippy::large_enum_variant)] // a test: few are alive at a time
 enum ToBroker {
     Frame(ClientFrame),
     Publish { request: u64, session: String, records: Vec<String>, slot: Slot },
@@ -209,6 +210,7 @@ impl Broker {
             next: reader.next,
             records: records.collect(),
             offsets: Vec::new(),
+            session: String::new(),
         }));
         true
     }
@@ -270,7 +272,8 @@ impl World {
         for (number, session) in (1..).zip(SESSIONS) {
             let from = self.place.get(&number).map_or(From::Start, |place| From::Position(*place));
             let session = SessionId::parse(session).unwrap();
-            let wish = Wish { session, from, wait: true, window_bytes: WINDOW_BYTES, filter: None };
+            let wish =
+                Wish { session, from, cursor: None, wait: true, window_bytes: WINDOW_BYTES, filter: None };
             self.input(Input::Subscribe { number, wish });
         }
     }
@@ -688,7 +691,8 @@ fn ends_are_told_apart() {
         let mut world = world_with(0);
         told(&mut world, subscribed("resumed"));
         let error = Some(Error::new(code, "over").to_wire());
-        let ended = wire::SubscriptionEnded { subscription: 1, epoch: 2, next, error };
+        let ended =
+            wire::SubscriptionEnded { subscription: 1, epoch: 2, next, error, session: String::new() };
         let events = told(&mut world, ServerFrame::SubscriptionEnded(ended));
         (events, matches!(world.machine.link, Link::Open(_)))
     };
@@ -774,7 +778,13 @@ fn a_subscription_that_ended_for_now_is_asked_for_again_on_the_same_connection()
     told(&mut world, subscribed("resumed"));
     let mut error = Error::new(ErrorCode::StorageUnavailable, "reading failed").to_wire();
     error.retry_after_ms = 700;
-    let ended = wire::SubscriptionEnded { subscription: 1, epoch: 2, next: 5, error: Some(error) };
+    let ended = wire::SubscriptionEnded {
+        subscription: 1,
+        epoch: 2,
+        next: 5,
+        error: Some(error),
+        session: String::new(),
+    };
     assert!(told(&mut world, ServerFrame::SubscriptionEnded(ended)).is_empty());
     let asked = |world: &World| {
         world.to_broker.iter().any(|frame| match frame {

@@ -64,6 +64,8 @@ pub(crate) struct Delivery {
 pub(crate) struct Wish {
     pub(crate) session: SessionId,
     pub(crate) from: From,
+    /// Instead of `from`, at first: where the principal's cursor of this name is.
+    pub(crate) cursor: Option<String>,
     pub(crate) wait: bool,
     pub(crate) window_bytes: u64,
     pub(crate) filter: Option<wire::Filter>,
@@ -102,6 +104,15 @@ impl Subscription {
     /// half, however often the connection breaks.
     fn has_room(&self) -> bool {
         self.backlog <= self.wish.window_bytes / 2
+    }
+
+    fn wire_from(&self) -> wire::From {
+        match &self.wish.cursor {
+            Some(cursor) if self.place.is_none() && self.awaited.is_none() => {
+                wire::From { from: Some(wire::from::From::Cursor(cursor.clone())) }
+            }
+            _ => self.from().to_wire(),
+        }
     }
 
     fn from(&self) -> From {
@@ -198,10 +209,11 @@ impl Subscriptions {
             frame.push(wire::Subscription {
                 subscription: number,
                 session: subscription.wish.session.as_str().to_owned(),
-                from: Some(subscription.from().to_wire()),
+                from: Some(subscription.wire_from()),
                 window_bytes: Some(subscription.wish.window_bytes),
                 wait: subscription.wish.wait,
                 filter: subscription.wish.filter.clone(),
+                pattern: String::new(),
             });
         }
         frame
@@ -279,7 +291,9 @@ impl Subscriptions {
         let from = Position { epoch: delivery.epoch, offset: delivery.from };
         let begins = Position { epoch: delivery.epoch, offset: subscription.awaited.unwrap_or(0) };
         let expected = subscription.place.unwrap_or(begins);
-        if from != expected || delivery.next < delivery.from {
+        // The epoch rises where a log was forked, imported or restored; its offsets go on.
+        let goes_on = from.offset == expected.offset && from.epoch >= expected.epoch;
+        if !goes_on || delivery.next < delivery.from {
             return Err(Violation(format!("a delivery begins at {from} where {expected} comes next")));
         }
         let offsets: Vec<u64> = match delivery.offsets.len() {

@@ -260,7 +260,7 @@ impl Connection {
             return self.send(ServerFrame::Refused(wire::Refused { request, subscription, error })).await;
         }
         let (from, outcome) = match wanted.from.unwrap().from.unwrap() {
-            wire::from::From::Start(_) => (0, "from_start"),
+            wire::from::From::Start(_) | wire::from::From::Cursor(_) => (0, "from_start"),
             wire::from::From::End(_) => (end, "resumed"),
             wire::from::From::Position(text) => (text.parse::<Position>().unwrap().offset, "resumed"),
             wire::from::From::Offset(offset) => (offset, "resumed"),
@@ -311,6 +311,7 @@ impl Connection {
                             next,
                             records: records.collect(),
                             offsets: Vec::new(),
+                            session: String::new(),
                         }));
                         reader.next = next;
                     } else if log.closed && reader.next == log.records.len() as u64 {
@@ -320,6 +321,7 @@ impl Connection {
                             epoch: 0,
                             next: reader.next,
                             error: Some(Error::new(ErrorCode::SessionClosed, "closed").to_wire()),
+                            session: String::new(),
                         }));
                     }
                 }

@@ -61,6 +61,7 @@ fn human(record: &Record, terminal: bool, out: &mut Vec<u8>) -> std::io::Result<
     let sender = match record.headers.get(STREAM_HEADER) {
         Some(stream) => stream.as_str(),
         None if record.kind == kind::SESSION => "(session)",
+        None if record.kind == kind::TOMBSTONE => "(erased)",
         None if record.record_type == EXIT_TYPE => "(exit)",
         None if record.sender.device.is_empty() => record.sender.principal.as_str(),
         None => record.sender.device.as_str(),
@@ -94,7 +95,18 @@ fn session_change(record: &Record) -> String {
         Some(Change::Meta(meta)) => format!("described: {}", meta.title),
         Some(Change::Close(close)) if close.reason.is_empty() => "closed".to_owned(),
         Some(Change::Close(close)) => format!("closed: {}", close.reason),
+        Some(Change::Erase(erase)) if erase.sender.is_empty() => format!("{} erased", offsets(&erase.ranges)),
+        Some(Change::Erase(erase)) => format!("{} erased, of {}", offsets(&erase.ranges), erase.sender),
+        Some(Change::Origin(origin)) if origin.imported => format!("imported from {}", origin.session),
+        Some(Change::Origin(origin)) => format!("forked off {}", origin.session),
         None => "changed".to_owned(),
+    }
+}
+
+fn offsets(ranges: &[longwire_proto::wire::OffsetRange]) -> String {
+    match ranges.iter().map(|range| range.next.saturating_sub(range.from)).sum::<u64>() {
+        1 => "1 record".to_owned(),
+        records => format!("{records} records"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What every engine must do, as tests that take a store. [`suite`] runs them all over an engine.
 
 pub(crate) mod erasure;
+pub(crate) mod feed;
 pub(crate) mod lifecycle;
 
 use bytes::Bytes;
@@ -161,7 +162,7 @@ pub(crate) async fn deletes_and_recreates(store: impl Store) {
         assert_eq!(next.read(&store).await, ["again"]);
         assert_eq!(store.rows(next.opened.log, vec!["k".into()]).await, Ok(vec![None]));
         let listed = store.list(ListQuery { limit: 9, ..ListQuery::default() }).await.unwrap().sessions;
-        assert_eq!((listed.len(), listed[0].epoch), (1, epoch));
+        assert_eq!((listed.len(), listed[0].epoch()), (1, epoch));
         store.delete(next.opened.log, next.opened.term).await.unwrap();
     }
 }
@@ -278,16 +279,36 @@ macro_rules! suite {
             erases,
             erases_what_others_show,
             enforces_limits,
-            refuses_after_shutdown
+            refuses_after_shutdown,
+            feed::takes_projections_without_records,
+            feed::refuses_terms_beyond_the_limits,
+            feed::finds_by_terms,
+            feed::tells_changes_in_order,
+            feed::tells_everyone_everything,
+            feed::wakes_at_deadlines,
+            feed::keeps_values,
+            feed::lets_one_writer_win,
+            feed::tells_of_commits
         );
     };
-    ($make:expr, $($test:ident),*) => {$(
+    ($make:expr, $($($module:ident)::+),*) => {$(
+        crate::store::conformance::suite!(@one $make, $($module)::+);
+    )*};
+    (@one $make:expr, $test:ident) => {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $test() {
             let make = $make;
             let (store, _outlives_it) = make().await;
             crate::store::conformance::$test(store).await;
         }
-    )*};
+    };
+    (@one $make:expr, $module:ident::$test:ident) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $test() {
+            let make = $make;
+            let (store, _outlives_it) = make().await;
+            crate::store::conformance::$module::$test(store).await;
+        }
+    };
 }
 pub(crate) use suite;

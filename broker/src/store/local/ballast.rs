@@ -8,7 +8,8 @@ use tracing::{debug, info, warn};
 
 use crate::store::local::disk::Disk;
 
-const BALLAST_FILE: &str = "ballast";
+/// The name of the file.
+pub const BALLAST_FILE: &str = "ballast";
 /// Zeros written at a time.
 const FILL_BYTES: usize = 1 << 20;
 

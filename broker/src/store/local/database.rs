@@ -11,6 +11,7 @@ use tracing::warn;
 use crate::store::local::disk::{DatabaseFile, Disk};
 use crate::store::local::folder::DATABASE_FILE;
 use crate::store::local::format::FORMAT_VERSION;
+use crate::store::local::index::Indexes;
 use crate::store::local::table::Damage;
 use crate::store::local::table::chunks::CHUNKS;
 use crate::store::local::table::doomed::DOOMED;
@@ -21,6 +22,7 @@ use crate::store::local::table::meta::{self, META, Meta};
 use crate::store::local::table::names::NAMES;
 use crate::store::local::table::rows::ROWS;
 use crate::store::local::table::shares::SHARES;
+use crate::store::local::table::values::VALUES;
 
 /// Why the database did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +113,8 @@ impl Database {
                 transaction.open_table(CHUNKS)?;
                 transaction.open_table(ROWS)?;
                 transaction.open_table(DOOMED)?;
+                transaction.open_table(VALUES)?;
+                Indexes::open(transaction)?;
                 transaction.open_table(SHARES)?;
                 transaction.open_table(ERASING)?;
                 transaction.open_table(FILLER)?;
@@ -197,6 +201,20 @@ impl Database {
             self.reopen(generation);
         }
         result
+    }
+
+    /// Bytes of the pages in use, and bytes of a page.
+    ///
+    /// # Errors
+    /// Those of redb.
+    pub fn allocated(&self) -> Result<(u64, u64), DatabaseFailure> {
+        let handle = self.handle.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(open) = &handle.open else { return Err(DatabaseFailure::Redb(redb::Error::PreviousIo)) };
+        guard(|| {
+            let found = open.begin_write()?.stats()?;
+            let page_bytes = found.page_size() as u64;
+            Ok((found.allocated_pages() * page_bytes, page_bytes))
+        })
     }
 
     /// How often the file grew.

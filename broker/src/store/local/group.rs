@@ -15,11 +15,12 @@
 //! item     kind u8, then
 //! 1 create log u64 · name (u16 length, bytes) · lineage (u16 count, then epoch u64, from_offset u64 each) · start u64
 //!          · ancestry (see `ancestry.rs`)
-//! 2 append log u64 · term u64 · version u64 · batch u128 · base u64 · last_time_ms u64 · projection u8 (0 none, 1 some: u32 length, bytes)
+//! 2 append log u64 · term u64 · version u64 · batch u128 · base u64 · last_time_ms u64 · projection u8 (0 none, 1 some: u32 length, see `projected.rs`)
 //!          · erase (u32 count, then log u64, from u64, until u64 each) · records (u32 count, then u32 length, u32 crc, bytes each)
 //! 3 delete log u64 · name (u16 length, bytes) · next_epoch u64
 //! 5 trim   log u64 · start u64 · freed_bytes u64
 //! 6 rename log u64 · name before, name after (u16 length, bytes each)
+//! 16 put   writes (u16 count, then key (u16 length, bytes), u8 0 (removed) or 1 (written: u32 length, bytes) each)
 //! ```
 
 use std::ops::Range;
@@ -29,7 +30,9 @@ use longwire_proto::position::{Lineage, LineageEntry};
 use longwire_proto::session_id::SessionId;
 
 use crate::store::ancestry::Ancestry;
+use crate::store::local::projected::Projected;
 use crate::store::local::record::{Record, Records};
+use crate::store::local::values::Writes;
 use crate::store::{BatchId, LogId, Term, Version};
 
 /// Groups begin and end on pages of this size, so that no page that holds acknowledged bytes is ever written again: a
@@ -45,6 +48,8 @@ const APPEND: u8 = 2;
 const DELETE: u8 = 3;
 const TRIM: u8 = 5;
 const RENAME: u8 = 6;
+// Below 16 are kinds that are about a log.
+const PUT: u8 = 16;
 
 /// A log comes into being.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,8 +91,8 @@ pub struct Append {
     pub last_time_ms: u64,
     /// The records.
     pub records: Records,
-    /// The session's row in the list, when it changes.
-    pub projection: Option<Bytes>,
+    /// What the session is found by, when that changes.
+    pub projection: Option<Projected>,
     /// Records that are erased with it, in the logs that hold them.
     pub erase: Vec<Erase>,
 }
@@ -110,6 +115,13 @@ pub struct Delete {
     pub name: SessionId,
     /// The first epoch of a session created later under the name.
     pub next_epoch: u64,
+}
+
+/// Values of the store's own table are written or removed, all of them or none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Put {
+    /// What is there afterwards.
+    pub writes: Writes,
 }
 
 /// A log loses its first records.
@@ -143,6 +155,8 @@ pub enum Item {
     Append(Append),
     /// See [`Delete`].
     Delete(Delete),
+    /// See [`Put`].
+    Put(Put),
     /// See [`Trim`].
     Trim(Trim),
     /// See [`Rename`].
@@ -209,8 +223,8 @@ impl GroupWriter {
         self.u64(append.last_time_ms);
         self.buffer.push(u8::from(append.projection.is_some()));
         if let Some(projection) = &append.projection {
-            self.u32(projection.len() as u32);
-            self.buffer.extend_from_slice(projection);
+            self.u32(projection.as_bytes().len() as u32);
+            self.buffer.extend_from_slice(projection.as_bytes());
         }
         self.u32(append.erase.len() as u32);
         for erase in &append.erase {
@@ -232,6 +246,21 @@ impl GroupWriter {
         self.u64(delete.log.0);
         self.name(&delete.name);
         self.u64(delete.next_epoch);
+    }
+
+    /// Adds writes of values.
+    pub fn put(&mut self, put: &Put) {
+        self.buffer.push(PUT);
+        self.buffer.extend((put.writes.len() as u16).to_le_bytes());
+        for (key, value) in &put.writes {
+            self.buffer.extend((key.len() as u16).to_le_bytes());
+            self.buffer.extend_from_slice(key);
+            self.buffer.push(u8::from(value.is_some()));
+            if let Some(value) = value {
+                self.u32(value.len() as u32);
+                self.buffer.extend_from_slice(value);
+            }
+        }
     }
 
     /// Adds a trim.
@@ -361,7 +390,7 @@ fn item(payload: &mut Bytes) -> Option<Item> {
                 0 => None,
                 _ => {
                     let length = u32(payload)?;
-                    Some(take(payload, length as usize)?)
+                    Some(Projected::parse(&take(payload, length as usize)?)?)
                 }
             };
             let count = u32(payload)?;
@@ -394,6 +423,24 @@ fn item(payload: &mut Bytes) -> Option<Item> {
         DELETE => {
             let log = LogId(u64(payload)?);
             Some(Item::Delete(Delete { log, name: name(payload)?, next_epoch: u64(payload)? }))
+        }
+        PUT => {
+            let count = payload.try_get_u16_le().ok()?;
+            let writes = (0..count)
+                .map(|_| {
+                    let length = payload.try_get_u16_le().ok()?;
+                    let key = take(payload, usize::from(length))?;
+                    let value = match payload.try_get_u8().ok()? {
+                        0 => None,
+                        _ => {
+                            let length = u32(payload)?;
+                            Some(take(payload, length as usize)?)
+                        }
+                    };
+                    Some((key, value))
+                })
+                .collect::<Option<Writes>>()?;
+            Some(Item::Put(Put { writes }))
         }
         TRIM => {
             let log = LogId(u64(payload)?);
@@ -428,6 +475,7 @@ fn name(payload: &mut Bytes) -> Option<SessionId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Projection;
     use crate::store::local::record::seal;
 
     const SEAL: Seal = Seal { salt: 0x0123_4567_89ab_cdef, segment: 7, commit: 42, durable: 41 };
@@ -447,18 +495,25 @@ mod tests {
             base: 9,
             last_time_ms: 0x1122,
             records: seal(LogId(5), 9, vec![Bytes::from_static(b"hello"), Bytes::new()]),
-            projection: Some(Bytes::from_static(b"row")),
+            projection: Some(Projected::encode(&Projection {
+                row: "row".into(),
+                terms: vec!["t".into()],
+                deadline_ms: Some(0x33),
+            })),
             erase: vec![Erase { log: LogId(4), offsets: 2..3 }],
         };
         let delete = Delete { log: LogId(4), name: name.clone(), next_epoch: 6 };
         let trim = Trim { log: LogId(5), start: 7, freed_bytes: 0x99 };
         let rename = Rename { log: LogId(5), from: name, to: SessionId::reserved("~b").unwrap() };
+        let writes = [("k".into(), Some("value".into())), ("removed".into(), None)];
+        let put = Put { writes: writes.into() };
         let mut group = GroupWriter::default();
         group.create(&create);
         group.append(&append);
         group.delete(&delete);
         group.trim(&trim);
         group.rename(&rename);
+        group.put(&put);
         let bytes = group.seal(SEAL).to_vec();
         let items = vec![
             Item::Create(create),
@@ -466,6 +521,7 @@ mod tests {
             Item::Delete(delete),
             Item::Trim(trim),
             Item::Rename(rename),
+            Item::Put(put),
         ];
         (items, bytes)
     }
@@ -481,19 +537,20 @@ mod tests {
     }
 
     // Header; create; its lineage; its start and ancestry; append; its base, time and projection; what it erases; its
-    // records; delete; trim; rename.
+    // records; delete; trim; rename; put.
     const GOLDEN: &str = "
-        4c574731 92ccf9f6 0700000000000000 2a00000000000000 2900000000000000 0a010000 00000000
+        4c574731 befd8b69 0700000000000000 2a00000000000000 2900000000000000 34010000 00000000
         01 0500000000000000 0600 61636d652f61
         0200 0300000000000000 0000000000000000 0400000000000000 0900000000000000
         0100000000000000 0100 0400000000000000 0900000000000000
         02 0500000000000000 0200000000000000 0100000000000000 0b000000000000000000000000000000
-        0900000000000000 2211000000000000 01 03000000 726f77
+        0900000000000000 2211000000000000 01 13000000 01 3300000000000000 03000000 0100 74 726f77
         01000000 0400000000000000 0200000000000000 0300000000000000
         02000000 05000000 2e50bed5 68656c6c6f 00000000 660008ba
         03 0400000000000000 0600 61636d652f61 0600000000000000
         05 0500000000000000 0700000000000000 9900000000000000
         06 0500000000000000 0600 61636d652f61 0200 7e62
+        10 0200 0100 6b 01 05000000 76616c7565 0700 72656d6f766564
     ";
 
     #[test]
@@ -504,7 +561,7 @@ mod tests {
         assert_eq!(items(found.payload.clone()), Some(items_written));
         for length in 0..found.payload.len() {
             let cut = items(found.payload.slice(..length));
-            assert!(cut.is_none_or(|items| items.len() < 5));
+            assert!(cut.is_none_or(|items| items.len() < 6));
         }
     }
 

@@ -1,5 +1,6 @@
 //! What happens to a log beside appends: it begins as a fork, loses its first records, gets another name, is deleted.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use longwire_proto::session_id::SessionId;
@@ -9,9 +10,10 @@ use crate::store::ancestry::{ANCESTORS_MAX, Ancestry};
 use crate::store::local::erasing::ERASING_RANGES_MAX;
 use crate::store::local::group::{Create, Delete, Erase, Rename, Trim};
 use crate::store::local::log::{Log, Stage};
+use crate::store::local::queued::Queued;
 use crate::store::local::reader::{self, failure, log_row};
 use crate::store::local::shared::Shared;
-use crate::store::local::state::{Queued, State};
+use crate::store::local::state::State;
 use crate::store::local::{LocalStore, Outcome};
 use crate::store::{Batch, LogId, Origin, StoreError, Term};
 
@@ -63,8 +65,14 @@ pub fn create(state: &State, id: LogId, log: &Log, batch: &Batch) -> Result<Crea
 /// # Errors
 /// [`StoreError::OutOfRange`] when it is not there, or is held by another log that exists; [`StoreError::Overloaded`]
 /// when too much is being erased.
-pub fn erase(state: &State, id: LogId, log: &Log, batch: &Batch) -> Result<Vec<Erase>, StoreError> {
-    if batch.erase.is_empty() {
+pub fn erase(
+    state: &State,
+    id: LogId,
+    log: &Log,
+    ranges: &[Range<u64>],
+    base: u64,
+) -> Result<Vec<Erase>, StoreError> {
+    if ranges.is_empty() {
         return Ok(Vec::new());
     }
     let refuse = |what| Err(StoreError::OutOfRange(what));
@@ -72,9 +80,9 @@ pub fn erase(state: &State, id: LogId, log: &Log, batch: &Batch) -> Result<Vec<E
         return refuse("a log that does not exist yet has nothing to erase".into());
     }
     let mut found = Vec::new();
-    for range in &batch.erase {
-        if range.end > batch.base {
-            return refuse(format!("{} to {} is not below {}", range.start, range.end, batch.base));
+    for range in ranges {
+        if range.end > base {
+            return refuse(format!("{} to {} is not below {base}", range.start, range.end));
         }
         // What it never showed of others is not its business. Its own that it trimmed may still be shown by others.
         let inherited = log.ancestry.end().unwrap_or(0);
@@ -100,9 +108,9 @@ pub fn erase(state: &State, id: LogId, log: &Log, batch: &Batch) -> Result<Vec<E
 
 /// The other logs that a batch depends on.
 #[must_use]
-pub fn others(shared: &Shared, id: LogId, batch: &Batch) -> Vec<LogId> {
-    let mut others: Vec<LogId> = batch.origin.iter().filter_map(|origin| origin.shares).collect();
-    if !batch.erase.is_empty()
+pub fn others(shared: &Shared, id: LogId, origin: Option<&Origin>, ranges: &[Range<u64>]) -> Vec<LogId> {
+    let mut others: Vec<LogId> = origin.iter().filter_map(|origin| origin.shares).collect();
+    if !ranges.is_empty()
         && let Some(log) = shared.state().logs.get(&id)
     {
         others.extend(log.ancestry.entries().iter().map(|(holder, _)| *holder));

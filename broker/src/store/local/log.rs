@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::store::ancestry::Ancestry;
 use crate::store::local::erasing::{Erasing, without};
+use crate::store::local::projected::Projected;
 use crate::store::local::record::Records;
 use crate::store::local::table::logs::LogRow;
 use crate::store::{BatchId, Opened, ReadLimit, Reservation, Snapshot, StoreError, Term, Version};
@@ -125,8 +126,10 @@ pub struct Log {
     pub next: Head,
     /// After everything that is durable.
     pub durable: Head,
-    /// The session's durable row in the list.
-    pub projection: Bytes,
+    /// What the session is durably found by.
+    pub projection: Projected,
+    /// The last durable commit that changed it.
+    pub commit: u64,
     /// What the database has records below.
     pub settled_end: u64,
     /// What the database has of it, beside records; none when it has no row.
@@ -159,7 +162,8 @@ impl Log {
             shown_until: 0,
             next: head,
             durable: head,
-            projection: Bytes::new(),
+            projection: Projected::default(),
+            commit: 0,
             settled_end: 0,
             settled: None,
             unsettled: VecDeque::new(),
@@ -189,6 +193,7 @@ impl Log {
             next: head,
             durable: head,
             projection: row.projection,
+            commit: row.commit,
             settled_end: row.end,
             unsettled: VecDeque::new(),
             snapshot_through: row.snapshot_through,
@@ -213,6 +218,7 @@ impl Log {
             bytes: self.bytes,
             ancestry: self.ancestry.from_start(self.start),
             projection: self.projection.clone(),
+            commit: self.commit,
         }
     }
 
@@ -228,6 +234,7 @@ impl Log {
             start: self.start,
             end: self.durable.end,
             born: self.born,
+            own_from: self.ancestry.end().unwrap_or(self.born),
             bytes: self.bytes,
             snapshot_through: self.snapshot_through,
         }

@@ -13,24 +13,35 @@ pub mod database;
 pub mod disk;
 pub mod erasing;
 pub mod error;
+pub mod feed;
 pub mod folder;
 pub mod format;
 pub mod group;
 pub mod health;
+pub mod index;
+pub mod keyed;
 pub mod lifecycle;
+pub mod listing;
 pub mod log;
 pub mod opening;
 pub mod place;
 pub mod plan;
+pub mod projected;
+pub mod queued;
 pub mod quota;
 pub mod reader;
+pub mod rebuild;
 pub mod record;
 pub mod recovery;
 pub mod segment;
 pub mod settler;
 pub mod shared;
+pub mod size;
 pub mod state;
+pub mod stats;
 pub mod table;
+pub mod unindexed;
+pub mod values;
 pub mod wipe;
 pub mod writer;
 
@@ -38,28 +49,31 @@ pub mod writer;
 mod tests;
 
 use std::future::ready;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::store::local::disk::{Disk, RealDisk};
-use crate::store::local::erasing::ERASE_RANGES_MAX;
 use crate::store::local::error::OpenStoreError;
 use crate::store::local::folder::DataFolder;
 use crate::store::local::group::{Append, BLOCK_BYTES};
 use crate::store::local::health::Part;
 use crate::store::local::log::Stage;
+use crate::store::local::projected::Projected;
+use crate::store::local::queued::{Queued, Stop};
 use crate::store::local::reader::Lookup;
 use crate::store::local::record::{RECORD_OVERHEAD_BYTES, seal};
-use crate::store::local::shared::{CACHE_BYTES, Shared, Tuning};
-use crate::store::local::state::{Queued, State, Stop};
+use crate::store::local::shared::{CACHE_BYTES, ERASE_WITHIN, Shared, Tuning};
+use crate::store::local::size::{check_size, cost};
+use crate::store::local::state::State;
 use crate::store::{
-    Batch, Capabilities, Chunk, Health, ListPage, ListQuery, LogId, Opened, ReadLimit, Reservation, Snapshot,
-    Store, StoreError, StoreFuture, Term, Version,
+    Batch, Capabilities, Cas, Changes, Chunk, Due, Health, ListPage, ListQuery, LogId, Opened, ReadLimit,
+    Reservation, Snapshot, Store, StoreError, StoreFuture, Term, Version,
 };
 
 /// Bytes of one batch's records and projection: the largest publish (4 MiB) with what sealing adds to its records. Less
@@ -69,8 +83,6 @@ pub const BATCH_BYTES_MAX: usize = 5 << 20;
 pub const BATCH_RECORDS_MAX: usize = 8192;
 /// What a batch costs in memory beside its records.
 pub const BATCH_OVERHEAD_BYTES: usize = 512;
-/// What a range to erase costs in the journal and in memory.
-const ERASE_BYTES: usize = 64;
 /// What a row of a snapshot costs in memory beside key and value.
 const ROW_OVERHEAD_BYTES: usize = 128;
 /// What a reservation adds for overhead, as a part of the bytes asked for: right for records of 400 bytes; shorter ones
@@ -214,6 +226,7 @@ impl LocalStore {
         check_size(&batch)?;
         let bytes = cost(&batch);
         // Outside the lock: this is the part of an append that takes time.
+        let projection = batch.projection.as_ref().map(Projected::encode);
         let records = seal(id, batch.base, std::mem::take(&mut batch.records));
         let missing = bytes.saturating_sub(batch.reservation.bytes());
 
@@ -230,7 +243,7 @@ impl LocalStore {
         {
             return Err(StoreError::VersionConflict);
         }
-        let erase = lifecycle::erase(&state, id, log, &batch)?;
+        let erase = lifecycle::erase(&state, id, log, &batch.erase, batch.base)?;
         let create = begins.then(|| lifecycle::create(&state, id, log, &batch)).transpose()?.map(Box::new);
         let mut reservation = batch.reservation;
         reservation.absorb(shared.quota.charge(missing)?);
@@ -254,7 +267,7 @@ impl LocalStore {
             base: batch.base,
             last_time_ms: batch.last_time_ms,
             records,
-            projection: batch.projection.map(|projection| projection.row),
+            projection,
             erase,
         };
         let (reply, durable) = oneshot::channel();
@@ -304,7 +317,7 @@ impl LocalStore {
         let (reply, durable) = oneshot::channel();
         log.put_snapshot(snapshot, reply, reservation);
         state.unsettled_bytes += bytes;
-        state.touch(id);
+        state.touch_rows(id);
         shared.settle.notify_one();
         Ok(durable)
     }
@@ -371,22 +384,21 @@ impl LocalStore {
     /// Makes the log of a session resident.
     async fn resident(shared: &Arc<Shared>, session: &SessionId) -> Result<LogId, StoreError> {
         loop {
-            let evictions = {
-                let state = shared.state();
-                if let Some(id) = state.names.get(session) {
-                    return Ok(*id);
-                }
-                state.evictions
-            };
+            if let Some(id) = shared.state().names.get(session) {
+                return Ok(*id);
+            }
             let name = session.clone();
-            let lookup =
-                reader::blocking(shared, move |shared| reader::look_up(&shared.database, &name)).await?;
+            let look_up = move |shared: &Shared| {
+                let evictions = shared.state().evictions;
+                Ok((reader::look_up(&shared.database, &name)?, evictions))
+            };
+            let (lookup, evictions) = reader::blocking(shared, look_up).await?;
             let mut state = shared.state();
             if let Some(id) = state.names.get(session) {
                 return Ok(*id);
             }
-            if state.evictions != evictions {
-                // Something was forgotten meanwhile, perhaps what the database did not know yet.
+            if state.forgot(session, evictions) {
+                // Perhaps with what the database did not know yet.
                 continue;
             }
             if state.vacated.contains(session) {
@@ -406,31 +418,6 @@ impl LocalStore {
             });
         }
     }
-}
-
-fn check_size(batch: &Batch) -> Result<(), StoreError> {
-    let refuse = |what, found, limit| Err(StoreError::BatchTooLarge { what, found, limit });
-    let bytes = content_bytes(batch);
-    if bytes > BATCH_BYTES_MAX {
-        return refuse("bytes", bytes, BATCH_BYTES_MAX);
-    }
-    if batch.records.len() > BATCH_RECORDS_MAX {
-        return refuse("records", batch.records.len(), BATCH_RECORDS_MAX);
-    }
-    if batch.erase.len() > ERASE_RANGES_MAX {
-        return refuse("ranges to erase", batch.erase.len(), ERASE_RANGES_MAX);
-    }
-    Ok(())
-}
-
-fn content_bytes(batch: &Batch) -> usize {
-    let projection = batch.projection.as_ref().map_or(0, |projection| projection.row.len());
-    projection + batch.records.iter().map(Bytes::len).sum::<usize>()
-}
-
-fn cost(batch: &Batch) -> usize {
-    let records = content_bytes(batch) + batch.records.len() * RECORD_OVERHEAD_BYTES;
-    records + batch.erase.len() * ERASE_BYTES + BATCH_OVERHEAD_BYTES
 }
 
 async fn durable(outcome: Outcome) -> Result<(), StoreError> {
@@ -462,7 +449,7 @@ impl Store for LocalStore {
 
     fn append(&self, log: LogId, term: Term, version: Version, batch: Batch) -> StoreFuture<Version> {
         let shared = Arc::clone(&self.shared);
-        let others = lifecycle::others(&shared, log, &batch);
+        let others = lifecycle::others(&shared, log, batch.origin.as_ref(), &batch.erase);
         if !others.is_empty() {
             return Box::pin(async move {
                 Self::make_resident(&shared, others).await?;
@@ -474,6 +461,19 @@ impl Store for LocalStore {
             Ok(queued) => Box::pin(Self::appended(shared, log, queued)),
             Err(error) => Box::pin(ready(Err(error))),
         }
+    }
+
+    fn check_erase(&self, log: LogId, ranges: Vec<Range<u64>>) -> StoreFuture<()> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            let others = lifecycle::others(&shared, log, None, &ranges);
+            Self::make_resident(&shared, others).await?;
+            let state = shared.state();
+            let found = state.logs.get(&log).ok_or(StoreError::Fenced)?;
+            let end = found.next.end;
+            let kept: Vec<_> = ranges.iter().map(|range| range.start..range.end.min(end)).collect();
+            lifecycle::erase(&state, log, found, &kept, end).map(drop)
+        })
     }
 
     fn read(&self, log: LogId, from: u64, limit: ReadLimit) -> StoreFuture<Chunk> {
@@ -522,17 +522,42 @@ impl Store for LocalStore {
 
     fn list(&self, query: ListQuery) -> StoreFuture<ListPage> {
         let shared = Arc::clone(&self.shared);
+        Box::pin(async move { reader::blocking(&shared, move |shared| listing::page(shared, &query)).await })
+    }
+
+    fn changes(&self, after: u64, limit: usize) -> StoreFuture<Changes> {
+        Box::pin(feed::changes(Arc::clone(&self.shared), after, limit))
+    }
+
+    fn due(&self, until_ms: u64, after: Option<(u64, LogId)>, limit: usize) -> StoreFuture<Vec<Due>> {
+        let shared = Arc::clone(&self.shared);
         Box::pin(async move {
-            let limit = query.limit;
-            let sessions = reader::list(shared, query.prefix, query.after, limit).await?;
-            let more_after =
-                sessions.last().filter(|_| sessions.len() == limit).map(|last| last.session.clone());
-            Ok(ListPage { sessions, more_after })
+            reader::blocking(&shared, move |shared| feed::due(shared, until_ms, after, limit)).await
         })
     }
 
+    fn get(&self, key: Bytes) -> StoreFuture<Option<Bytes>> {
+        Box::pin(keyed::get(Arc::clone(&self.shared), key))
+    }
+
+    fn scan(&self, prefix: Bytes, after: Option<Bytes>, limit: usize) -> StoreFuture<Vec<(Bytes, Bytes)>> {
+        Box::pin(keyed::scan(Arc::clone(&self.shared), prefix, after, limit))
+    }
+
+    fn cas(&self, writes: Vec<Cas>) -> StoreFuture<()> {
+        Box::pin(keyed::cas(Arc::clone(&self.shared), writes))
+    }
+
+    fn commits(&self) -> watch::Receiver<u64> {
+        self.shared.durable.subscribe()
+    }
+
     fn capabilities(&self) -> Capabilities {
-        Capabilities { batch_bytes_max: BATCH_BYTES_MAX, batch_records_max: BATCH_RECORDS_MAX }
+        Capabilities {
+            batch_bytes_max: BATCH_BYTES_MAX,
+            batch_records_max: BATCH_RECORDS_MAX,
+            erased_within_ms: ERASE_WITHIN.as_millis() as u64,
+        }
     }
 
     fn health(&self) -> Health {

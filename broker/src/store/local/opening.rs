@@ -121,6 +121,7 @@ fn replay(
 ) -> Result<Vec<u64>, OpenStoreError> {
     let damaged = |what: String| OpenStoreError::DamagedDatabase { path: root.join(DATABASE_FILE), what };
     for (commit, payload) in found.groups {
+        state.replays(commit);
         let misfit = || damaged(format!("commit {commit} of the journal does not follow what it holds"));
         for item in items(payload).ok_or_else(misfit)? {
             let load =

@@ -11,6 +11,7 @@ use crate::store::ancestry::Ancestry;
 use crate::store::local::database::{Database, DatabaseFailure};
 use crate::store::local::format::FORMAT_VERSION;
 use crate::store::local::group::Erase;
+use crate::store::local::index::Indexes;
 use crate::store::local::log::{Rows, Settled, SnapshotReply};
 use crate::store::local::record::Records;
 use crate::store::local::table::chunks::{CHUNKS, Packer};
@@ -22,6 +23,8 @@ use crate::store::local::table::names::{NAMES, Name};
 use crate::store::local::table::rows::{self, ROWS};
 use crate::store::local::table::shares::{self, SHARES};
 use crate::store::local::table::shred;
+use crate::store::local::table::values::{self, VALUES};
+use crate::store::local::values::Writes;
 
 /// What changes about one log.
 #[derive(Debug)]
@@ -47,6 +50,8 @@ pub enum LogChange {
         name: SessionId,
         /// The first epoch of a session created next.
         next_epoch: u64,
+        /// Its last row.
+        row: LogRow,
         /// Whether the database has anything of it.
         in_database: bool,
         /// Whose records it shows there.
@@ -65,9 +70,11 @@ pub struct Plan {
     pub meta: Meta,
     /// The logs that change, in the order of their ids: a name that was created again has a higher one.
     pub logs: Vec<(LogId, LogChange)>,
+    /// Values of the table.
+    pub values: Arc<Writes>,
     /// Who waits for a snapshot.
     pub replies: Vec<SnapshotReply>,
-    /// What the snapshots hold of the quota.
+    /// What snapshots and values hold of the quota.
     pub reservations: Vec<Reservation>,
     /// Bytes of the quota that it frees.
     pub bytes: usize,
@@ -97,13 +104,15 @@ impl Plan {
         let mut chunks = transaction.open_table(CHUNKS)?;
         let mut snapshot_rows = transaction.open_table(ROWS)?;
         let mut doomed = transaction.open_table(DOOMED)?;
+        let mut indexes = Indexes::open(transaction)?;
         let mut shares = transaction.open_table(SHARES)?;
         // Names in this order: one that was given up or deleted may have another log by now.
         for name in &self.vacated {
             shred::take(&mut names, &name.as_str())?;
         }
         for (log, change) in &self.logs {
-            let LogChange::Deleted { name, next_epoch, in_database, ancestry, base, batches } = change else {
+            let LogChange::Deleted { name, next_epoch, row, in_database, ancestry, base, batches } = change
+            else {
                 continue;
             };
             put_deleted(&mut names, name.as_str(), *next_epoch)?;
@@ -113,14 +122,19 @@ impl Plan {
                 doomed.insert(holder.0, 0)?;
             }
             if *in_database {
+                let old = logs.get(log.0)?.and_then(|old| LogRow::decode(*log, old.value()).ok());
+                indexes.reindex(*log, old.as_ref(), None)?;
                 shred::take(&mut logs, &log.0)?;
             }
-            if *in_database || !batches.is_empty() {
-                doomed.insert(log.0, 0)?;
-            }
+            indexes.bury(*log, row)?;
+            // One that the database never had, too: its removal ends what the change feed tells of it.
+            doomed.insert(log.0, 0)?;
         }
         for (log, change) in &self.logs {
             let LogChange::Live { row, settled, ancestry, base, batches, rows } = change else { continue };
+            // What a damaged row was found by leads to this one, which does not confirm it.
+            let old = logs.get(log.0)?.and_then(|old| LogRow::decode(*log, old.value()).ok());
+            indexes.reindex(*log, old.as_ref(), Some(row))?;
             shred::put(&mut logs, &log.0, &row.encode(*log))?;
             if settled.as_ref().is_none_or(|settled| settled.name != row.name) {
                 let name = row.name.as_str();
@@ -142,6 +156,13 @@ impl Plan {
                     }
                     None => shred::take(&mut snapshot_rows, &(log.0, &key[..]))?,
                 }
+            }
+        }
+        let mut table = transaction.open_table(VALUES)?;
+        for (key, value) in self.values.iter() {
+            match value {
+                Some(value) => drop(table.insert(&key[..], values::encode(key, value).as_slice())?),
+                None => drop(table.remove(&key[..])?),
             }
         }
         if !self.erase.is_empty() {

@@ -4,12 +4,11 @@
 //! visible, so what memory did not have any more is found; and a read goes on in memory only at the very offset at which
 //! the database left off.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use longwire_proto::session_id::{RESERVED, SessionId};
+use longwire_proto::session_id::SessionId;
 
 use crate::store::local::database::{Database, DatabaseFailure};
 use crate::store::local::erasing::mask;
@@ -21,10 +20,7 @@ use crate::store::local::table::chunks::{CHUNKS, Packed, Unpacked};
 use crate::store::local::table::logs::{LOGS, LogRow};
 use crate::store::local::table::names::{NAMES, Name};
 use crate::store::local::table::rows::{self, ROWS};
-use crate::store::{Chunk, Listed, LogId, ReadLimit, StoreError};
-
-/// Rows of the list that one transaction looks at: a longer look would keep redb from reusing pages.
-const LIST_SCAN: usize = 1024;
+use crate::store::{Chunk, LogId, ReadLimit, StoreError};
 
 /// What the database knows about a name.
 #[derive(Debug)]
@@ -52,7 +48,7 @@ pub async fn blocking<T: Send + 'static>(
     done.await.unwrap_or_else(|error| Err(StoreError::Read(error.to_string())))
 }
 
-/// What an error of the database is to a caller.
+/// What a failure of the database means to a caller who asked for a log at an offset.
 pub fn failure(log: LogId, offset: u64, failure: DatabaseFailure) -> StoreError {
     match failure {
         DatabaseFailure::Damage(damage) => StoreError::Corrupt { log, offset, what: damage.to_string() },
@@ -335,131 +331,4 @@ pub async fn scan_rows(
             .map_err(|error| failure(log, 0, error))
     })
     .await
-}
-
-/// Sessions in order.
-///
-/// # Errors
-/// See [`crate::store::Store::list`].
-pub async fn list(
-    shared: Arc<Shared>,
-    prefix: String,
-    after: Option<SessionId>,
-    limit: usize,
-) -> Result<Vec<Listed>, StoreError> {
-    let overlay = overlay(&shared, &prefix, after.as_ref(), limit);
-    blocking(&shared, move |shared| {
-        // Names of the database, which the overlay overrides.
-        let mut merged: BTreeMap<SessionId, Listed> = BTreeMap::new();
-        let mut next = after.as_ref().map(|after| after.as_str().to_owned());
-        while merged.len() < limit {
-            let (rows, last) =
-                list_page(&shared.database, &prefix, next.as_deref()).map_err(|e| failure(LogId(0), 0, e))?;
-            let state = shared.state();
-            for row in rows {
-                // Its name may have passed to a later log that is not settled.
-                let gone = state
-                    .logs
-                    .get(&row.log)
-                    .is_some_and(|log| log.durable.stage == Stage::Deleted || log.name != row.session);
-                if !gone && !overlay.contains_key(&row.session) && merged.len() < limit {
-                    merged.insert(row.session.clone(), row);
-                }
-            }
-            drop(state);
-            match last {
-                Some(last) => next = Some(last),
-                None => break,
-            }
-        }
-        merged.extend(overlay.into_iter().filter_map(|(name, listed)| Some((name, listed?))));
-        Ok(merged.into_values().take(limit).collect())
-    })
-    .await
-}
-
-/// Resident names in the range: `None` for one that is no session. Ends after `limit` sessions.
-fn overlay(
-    shared: &Shared,
-    prefix: &str,
-    after: Option<&SessionId>,
-    limit: usize,
-) -> BTreeMap<SessionId, Option<Listed>> {
-    let state = shared.state();
-    let from = lower_bound(prefix, after.map(SessionId::as_str));
-    let mut overlay = BTreeMap::new();
-    let mut sessions = 0;
-    for (name, id) in state.names.range::<str, _>((from, Bound::Unbounded)) {
-        if sessions >= limit || !name.as_str().starts_with(prefix) || name.is_reserved() {
-            break;
-        }
-        // A name that a log is about to get is not its name yet.
-        let log = state.logs.get(id).filter(|log| log.durable.stage == Stage::Live && log.name == *name);
-        let listed = log.map(|log| Listed {
-            session: name.clone(),
-            log: *id,
-            epoch: log.lineage.epoch(),
-            start: log.start,
-            end: log.durable.end,
-            last_time_ms: log.durable.last_time_ms,
-            projection: log.projection.clone(),
-        });
-        sessions += usize::from(listed.is_some());
-        overlay.insert(name.clone(), listed);
-    }
-    overlay
-}
-
-fn lower_bound<'a>(prefix: &'a str, after: Option<&'a str>) -> Bound<&'a str> {
-    match after {
-        Some(after) if after >= prefix => Bound::Excluded(after),
-        _ => Bound::Included(prefix),
-    }
-}
-
-/// One transaction's worth of the list, and the name to go on after.
-fn list_page(
-    database: &Database,
-    prefix: &str,
-    after: Option<&str>,
-) -> Result<(Vec<Listed>, Option<String>), DatabaseFailure> {
-    database.read(|transaction| {
-        let names = transaction.open_table(NAMES)?;
-        let logs = transaction.open_table(LOGS)?;
-        let mut rows = Vec::new();
-        let range = (lower_bound(prefix, after), Bound::Unbounded);
-        for (count, entry) in names.range::<&str>(range)?.enumerate() {
-            let (key, value) = entry?;
-            let name = key.value();
-            // What the broker keeps for itself sorts last.
-            if !name.starts_with(prefix) || name.starts_with(RESERVED) {
-                break;
-            }
-            if count == LIST_SCAN {
-                // The one before is where the next transaction goes on.
-                return Ok((rows, last_before(&names, name)?));
-            }
-            let Name::Log(log) = Name::decode(name, value.value())? else { continue };
-            let row = logs.get(log.0)?.ok_or(Damage("the row of a listed session is missing"))?;
-            let row = LogRow::decode(log, row.value())?;
-            rows.push(Listed {
-                session: row.name,
-                log,
-                epoch: row.lineage.epoch(),
-                start: row.start,
-                end: row.end,
-                last_time_ms: row.last_time_ms,
-                projection: row.projection,
-            });
-        }
-        Ok((rows, None))
-    })
-}
-
-fn last_before(
-    names: &impl redb::ReadableTable<&'static str, &'static [u8]>,
-    name: &str,
-) -> Result<Option<String>, DatabaseFailure> {
-    let before = names.range::<&str>((Bound::Unbounded, Bound::Excluded(name)))?.next_back().transpose()?;
-    Ok(before.map(|(key, _)| key.value().to_owned()))
 }

@@ -10,17 +10,19 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
-use tokio::sync::oneshot;
 
 use crate::store::local::erasing::Erasing;
-use crate::store::local::group::{Append, BLOCK_BYTES, Create, Delete, Erase, Item, Rename, Trim};
+use crate::store::local::group::{Append, Create, Delete, Erase, Item, Put, Rename, Trim};
 use crate::store::local::log::{Head, Log, Settled, Stage, Unsettled};
 use crate::store::local::plan::{LogChange, Plan};
+use crate::store::local::projected::Projected;
+use crate::store::local::queued::{Queued, Reply, Stop};
 use crate::store::local::table::erasing::Rewritten;
 use crate::store::local::table::logs::LogRow;
 use crate::store::local::table::meta::Meta;
+use crate::store::local::unindexed::Unindexed;
+use crate::store::local::values::Values;
 use crate::store::{LogId, Reservation, StoreError, Term};
 
 /// Logs in memory. A log that is idle for longest is forgotten, which fences who opened it: it opens it again. Each takes
@@ -28,72 +30,10 @@ use crate::store::{LogId, Reservation, StoreError, Term};
 pub const RESIDENT_LOGS_MAX: usize = 131_072;
 /// Idle logs looked for at a time, when there are too many.
 const EVICTION_SCAN: usize = 256;
+/// Names remembered as forgotten: more than are forgotten while one is looked up in the database.
+const FORGOTTEN_NAMES: usize = 1024;
 /// Items that may wait for the writer; the quota makes it unlikely that there are ever as many.
 pub const QUEUE_ITEMS_MAX: usize = 65_536;
-
-/// Tells a caller that what it queued is durable.
-pub type Reply = oneshot::Sender<Result<(), StoreError>>;
-
-/// What waits for the writer.
-#[derive(Debug)]
-pub enum Queued {
-    /// An append, and the creation of its log when it is the first.
-    Append {
-        /// The creation.
-        create: Option<Box<Create>>,
-        /// The append.
-        append: Append,
-        /// What it holds of the quota.
-        reservation: Reservation,
-        /// What it costs of the quota.
-        bytes: usize,
-        /// Who waits.
-        reply: Reply,
-    },
-    /// A deletion.
-    Delete {
-        /// The deletion.
-        delete: Delete,
-        /// Who waits.
-        reply: Reply,
-    },
-    /// A trim.
-    Trim {
-        /// The trim.
-        trim: Trim,
-        /// Who waits.
-        reply: Reply,
-    },
-    /// A renaming.
-    Rename {
-        /// The renaming.
-        rename: Rename,
-        /// Who waits.
-        reply: Reply,
-    },
-}
-
-impl Queued {
-    /// What it costs of the quota: about what it takes in the journal.
-    #[must_use]
-    pub fn cost(&self) -> usize {
-        match self {
-            Self::Append { bytes, .. } => *bytes,
-            Self::Delete { .. } | Self::Trim { .. } | Self::Rename { .. } => BLOCK_BYTES,
-        }
-    }
-}
-
-/// How the threads are to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// Not at all.
-    No,
-    /// After everything that is queued is durable.
-    Drain,
-    /// At once, as if the process had died.
-    Abandon,
-}
 
 /// See the top of this file.
 #[derive(Debug)]
@@ -102,6 +42,10 @@ pub struct State {
     pub names: BTreeMap<SessionId, LogId>,
     /// Every resident log.
     pub logs: HashMap<LogId, Log>,
+    /// The values of the table.
+    pub values: Values,
+    /// What logs are found by that the database does not know.
+    pub unindexed: Unindexed,
     /// What waits for the writer.
     pub queue: VecDeque<Queued>,
     /// How the threads are to end.
@@ -112,7 +56,7 @@ pub struct State {
     pub settle_now: bool,
     /// How far the database is.
     pub settled: Meta,
-    /// Counts removals of names, so that who looked into the database meanwhile looks again.
+    /// Counts removals of names, for [`State::forgot`].
     pub evictions: u64,
     /// Cost of what is durable and not settled.
     pub unsettled_bytes: usize,
@@ -120,6 +64,8 @@ pub struct State {
     pub unsettled_since: Option<Instant>,
     /// Names that lost their log to another name, which the database does not know yet.
     pub vacated: BTreeSet<SessionId>,
+    // The last names that were removed, in order.
+    forgotten: VecDeque<SessionId>,
     /// Erased records that may still be somewhere as they were.
     pub erasing: Erasing,
     /// The last durable commit that erased or deleted something.
@@ -148,6 +94,8 @@ impl State {
         Self {
             names: BTreeMap::new(),
             logs: HashMap::new(),
+            values: Values::default(),
+            unindexed: Unindexed::default(),
             queue: VecDeque::new(),
             stop: Stop::No,
             writer_done: false,
@@ -157,6 +105,7 @@ impl State {
             unsettled_bytes: 0,
             unsettled_since: None,
             vacated: BTreeSet::new(),
+            forgotten: VecDeque::new(),
             erasing: Erasing::default(),
             erased_commit: settled.erased_commit,
             erased_since: (settled.erased_commit > settled.wiped_commit).then(Instant::now),
@@ -204,6 +153,14 @@ impl State {
         id
     }
 
+    /// Whether a name may have been forgotten since `evictions` were counted: who looked into the database meanwhile must
+    /// look again. That others were does not matter, or many who open sessions at a time would wait for each other.
+    #[must_use]
+    pub fn forgot(&self, name: &SessionId, evictions: u64) -> bool {
+        let since = (self.evictions - evictions) as usize;
+        since > self.forgotten.len() || self.forgotten.iter().rev().take(since).any(|found| found == name)
+    }
+
     /// Puts something at the end of the queue.
     ///
     /// # Errors
@@ -220,6 +177,8 @@ impl State {
 
     /// Makes what a group did visible, and gives the callers to tell. The commit is durable.
     pub fn publish(&mut self, commit: u64, group: impl IntoIterator<Item = Queued>) -> Vec<Reply> {
+        // What an item changes is stamped with its commit.
+        self.durable_commit = commit;
         let mut replies = Vec::new();
         for queued in group {
             match queued {
@@ -232,6 +191,10 @@ impl State {
                 }
                 Queued::Delete { delete, reply } => {
                     self.apply_delete(&delete);
+                    replies.push(reply);
+                }
+                Queued::Put { put, reservation, bytes, reply } => {
+                    self.apply_put(put, reservation, bytes);
                     replies.push(reply);
                 }
                 Queued::Trim { trim, reply } => {
@@ -258,6 +221,13 @@ impl State {
         load: impl FnOnce(LogId) -> Result<Option<LogRow>, E>,
     ) -> Result<Option<()>, E> {
         let log = match &item {
+            // It is about no log.
+            Item::Put(_) => {
+                if let Item::Put(put) = item {
+                    self.apply_put(put, Reservation::none(), 0);
+                }
+                return Ok(Some(()));
+            }
             Item::Create(create) => {
                 self.next_log = self.next_log.max(create.log.0 + 1);
                 let term = self.take_term();
@@ -289,8 +259,14 @@ impl State {
                 self.names.insert(rename.to.clone(), rename.log);
                 self.apply_rename(rename);
             }
+            Item::Put(_) => {}
         }
         Ok(Some(()))
+    }
+
+    /// The items of a commit that was found in the journal are replayed next.
+    pub fn replays(&mut self, commit: u64) {
+        self.durable_commit = commit;
     }
 
     /// The items of a durable commit are applied.
@@ -316,8 +292,17 @@ impl State {
             && self.settled.settled_commit == self.durable_commit
     }
 
-    /// Something about a log waits to be settled.
+    /// The last durable commit changed a log: that waits to be settled.
     pub fn touch(&mut self, id: LogId) {
+        if let Some(log) = self.logs.get_mut(&id) {
+            log.commit = self.durable_commit;
+            self.unindexed.changed(self.durable_commit, id);
+        }
+        self.touch_rows(id);
+    }
+
+    /// A log's snapshot waits to be settled, which is no commit.
+    pub fn touch_rows(&mut self, id: LogId) {
         self.dirty.insert(id);
         self.unsettled_since.get_or_insert_with(Instant::now);
     }
@@ -335,17 +320,20 @@ impl State {
             erased_commit: self.erased_commit,
             ..self.settled
         };
+        let (values, reservations) = self.values.plan();
         let mut plan = Plan {
             meta,
             logs: Vec::new(),
+            values,
             replies: Vec::new(),
-            reservations: Vec::new(),
+            reservations,
             bytes: std::mem::take(&mut self.unsettled_bytes),
             vacated: self.vacated.iter().cloned().collect(),
             erase: std::mem::take(&mut self.erased),
         };
         self.unsettled_since = None;
         self.settling = std::mem::take(&mut self.dirty);
+        self.unindexed.plan();
         for &id in &self.settling {
             let Some(log) = self.logs.get_mut(&id) else { continue };
             if !self.erasing.is_empty() {
@@ -355,6 +343,7 @@ impl State {
                 let change = LogChange::Deleted {
                     name: log.name.clone(),
                     next_epoch: log.lineage.epoch() + 1,
+                    row: log.row(),
                     in_database: log.settled.is_some(),
                     ancestry: log.ancestry.clone(),
                     base: log.settled_end,
@@ -405,6 +394,8 @@ impl State {
                 }
             }
         }
+        self.values.settled();
+        self.unindexed.settled(plan.meta.settled_commit);
         for name in &plan.vacated {
             self.vacated.remove(name);
         }
@@ -428,6 +419,7 @@ impl State {
                 holder.shown_until = holder.shown_until.max(*until);
             }
         }
+        self.unindexed.renamed(create.name.clone());
         let Some(log) = self.logs.get_mut(&create.log) else { return };
         if log.next == log.durable {
             log.next = Head { stage: Stage::Live, end: base, ..log.next };
@@ -460,10 +452,16 @@ impl State {
         if log.next == log.durable {
             log.next = head;
         }
+        // A new log has a name that the database does not know.
+        let mut renamed = log.settled.is_none();
         log.durable = head;
         if let Some(projection) = append.projection {
-            // A copy: the caller's buffer may be much longer.
-            log.projection = Bytes::copy_from_slice(&projection);
+            renamed |= !projection.has_terms_of(&log.projection);
+            self.unindexed.postponed(append.log, log.projection.deadline_ms(), projection.deadline_ms());
+            log.projection = projection;
+        }
+        if renamed {
+            self.unindexed.renamed(log.name.clone());
         }
         log.bytes += append.records.iter().map(|record| record.bytes.len() as u64).sum::<u64>();
         log.unsettled.push_back(Unsettled { base: append.base, records: append.records, bytes, reservation });
@@ -471,15 +469,23 @@ impl State {
         self.touch(append.log);
     }
 
+    fn apply_put(&mut self, put: Put, reservation: Reservation, bytes: usize) {
+        self.values.apply(put.writes, reservation);
+        self.unsettled_bytes += bytes;
+        self.unsettled_since.get_or_insert_with(Instant::now);
+    }
+
     fn apply_delete(&mut self, delete: &Delete) {
         let Some(log) = self.logs.get_mut(&delete.log) else { return };
         self.erases = true;
         log.durable.stage = Stage::Deleted;
         log.next.stage = Stage::Deleted;
+        self.unindexed.renamed(log.name.clone());
+        self.unindexed.postponed(delete.log, log.projection.deadline_ms(), None);
         // What others show of it must still get into the database.
         let shown = log.unsettled.partition_point(|batch| batch.base < log.shown_until);
         log.unsettled.truncate(shown);
-        log.projection = Bytes::new();
+        log.projection = Projected::default();
         log.settling = None;
         for reply in log.pending.take().into_iter().flat_map(|pending| pending.replies) {
             let _ = reply.send(Err(StoreError::Deleted));
@@ -499,11 +505,11 @@ impl State {
 
     fn apply_rename(&mut self, rename: Rename) {
         let Some(log) = self.logs.get_mut(&rename.log) else { return };
+        self.unindexed.renamed(rename.from.clone());
+        self.unindexed.renamed(rename.to.clone());
         log.name = rename.to;
         log.next_name = None;
-        if self.names.get(&rename.from) == Some(&rename.log) {
-            self.names.remove(&rename.from);
-        }
+        self.forget_name(rename.from.clone(), rename.log);
         self.vacated.insert(rename.from);
         self.touch(rename.log);
     }
@@ -533,12 +539,21 @@ impl State {
         });
         let Some((&term, &id)) = idle else { return };
         self.by_term.remove(&term);
-        if let Some(log) = self.logs.remove(&id)
-            && self.names.get(&log.name) == Some(&id)
-        {
-            self.names.remove(&log.name);
+        if let Some(log) = self.logs.remove(&id) {
+            self.forget_name(log.name, id);
         }
+    }
+
+    /// Who looks a name up in the database meanwhile must look again.
+    fn forget_name(&mut self, name: SessionId, id: LogId) {
         self.evictions += 1;
+        if self.names.get(&name) == Some(&id) {
+            self.names.remove(&name);
+        }
+        if self.forgotten.len() == FORGOTTEN_NAMES {
+            self.forgotten.pop_front();
+        }
+        self.forgotten.push_back(name);
     }
 
     fn take_term(&mut self) -> Term {

@@ -12,9 +12,9 @@ use metrics::{counter, histogram};
 
 use crate::store::local::group::{GroupWriter, Seal};
 use crate::store::local::health::Part;
+use crate::store::local::queued::{Queued, Stop};
 use crate::store::local::segment::Segment;
 use crate::store::local::shared::{BACKOFF_MAX, BACKOFF_MIN, SETTLE_SEGMENTS, Shared};
-use crate::store::local::state::{Queued, Stop};
 
 /// Bytes of a group, unless a single batch is longer: more would make the first of the group wait for the disk to take
 /// the last, and win nothing.
@@ -119,6 +119,7 @@ impl Writer {
                     records += append.records.len();
                 }
                 Queued::Delete { delete, .. } => self.group.delete(delete),
+                Queued::Put { put, .. } => self.group.put(put),
                 Queued::Trim { trim, .. } => self.group.trim(trim),
                 Queued::Rename { rename, .. } => self.group.rename(rename),
             }

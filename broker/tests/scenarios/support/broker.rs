@@ -1,5 +1,6 @@
 //! The real broker as a child process.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,11 @@ impl Broker {
     pub(crate) fn start_under(mut program: Command, data: &Path, settings: &[(&str, &str)]) -> Self {
         program.arg(LONGWIRE);
         Self::ready(serve(program, data, settings).spawn().unwrap())
+    }
+
+    /// Starts a broker whose log goes to a file, where [`recovered`] finds what it settled at the start.
+    pub(crate) fn start_logged(data: &Path, log: &Path) -> Self {
+        Self::ready(logged(data, log).spawn().unwrap())
     }
 
     /// Starts a broker that may refuse to start: then what it says.
@@ -134,12 +140,30 @@ fn address(line: &str) -> Option<SocketAddr> {
     ready["url"].as_str()?.trim_start_matches("ws://").parse().ok()
 }
 
+fn logged(data: &Path, log: &Path) -> Command {
+    let mut command = serve(Command::new(LONGWIRE), data, &[]);
+    command.env("LONGWIRE_LOG", "info").stderr(File::create(log).unwrap());
+    command
+}
+
+/// How many commits of an earlier life a start settled, by its log; `None` when it did not come to that.
+pub(crate) fn recovered(log: &Path) -> Option<u64> {
+    let log = std::fs::read_to_string(log).unwrap();
+    let (_, after) = log.split_once("the store is open commits=")?;
+    after.split_whitespace().next()?.parse().ok()
+}
+
 /// A start that is not waited for.
 pub(crate) struct Attempt(Child);
 
 impl Attempt {
     pub(crate) fn start(data: &Path) -> Self {
         Self(serve(Command::new(LONGWIRE), data, &[]).spawn().unwrap())
+    }
+
+    /// See [`Broker::start_logged`].
+    pub(crate) fn start_logged(data: &Path, log: &Path) -> Self {
+        Self(logged(data, log).spawn().unwrap())
     }
 
     /// Kill -9; answers whether the broker was ready before.

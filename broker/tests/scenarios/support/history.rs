@@ -1,110 +1,214 @@
-//! The history checker: what writers were told and what readers saw, against what the log has.
+//! What happened to one session, as its clients saw it, in the order of one logical clock: material for the checker.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod check;
+#[cfg(test)]
+mod tests;
 
-/// What became of a publish of one unique value.
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+pub(crate) use check::Kind;
+use check::Violation;
+
+/// A moment of the test process. What began after something else had ended has a higher one; wall time plays no part.
+pub(crate) type Moment = u64;
+/// A value that is published once, or again only by its own writer as the same publish.
+pub(crate) type Value = u64;
+
+/// Violations that a failure shows; one cause often has thousands.
+const SHOWN: usize = 20;
+
+static MOMENTS: AtomicU64 = AtomicU64::new(0);
+static VALUES: AtomicU64 = AtomicU64::new(0);
+
+/// Now.
+pub(crate) fn moment() -> Moment {
+    MOMENTS.fetch_add(1, Ordering::SeqCst)
+}
+
+/// What became of a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Acknowledged at this offset.
-    Acknowledged(u64),
-    /// Not known: it may be in the log, once.
+    /// Acknowledged from this offset on.
+    Ok(u64),
+    /// Refused for good: no value of it may ever be seen.
+    Failed,
+    /// Not known: its values are in the log, all of them once, or none is.
     Unknown,
 }
 
+/// A publish of values that are consecutive numbers.
+#[derive(Clone, Debug)]
+pub(crate) struct Publish {
+    pub(crate) writer: Arc<str>,
+    pub(crate) values: Range<Value>,
+    pub(crate) began: Moment,
+    pub(crate) ended: Moment,
+    pub(crate) outcome: Outcome,
+}
+
+/// Who told where a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    Describe,
+    List,
+    Page,
+    Subscribed,
+    /// The actual end that a refusal of a conditional publish names.
+    Refusal,
+}
+
+/// The records of `[from, next)`, by offset.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Page {
+    pub(crate) from: u64,
+    pub(crate) next: u64,
+    pub(crate) records: Vec<(u64, Value)>,
+}
+
+/// One answer about a session: where it ends, and perhaps a page of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Look {
+    pub(crate) by: By,
+    pub(crate) began: Moment,
+    pub(crate) ended: Moment,
+    pub(crate) end: u64,
+    pub(crate) page: Option<Page>,
+}
+
+/// A reader that resumes where it was, across any number of connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Reader {
+    pub(crate) name: String,
+    pub(crate) from: u64,
+    /// In the order of delivery.
+    pub(crate) seen: Vec<(Moment, u64, Value)>,
+    /// Whether it stayed until there was nothing more to see.
+    pub(crate) stayed: bool,
+}
+
 /// Everything that happened to one session.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct History {
-    /// By writer, in the order of publishing: the value and what became of it.
-    pub(crate) published: BTreeMap<String, Vec<(String, Outcome)>>,
-    /// By reader: offset and value, in the order of delivery.
-    pub(crate) read: BTreeMap<String, Vec<(u64, String)>>,
+    pub(crate) publishes: Vec<Publish>,
+    pub(crate) looks: Vec<Look>,
+    pub(crate) readers: Vec<Reader>,
 }
 
 impl History {
     /// Every violation, against the final log: offset is the index.
-    pub(crate) fn violations(&self, log: &[String]) -> Vec<String> {
-        let mut found = Vec::new();
-        let mut place = BTreeMap::new();
-        for (offset, value) in (0u64..).zip(log) {
-            if let Some(first) = place.insert(value.as_str(), offset) {
-                found.push(format!("duplicate: {value} is at {first} and at {offset}"));
-            }
-        }
-        let mut known = BTreeSet::new();
-        for (writer, values) in &self.published {
-            let mut last = None;
-            for (value, outcome) in values {
-                known.insert(value.as_str());
-                let at = place.get(value.as_str()).copied();
-                match (outcome, at) {
-                    (Outcome::Acknowledged(offset), None) => {
-                        found.push(format!("lost: {value} of {writer}, acknowledged at {offset}"));
-                    }
-                    (Outcome::Acknowledged(offset), Some(at)) if *offset != at => {
-                        found.push(format!(
-                            "inconsistent offset: {value} acknowledged at {offset} is at {at}"
-                        ));
-                    }
-                    _ => {}
-                }
-                if let Some(at) = at {
-                    if last.is_some_and(|last| at <= last) {
-                        found.push(format!(
-                            "inversion: {value} of {writer} is before an earlier publish of it"
-                        ));
-                    }
-                    last = Some(at);
-                }
-            }
-        }
-        found.extend(
-            log.iter().filter(|value| !known.contains(value.as_str())).map(|v| format!("phantom: {v}")),
-        );
-        for (reader, seen) in &self.read {
-            for (index, (offset, value)) in seen.iter().enumerate() {
-                if seen[0].0 + index as u64 != *offset {
-                    found.push(format!("gap or repeat: {reader} saw {offset} as its {index}th record"));
-                }
-                if log.get(usize::try_from(*offset).unwrap()) != Some(value) {
-                    found.push(format!("seen and gone: {reader} saw {value} at {offset}"));
-                }
-            }
-        }
-        found
+    pub(crate) fn violations(&self, log: &[Value]) -> Vec<Violation> {
+        check::violations(self, log)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A publish that was begun.
+#[derive(Clone, Debug)]
+pub(crate) struct Invocation {
+    index: usize,
+    /// The values to publish.
+    pub(crate) values: Range<Value>,
+}
 
-    fn log(values: &[&str]) -> Vec<String> {
-        values.iter().map(ToString::to_string).collect()
+/// A history that is being made by many tasks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Recorder(Arc<Mutex<History>>);
+
+impl Recorder {
+    fn with<T>(&self, change: impl FnOnce(&mut History) -> T) -> T {
+        change(&mut self.0.lock().unwrap())
     }
 
-    fn check(published: &[(&str, Outcome)], read: &[(u64, &str)], values: &[&str]) -> String {
-        let published = published.iter().map(|(value, outcome)| ((*value).to_owned(), *outcome)).collect();
-        let read = read.iter().map(|(offset, value)| (*offset, (*value).to_owned())).collect();
-        let history = History {
-            published: [("w".to_owned(), published)].into(),
-            read: [("r".to_owned(), read)].into(),
-        };
-        history.violations(&log(values)).join("; ")
+    /// Begins a publish of so many new values. To be called before anything is sent.
+    pub(crate) fn publish(&self, writer: &Arc<str>, count: u64) -> Invocation {
+        let first = VALUES.fetch_add(count, Ordering::SeqCst);
+        let (writer, values) = (Arc::clone(writer), first..first + count);
+        self.with(|history| {
+            let publish = Publish {
+                writer,
+                values: values.clone(),
+                began: moment(),
+                ended: Moment::MAX,
+                outcome: Outcome::Unknown,
+            };
+            history.publishes.push(publish);
+            Invocation { index: history.publishes.len() - 1, values }
+        })
     }
 
-    #[test]
-    fn the_checker_sees_each_kind_of_violation_and_nothing_else() {
-        use Outcome::{Acknowledged as Ack, Unknown};
-        assert_eq!(check(&[("a", Ack(0)), ("b", Unknown)], &[(0, "a")], &["a"]), "");
-        assert_eq!(check(&[("a", Ack(0)), ("b", Unknown)], &[(0, "a"), (1, "b")], &["a", "b"]), "");
-        assert!(check(&[("a", Ack(0))], &[], &[]).starts_with("lost"));
-        assert!(check(&[("a", Ack(0))], &[], &["a", "a"]).starts_with("duplicate"));
-        assert!(check(&[("a", Ack(1)), ("b", Unknown)], &[], &["a", "b"]).starts_with("inconsistent"));
-        assert!(check(&[("a", Unknown), ("b", Unknown)], &[], &["b", "a"]).starts_with("inversion"));
-        assert!(check(&[], &[], &["a"]).starts_with("phantom"));
-        let both = [("a", Ack(0)), ("b", Ack(1))];
-        assert!(check(&both, &[(1, "b"), (0, "a")], &["a", "b"]).starts_with("gap"));
-        assert!(check(&both, &[(0, "a"), (0, "a")], &["a", "b"]).starts_with("gap"));
-        assert!(check(&both, &[(0, "b")], &["a", "b"]).starts_with("seen and gone"));
+    /// It was acknowledged, or refused for good. To be called after the answer was received.
+    pub(crate) fn ended(&self, invocation: &Invocation, outcome: Outcome) {
+        self.with(|history| {
+            let publish = &mut history.publishes[invocation.index];
+            publish.outcome = outcome;
+            publish.ended = moment();
+        });
     }
+
+    /// Somebody was told where the session ends; the question was asked after `began`.
+    pub(crate) fn look(&self, by: By, began: Moment, end: u64, page: Option<Page>) {
+        self.with(|history| history.looks.push(Look { by, began, ended: moment(), end, page }));
+    }
+
+    /// A reader begins at an offset.
+    pub(crate) fn reader(&self, name: String, from: u64) -> usize {
+        self.with(|history| {
+            history.readers.push(Reader { name, from, seen: Vec::new(), stayed: false });
+            history.readers.len() - 1
+        })
+    }
+
+    /// It was delivered these.
+    pub(crate) fn saw(&self, reader: usize, records: impl IntoIterator<Item = (u64, Value)>) {
+        self.with(|history| {
+            let now = moment();
+            let seen = records.into_iter().map(|(offset, value)| (now, offset, value));
+            history.readers[reader].seen.extend(seen);
+        });
+    }
+
+    /// It stayed until there was nothing more.
+    pub(crate) fn stayed(&self, reader: usize) {
+        self.with(|history| history.readers[reader].stayed = true);
+    }
+
+    /// How often each outcome came, and how many answers and deliveries there were: a history without them shows nothing.
+    pub(crate) fn sizes(&self) -> Sizes {
+        self.with(|history| {
+            let of = |outcome: fn(&Outcome) -> bool| {
+                history.publishes.iter().filter(|publish| outcome(&publish.outcome)).count() as u64
+            };
+            Sizes {
+                ok: of(|outcome| matches!(outcome, Outcome::Ok(_))),
+                failed: of(|outcome| *outcome == Outcome::Failed),
+                unknown: of(|outcome| *outcome == Outcome::Unknown),
+                looks: history.looks.len() as u64,
+                readers: history.readers.len() as u64,
+            }
+        })
+    }
+
+    /// Panics with the violations, if there are any.
+    #[track_caller]
+    pub(crate) fn check(&self, what: &str, log: &[Value]) {
+        let found = self.with(|history| history.violations(log));
+        let mut kinds: HashMap<Kind, usize> = HashMap::new();
+        for violation in &found {
+            *kinds.entry(violation.kind).or_default() += 1;
+        }
+        let shown: Vec<String> = found.iter().take(SHOWN).map(ToString::to_string).collect();
+        assert!(found.is_empty(), "{what}: {kinds:?}\n{}", shown.join("\n"));
+    }
+}
+
+/// See [`Recorder::sizes`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    pub(crate) ok: u64,
+    pub(crate) failed: u64,
+    pub(crate) unknown: u64,
+    pub(crate) looks: u64,
+    pub(crate) readers: u64,
 }

@@ -1,7 +1,10 @@
 //! What scenarios are made of.
 
+pub(crate) mod acknowledged;
 pub(crate) mod broker;
 pub(crate) mod history;
+pub(crate) mod probe;
 pub(crate) mod proxy;
 pub(crate) mod rng;
+pub(crate) mod traffic;
 pub(crate) mod wire_client;

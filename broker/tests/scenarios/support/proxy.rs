@@ -53,6 +53,11 @@ impl Proxy {
         self.upstream.send_replace(upstream);
     }
 
+    /// What there is behind it, for who waits for that.
+    pub(crate) fn upstream(&self) -> watch::Receiver<Option<SocketAddr>> {
+        self.upstream.subscribe()
+    }
+
     /// How many connections were cut.
     pub(crate) fn cuts(&self) -> u64 {
         self.cuts.load(Ordering::SeqCst)

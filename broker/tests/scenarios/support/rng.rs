@@ -20,6 +20,11 @@ impl Rng {
         Self { state: seed }
     }
 
+    /// Another one, for a task of its own.
+    pub(crate) fn split(&mut self) -> Self {
+        Self { state: self.next() }
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;

@@ -64,6 +64,12 @@ impl<'v> Packed<'v> {
         Ok(Self { log, base, count, records })
     }
 
+    /// Bytes of its records, as its length says.
+    #[must_use]
+    pub fn record_bytes(&self) -> u64 {
+        (self.records.len() as u64).saturating_sub(u64::from(self.count) * RECORD_HEADER_BYTES as u64)
+    }
+
     /// The offset after its last record.
     #[must_use]
     pub fn end(&self) -> u64 {

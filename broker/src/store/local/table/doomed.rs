@@ -13,6 +13,7 @@ use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::store::LogId;
 use crate::store::local::database::DatabaseFailure;
+use crate::store::local::index::Indexes;
 use crate::store::local::table::chunks::{CHUNKS, Packed};
 use crate::store::local::table::logs::{LOGS, LogRow};
 use crate::store::local::table::rows::ROWS;
@@ -51,7 +52,12 @@ pub fn step(transaction: &WriteTransaction) -> Result<bool, DatabaseFailure> {
     }
     let rows_left = row.is_none() && !remove_rows(transaction, log)?;
     match (next, rows_left) {
-        (None, false) => drop(doomed.remove(log)?),
+        (None, false) => {
+            doomed.remove(log)?;
+            if row.is_none() {
+                Indexes::open(transaction)?.forget(LogId(log))?;
+            }
+        }
         (next, _) => drop(doomed.insert(log, next.unwrap_or(u64::MAX))?),
     }
     Ok(true)

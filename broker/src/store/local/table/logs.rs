@@ -5,15 +5,16 @@
 //! value  crc u32 · name (u16 length, bytes) · lineage (u16 count, then epoch u64, from_offset u64 each)
 //!        · start u64 · end u64 · version u64 · batch (u8 0 or 1, u128) · snapshot_through (u8 0 or 1, u64)
 //!        · born u64 · bytes u64 · ancestry (see `ancestry.rs`)
-//!        · last_time_ms u64 · projection (u32 length, bytes)
+//!        · last_time_ms u64 · commit u64 · projection (u32 length, see `projected.rs`)
 //! ```
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 use longwire_proto::position::{Lineage, LineageEntry};
 use longwire_proto::session_id::SessionId;
 use redb::TableDefinition;
 
 use crate::store::ancestry::Ancestry;
+use crate::store::local::projected::Projected;
 use crate::store::local::table::{Damage, seal, unseal};
 use crate::store::{BatchId, LogId};
 
@@ -46,15 +47,31 @@ pub struct LogRow {
     pub ancestry: Ancestry,
     /// When the last record was made.
     pub last_time_ms: u64,
-    /// The session's row in the list.
-    pub projection: Bytes,
+    /// The last commit that changed it.
+    pub commit: u64,
+    /// What the session is found by.
+    pub projection: Projected,
 }
 
 impl LogRow {
     /// The value of the row.
     #[must_use]
     pub fn encode(&self, log: LogId) -> Vec<u8> {
-        let mut payload = Vec::with_capacity(128 + self.projection.len());
+        self.encode_as(TAG, log)
+    }
+
+    /// The row of a value.
+    ///
+    /// # Errors
+    /// [`Damage`].
+    pub fn decode(log: LogId, value: &[u8]) -> Result<Self, Damage> {
+        Self::decode_as(TAG, log, value)
+    }
+
+    /// The value of the row in a table with this tag.
+    #[must_use]
+    pub fn encode_as(&self, tag: &[u8], log: LogId) -> Vec<u8> {
+        let mut payload = Vec::with_capacity(160 + self.projection.as_bytes().len());
         payload.extend((self.name.as_str().len() as u16).to_le_bytes());
         payload.extend_from_slice(self.name.as_str().as_bytes());
         payload.extend((self.lineage.entries().len() as u16).to_le_bytes());
@@ -73,17 +90,18 @@ impl LogRow {
         payload.extend(self.bytes.to_le_bytes());
         self.ancestry.encode(&mut payload);
         payload.extend(self.last_time_ms.to_le_bytes());
-        payload.extend((self.projection.len() as u32).to_le_bytes());
-        payload.extend_from_slice(&self.projection);
-        seal(TAG, &[&log.0.to_le_bytes()], &payload)
+        payload.extend(self.commit.to_le_bytes());
+        payload.extend((self.projection.as_bytes().len() as u32).to_le_bytes());
+        payload.extend_from_slice(self.projection.as_bytes());
+        seal(tag, &[&log.0.to_le_bytes()], &payload)
     }
 
-    /// The row of a value.
+    /// The row of a value of a table with this tag.
     ///
     /// # Errors
     /// [`Damage`].
-    pub fn decode(log: LogId, value: &[u8]) -> Result<Self, Damage> {
-        let payload = unseal(TAG, &[&log.0.to_le_bytes()], value)?;
+    pub fn decode_as(tag: &[u8], log: LogId, value: &[u8]) -> Result<Self, Damage> {
+        let payload = unseal(tag, &[&log.0.to_le_bytes()], value)?;
         parse(payload).ok_or(Damage("the row has another shape"))
     }
 }
@@ -112,8 +130,9 @@ fn parse(mut payload: &[u8]) -> Option<LogRow> {
     let bytes = payload.try_get_u64_le().ok()?;
     let ancestry = Ancestry::decode(&mut payload)?;
     let last_time_ms = payload.try_get_u64_le().ok()?;
+    let commit = payload.try_get_u64_le().ok()?;
     let length = payload.try_get_u32_le().ok()? as usize;
-    let projection = (payload.len() == length).then(|| Bytes::copy_from_slice(payload))?;
+    let projection = (payload.len() == length).then(|| Projected::parse(payload))??;
     Some(LogRow {
         name,
         lineage,
@@ -126,6 +145,7 @@ fn parse(mut payload: &[u8]) -> Option<LogRow> {
         bytes,
         ancestry,
         last_time_ms,
+        commit,
         projection,
     })
 }

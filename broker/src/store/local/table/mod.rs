@@ -3,16 +3,21 @@
 //! redb does not verify its pages on normal reads, so every value begins with a CRC32C over the table's tag, the key and
 //! the rest of the value: damage to the value is detected, and so is a value that is found under another key.
 
+pub mod changes;
 pub mod chunks;
+pub mod deadlines;
 pub mod doomed;
 pub mod erasing;
 pub mod filler;
+pub mod gone;
 pub mod logs;
 pub mod meta;
 pub mod names;
 pub mod rows;
 pub mod shares;
 pub mod shred;
+pub mod terms;
+pub mod values;
 
 use std::fmt;
 

@@ -104,7 +104,7 @@ async fn check(store: &LocalStore) {
     ];
     let listed = store.list(ListQuery { limit: 99, ..ListQuery::default() }).await.unwrap().sessions;
     let found: Vec<_> =
-        listed.iter().map(|listed| (listed.session.as_str(), listed.start, listed.epoch)).collect();
+        listed.iter().map(|listed| (listed.session.as_str(), listed.start, listed.epoch())).collect();
     let expected = sessions.map(|(name, start, epoch, _)| (name, start, epoch));
     assert_eq!(found, expected);
     for (listed, (name, start, epoch, bodies)) in listed.iter().zip(sessions) {

@@ -66,6 +66,11 @@ async fn a_second_broker_and_a_newer_format_are_refused_untouched() {
     let error = LocalStore::open(LocalConfig::new(&folder)).unwrap_err();
     assert!(matches!(error, OpenStoreError::NewerFormat { found: 7, .. }));
     assert_eq!(files(&folder), before);
+    fs::write(folder.join("FORMAT"), format.replace("longwire-store 2", "longwire-store 1")).unwrap();
+    let before = files(&folder);
+    let error = LocalStore::open(LocalConfig::new(&folder)).unwrap_err();
+    assert!(matches!(error, OpenStoreError::OlderFormat { found: 1, .. }), "{error}");
+    assert_eq!(files(&folder), before);
     fs::write(folder.join("FORMAT"), format).unwrap();
     let store = LocalStore::open(LocalConfig::new(&folder)).unwrap();
     assert_eq!(Session::open(&store, "a").await.read(&store).await, ["x", "y"]);

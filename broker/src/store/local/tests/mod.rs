@@ -8,6 +8,7 @@ mod fixture;
 mod folder;
 mod limits;
 mod model;
+mod rebuild;
 mod recovery;
 mod sim;
 mod wiping;

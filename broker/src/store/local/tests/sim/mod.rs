@@ -35,7 +35,7 @@ const FILLED: usize = 24;
 /// Of those that were cut off in a wipe, one of so many is wiped again, and looked through.
 const WIPE: usize = 4;
 /// What images must cover.
-const CLASSES: [&str; 22] = [
+const CLASSES: [&str; 24] = [
     "settling",
     "settling a delete",
     "appending during a settling",
@@ -50,6 +50,8 @@ const CLASSES: [&str; 22] = [
     "rename",
     "wiping",
     "wiped after a crash",
+    "writing a value",
+    "settling values",
     "names",
     "creation",
     "torn bytes",
@@ -254,6 +256,12 @@ impl<'r> Simulation<'r> {
         self.count("erase", does.erases);
         self.count("rename", does.renames);
         self.count("wiping", at.wiping && flight.anything);
+        let values = |commit: usize| self.trace.models.get(commit).map(|model| &model.values);
+        let puts = at.group.is_some() && values(at.acknowledged) != values(at.acknowledged + 1);
+        let settles =
+            at.settling.is_some() && values(at.acknowledged).is_some_and(|values| !values.is_empty());
+        self.count("writing a value", puts && flight.anything);
+        self.count("settling values", settles && flight.anything);
         self.count("torn bytes", matches!(tear, Tear::Sectors { torn: true, .. } | Tear::Prefix));
         self.count("headers only", tear == Tear::Headers && flight.anything);
         let result = catch_unwind(AssertUnwindSafe(|| {

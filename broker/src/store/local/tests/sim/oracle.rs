@@ -8,14 +8,16 @@ use tokio::runtime::Runtime;
 
 use crate::store::conformance::{ALL, id};
 use crate::store::local::LocalStore;
+use crate::store::local::keyed;
+use crate::store::local::rebuild::{Rebuilt, rebuild_database};
 use crate::store::local::settler::Settler;
 use crate::store::local::tests::sim::disk::{Content, SimDisk, Tear};
 use crate::store::local::tests::sim::rng::Rng;
 use crate::store::local::tests::sim::workload::{
-    Log, Model, NAMES, ROW_KEYS, Rows, open, still_there, wipe_step,
+    Log, Model, NAMES, ROW_KEYS, Rows, TERMS, open, still_there, wipe_step,
 };
 use crate::store::local::writer::Writer;
-use crate::store::{Batch, BatchId, ListQuery, Reservation, Store, StoreError};
+use crate::store::{Batch, BatchId, Cas, Change, ListQuery, LogId, Reservation, Store, StoreError};
 
 /// Steps of a wipe of so small a database are fewer by far.
 const WIPE_STEPS_MAX: usize = 5_000;
@@ -44,13 +46,52 @@ pub(crate) struct Observed {
     sessions: BTreeMap<String, Found>,
     /// The epoch that a session would begin with, by name.
     vacant: BTreeMap<String, u64>,
+    /// The table.
+    values: BTreeMap<Bytes, Bytes>,
 }
 
 fn row_keys() -> Vec<Bytes> {
     (0..ROW_KEYS).map(|key| Bytes::from(vec![b'k', key])).collect()
 }
 
+/// What the indexes say about the sessions.
+struct Indexed {
+    terms: BTreeMap<String, u8>,
+    due: BTreeMap<LogId, u64>,
+    changes: BTreeMap<LogId, Change>,
+}
+
+impl Indexed {
+    async fn read(store: &LocalStore) -> Result<Self, StoreError> {
+        let mut terms = BTreeMap::new();
+        for (bit, term) in TERMS.into_iter().enumerate() {
+            let query = ListQuery { terms: vec![term.into()], limit: usize::MAX, ..ListQuery::default() };
+            for listed in store.list(query).await?.sessions {
+                *terms.entry(listed.session.to_string()).or_default() |= 1 << bit;
+            }
+        }
+        let due = store.due(u64::MAX, None, usize::MAX).await?;
+        assert!(due.is_sorted_by(|a, b| (a.when_ms, a.log) < (b.when_ms, b.log)));
+        let changes = store.changes(0, usize::MAX).await?;
+        assert_eq!(changes.through, store.shared.state().durable_commit());
+        let changes = changes.changes;
+        assert!(changes.is_sorted_by(|a, b| (a.commit, a.log) < (b.commit, b.log) || a.commit == b.commit));
+        let count = (due.len(), changes.len());
+        let due: BTreeMap<_, _> = due.into_iter().map(|due| (due.log, due.when_ms)).collect();
+        let changes: BTreeMap<_, _> = changes.into_iter().map(|change| (change.log, change)).collect();
+        assert_eq!(count, (due.len(), changes.len()), "a log is there twice");
+        Ok(Self { terms, due, changes })
+    }
+
+    /// What is left when every session has been looked for: nothing but logs that are being removed.
+    fn check_rest(self) {
+        assert!(self.terms.is_empty() && self.due.is_empty(), "{:?} {:?}", self.terms, self.due);
+        assert!(self.changes.values().all(|change| change.deleted), "{:?}", self.changes);
+    }
+}
+
 async fn observe(store: &LocalStore) -> Result<Observed, StoreError> {
+    let mut indexed = Indexed::read(store).await?;
     let mut sessions = BTreeMap::new();
     for listed in store.list(ListQuery { limit: usize::MAX, ..ListQuery::default() }).await?.sessions {
         let opened = store.open(&listed.session).await?;
@@ -68,21 +109,34 @@ async fn observe(store: &LocalStore) -> Result<Observed, StoreError> {
         assert_eq!((opened.log, opened.start), (listed.log, listed.start), "{}", listed.session);
         let end = opened.start + records.len() as u64;
         assert_eq!((opened.end, listed.end), (end, end), "{}", listed.session);
-        assert_eq!(opened.lineage.epoch(), listed.epoch, "{}", listed.session);
+        assert_eq!(opened.lineage.epoch(), listed.epoch(), "{}", listed.session);
         let log = Log {
             id: listed.log,
-            epoch: listed.epoch,
+            epoch: listed.epoch(),
             version: opened.version.0,
             born: opened.born,
             start: opened.start,
             records,
             last_time_ms: listed.last_time_ms,
             projection: listed.projection,
+            terms: indexed.terms.remove(listed.session.as_str()).unwrap_or(0),
+            deadline_ms: indexed.due.remove(&listed.log),
+            commit: match indexed.changes.remove(&listed.log) {
+                Some(change) => {
+                    let told = (&change.session, &change.lineage, change.start, change.end, change.deleted);
+                    let is = (&listed.session, &listed.lineage, listed.start, listed.end, false);
+                    assert_eq!(told, is);
+                    change.commit
+                }
+                None => panic!("{} is not in the change feed", listed.session),
+            },
         };
         let rows = store.rows(listed.log, row_keys()).await?;
         let found = Found { log, snapshot_through: opened.snapshot_through, rows };
         sessions.insert(listed.session.to_string(), found);
     }
+    indexed.check_rest();
+    let values = store.scan(Bytes::new(), None, usize::MAX).await?.into_iter().collect();
     let mut vacant = BTreeMap::new();
     for name in NAMES.into_iter().filter(|name| !sessions.contains_key(*name)) {
         let opened = store.open(&id(name)).await?;
@@ -90,7 +144,7 @@ async fn observe(store: &LocalStore) -> Result<Observed, StoreError> {
         vacant.insert(name.to_owned(), opened.lineage.epoch());
     }
     let commit = store.shared.state().durable_commit();
-    Ok(Observed { commit, sessions, vacant })
+    Ok(Observed { commit, sessions, vacant, values })
 }
 
 impl Observed {
@@ -115,7 +169,8 @@ impl Allowed<'_> {
         });
         let vacant = NAMES.into_iter().filter(|name| !model.logs.contains_key(*name));
         let vacant = vacant.map(|name| (name.to_owned(), model.epochs.get(name).copied().unwrap_or(0)));
-        Observed { commit: commit as u64, sessions: found.collect(), vacant: vacant.collect() }
+        let values = model.values.clone();
+        Observed { commit: commit as u64, sessions: found.collect(), vacant: vacant.collect(), values }
     }
 
     fn verdict(&self, found: &Observed) -> Result<(), String> {
@@ -147,11 +202,22 @@ fn short(observed: &Observed) -> String {
         let (log, through) = (&found.log, found.snapshot_through);
         let rows = found.rows.iter().map(|row| row.as_ref().map(Bytes::len)).collect::<Vec<_>>();
         format!(
-            "{name}: log {} epoch {} version {} projection {:?} snapshot {through:?} rows {rows:?} records {records:?}",
-            log.id.0, log.epoch, log.version, log.projection
+            "{name}: log {} epoch {} version {} commit {} born {} start {} projection {:?} terms {:b} deadline {:?} \
+             snapshot {through:?} rows {rows:?} records {records:?}",
+            log.id.0,
+            log.epoch,
+            log.version,
+            log.commit,
+            log.born,
+            log.start,
+            log.projection,
+            log.terms,
+            log.deadline_ms
         )
     });
-    format!("{}; vacant {:?}", sessions.collect::<Vec<_>>().join("; "), observed.vacant)
+    let sessions = sessions.collect::<Vec<_>>().join("; ");
+    let values = observed.values.iter().map(|(key, value)| (key, value.slice(..value.len().min(12))));
+    format!("{sessions}; vacant {:?}; values {:?}", observed.vacant, values.collect::<Vec<_>>())
 }
 
 /// Opens the store on a disk and compares.
@@ -236,27 +302,27 @@ pub(crate) fn work_on(
         expected.commit += 1;
         expected.vacant.remove(name);
         let found = expected.sessions.entry(name.into()).or_insert_with(|| Found {
-            log: Log {
-                id: log,
-                epoch,
-                version: 0,
-                born: 0,
-                start: 0,
-                records: Vec::new(),
-                last_time_ms: 0,
-                projection: Bytes::new(),
-            },
+            log: Log::new(log, epoch),
             snapshot_through: None,
             rows: vec![None; row_keys().len()],
         });
         found.log.records.push(record);
         found.log.version = version.0;
         found.log.last_time_ms = u64::MAX;
+        found.log.commit = expected.commit;
         if rng.below(4) == 0 {
             let plan = store.shared.state().plan();
             assert!(plan.is_none_or(|plan| Settler::new(Arc::clone(&store.shared)).settle(plan)));
         }
     }
+    let rebuilt = rebuild_database(&store.shared.database, 64).map_err(|error| error.to_string())?;
+    let logs = rebuilt.logs;
+    assert_eq!(rebuilt, Rebuilt { logs, ..Rebuilt::default() }, "the tables follow from the rows");
+    let write = Cas { key: "after".into(), expected: None, value: Some("written".into()) };
+    let outcome = keyed::queue(&store.shared, &mut store.shared.state(), std::slice::from_ref(&write));
+    assert!(writer.step() && outcome.unwrap().try_recv() == Ok(Ok(())));
+    expected.commit += 1;
+    expected.values.extend(write.value.map(|value| (write.key, value)));
     let cut = disk.content().after_power_cut(Tear::Nothing, rng, &mut |_| {});
     check_again(runtime, &cut, &expected)
 }

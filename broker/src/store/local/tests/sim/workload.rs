@@ -12,6 +12,7 @@ use tokio::runtime::Runtime;
 
 use crate::store::conformance::id;
 use crate::store::conformance::lifecycle::lineage;
+use crate::store::local::keyed;
 use crate::store::local::opening;
 use crate::store::local::plan::LogChange;
 use crate::store::local::quota::QuotaLimits;
@@ -23,7 +24,7 @@ use crate::store::local::tests::sim::rng::Rng;
 use crate::store::local::writer::Writer;
 use crate::store::local::{LocalStore, Outcome};
 use crate::store::{
-    Batch, BatchId, LogId, Opened, Origin, Projection, Reservation, Snapshot, Store, StoreError, Version,
+    Batch, BatchId, Cas, LogId, Opened, Origin, Projection, Reservation, Snapshot, Store, StoreError, Version,
 };
 
 pub(crate) const SALT: u64 = 0x5a17;
@@ -32,6 +33,9 @@ pub(crate) const NAMES: [&str; 5] = ["acme/a", "acme/b", "acme/c/d", "b", "c"];
 pub(crate) const ROW_KEYS: u8 = 6;
 /// One of so many workloads wipes.
 pub(crate) const WIPES: u64 = 4;
+/// Terms of sessions, and keys of the table.
+pub(crate) const TERMS: [&str; 3] = ["a", "b", "bb"];
+const KEYS: [&str; 3] = ["k", "kk", "l"];
 /// Groups of one workload.
 const GROUPS: usize = 60;
 
@@ -56,9 +60,31 @@ pub(crate) struct Log {
     pub(crate) records: Vec<Bytes>,
     pub(crate) last_time_ms: u64,
     pub(crate) projection: Bytes,
+    /// Of [`TERMS`], a bit each.
+    pub(crate) terms: u8,
+    pub(crate) deadline_ms: Option<u64>,
+    /// The commit that changed it last.
+    pub(crate) commit: u64,
 }
 
 impl Log {
+    /// One that is being created.
+    pub(crate) fn new(id: LogId, epoch: u64) -> Self {
+        Self {
+            id,
+            epoch,
+            version: 0,
+            born: 0,
+            start: 0,
+            records: Vec::new(),
+            last_time_ms: 0,
+            projection: Bytes::new(),
+            terms: 0,
+            deadline_ms: None,
+            commit: 0,
+        }
+    }
+
     fn end(&self) -> u64 {
         self.start + self.records.len() as u64
     }
@@ -70,6 +96,8 @@ pub(crate) struct Model {
     pub(crate) logs: BTreeMap<String, Arc<Log>>,
     /// Names that were deleted, and the epoch of what is created next.
     pub(crate) epochs: BTreeMap<String, u64>,
+    /// The table.
+    pub(crate) values: BTreeMap<Bytes, Bytes>,
     /// Which log holds the records of each, from its first one on.
     holders: BTreeMap<LogId, Arc<Vec<LogId>>>,
     /// The numbers of records that must be nowhere once the files are wiped.
@@ -195,6 +223,10 @@ impl Front {
         let mut outcomes: Vec<Outcome> = Vec::new();
         let mut does = Does::default();
         for _ in 0..=self.rng.below(4) {
+            if self.rng.below(8) == 0 {
+                outcomes.push(self.put());
+                continue;
+            }
             let name = NAMES[self.rng.below(NAMES.len())];
             if !self.sessions.contains_key(name) {
                 continue;
@@ -252,6 +284,28 @@ impl Front {
         text.into()
     }
 
+    /// A value or two are written or removed, whatever is there.
+    fn put(&mut self) -> Outcome {
+        self.serial += 1;
+        let first = self.rng.below(KEYS.len());
+        let count = 1 + self.rng.below(2);
+        let writes: Vec<Cas> = (first..first + count)
+            .map(|key| {
+                let length = [0, 10, 500, 9000][self.rng.below(4)];
+                let value = format!("value {} {}", self.serial, "v".repeat(length));
+                let value = (self.rng.below(4) > 0).then(|| Bytes::from(value));
+                Cas { key: Bytes::from(KEYS[key % KEYS.len()]), expected: None, value }
+            })
+            .collect();
+        for Cas { key, value, .. } in writes.clone() {
+            match value {
+                Some(value) => self.model.values.insert(key, value),
+                None => self.model.values.remove(&key),
+            };
+        }
+        keyed::queue(&self.shared, &mut self.shared.state(), &writes).unwrap()
+    }
+
     fn append(&mut self, name: &'static str, does: &mut Does) -> Outcome {
         let (base, start) = (self.sessions[name].end, self.model.logs.get(name).map_or(0, |log| log.start));
         if base > start && self.rng.below(4) == 0 {
@@ -293,14 +347,20 @@ impl Front {
         let count = [0, 1, 1, 1, 2, 3, 9][self.rng.below(7)];
         let records: Vec<Bytes> = (0..count).map(|_| self.record()).collect();
         self.serial += 1;
-        let projection = (self.rng.below(3) == 0).then(|| Bytes::from(format!("row {}", self.serial)));
+        let projection = (self.rng.below(3) == 0).then(|| {
+            let deadline_ms = (self.rng.below(2) == 0).then(|| self.rng.below(4) as u64);
+            (Bytes::from(format!("row {}", self.serial)), self.rng.below(8) as u8, deadline_ms)
+        });
         let handle = self.sessions.get_mut(name).unwrap();
         let batch = Batch {
             id: BatchId(u128::from(self.serial)),
             base,
             records: records.clone(),
             last_time_ms: 1000 + self.serial,
-            projection: projection.clone().map(|row| Projection { row, ..Projection::default() }),
+            projection: projection.clone().map(|(row, terms, deadline_ms)| {
+                let terms = (0..TERMS.len()).filter(|term| terms & 1 << term != 0);
+                Projection { row, terms: terms.map(|term| TERMS[term].into()).collect(), deadline_ms }
+            }),
             origin: origin.as_ref().map(|(origin, _)| origin.clone()),
             erase: erase.clone().into_iter().collect(),
             reservation: Reservation::none(),
@@ -323,37 +383,20 @@ impl Front {
             let shown = (start - parent.start) as usize..(base - parent.start) as usize;
             let holders = (start..base).filter_map(|offset| model.holder(&parent, offset)).collect();
             model.holders.insert(log, Arc::new(holders));
-            let created = Log {
-                id: log,
-                epoch: origin.lineage.epoch(),
-                version: 0,
-                born: start,
-                start,
-                records: parent.records[shown].to_vec(),
-                last_time_ms: 0,
-                projection: Bytes::new(),
-            };
+            let records = parent.records[shown].to_vec();
+            let created = Log { born: start, start, records, ..Log::new(log, origin.lineage.epoch()) };
             model.logs.insert(name.into(), Arc::new(created));
         }
         Arc::make_mut(model.holders.entry(log).or_default()).extend(records.iter().map(|_| log));
-        let model = model.logs.entry(name.into()).or_insert_with(|| {
-            Arc::new(Log {
-                id: log,
-                epoch,
-                version: 0,
-                born: 0,
-                start: 0,
-                records: Vec::new(),
-                last_time_ms: 0,
-                projection: Bytes::new(),
-            })
-        });
+        let commit = self.models.len() as u64;
+        let model = model.logs.entry(name.into()).or_insert_with(|| Arc::new(Log::new(log, epoch)));
         let model = Arc::make_mut(model);
         model.version = version.0;
         model.records.extend(records);
         model.last_time_ms = 1000 + self.serial;
+        model.commit = commit;
         if let Some(projection) = projection {
-            model.projection = projection;
+            (model.projection, model.terms, model.deadline_ms) = projection;
         }
         Ok(outcome.unwrap())
     }
@@ -371,6 +414,7 @@ impl Front {
         let outcome = LocalStore::queue_trim(&self.shared, id, term, start, freed).ok()??;
         let log = Arc::make_mut(self.model.logs.get_mut(name)?);
         log.start = start;
+        log.commit = self.models.len() as u64;
         log.records.drain(..gone);
         Some(outcome)
     }
@@ -383,7 +427,8 @@ impl Front {
         let outcome = LocalStore::queue_rename(&self.shared, log, term, &id(to)).ok()??;
         let handle = self.sessions.remove(name)?;
         self.sessions.insert(to, handle);
-        let log = self.model.logs.remove(name)?;
+        let mut log = self.model.logs.remove(name)?;
+        Arc::make_mut(&mut log).commit = self.models.len() as u64;
         self.model.logs.insert(to.into(), log);
         self.model.epochs.remove(name);
         self.model.epochs.remove(to);

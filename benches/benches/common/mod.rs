@@ -1,0 +1,124 @@
+//! The real broker as a child process, and a connection to it.
+#![allow(dead_code, reason = "each bench uses a part of it")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use futures_util::{SinkExt, StreamExt};
+use longwire_proto::codec::{Encoding, decode_server, encode_client};
+use longwire_proto::wire;
+use longwire_proto::wire::client_frame::Frame as ClientFrame;
+use longwire_proto::wire::server_frame::Frame as ServerFrame;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+/// A number from the environment.
+pub(crate) fn from_env(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
+}
+
+/// A folder under the build's own one: on the real disk.
+pub(crate) fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// A broker process. Killed when dropped.
+pub(crate) struct Broker {
+    child: Child,
+    pub(crate) address: SocketAddr,
+    pub(crate) log: PathBuf,
+}
+
+impl Broker {
+    /// Starts the binary beside this one's folder, which `cargo build --release` makes, and waits for its address.
+    pub(crate) fn start(data: &Path, settings: &[(&str, &str)]) -> Self {
+        let this = std::env::current_exe().unwrap();
+        let binary = this.ancestors().nth(2).unwrap().join("longwire");
+        let log = data.with_extension("log");
+        let mut command = Command::new(&binary);
+        command.args(["--json", "serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
+        for (key, value) in settings {
+            command.env(format!("LONGWIRE_SERVE_{key}"), value);
+        }
+        command.env("LONGWIRE_LOG", "info").stdin(Stdio::null()).stdout(Stdio::piped());
+        command.stderr(std::fs::File::create(&log).unwrap());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let address = ready["url"].as_str().unwrap().trim_start_matches("ws://").parse().unwrap();
+        Self { child, address, log }
+    }
+
+    /// Whether `/readyz` answers 200.
+    pub(crate) fn is_ready(&self) -> bool {
+        let mut stream = std::net::TcpStream::connect(self.address).unwrap();
+        write!(stream, "GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        response.starts_with("HTTP/1.1 200")
+    }
+
+    /// A line of `/proc/<pid>/status`, in MiB.
+    pub(crate) fn memory_mib(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// A connection that was welcomed.
+pub(crate) struct Connection(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+impl Connection {
+    pub(crate) async fn open(address: SocketAddr) -> Self {
+        let mut request = format!("ws://{address}/v1/connect").into_client_request().unwrap();
+        let protocol = Encoding::Proto.subprotocol();
+        request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
+        let (socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
+        let mut connection = Self(socket);
+        connection.send(ClientFrame::Hello(wire::Hello::default())).await;
+        assert!(matches!(connection.receive().await, Some(ServerFrame::Welcome(_))));
+        connection
+    }
+
+    /// The peer may have ended the connection, which receiving tells.
+    pub(crate) async fn send(&mut self, frame: ClientFrame) {
+        drop(self.0.send(Message::Binary(encode_client(Encoding::Proto, frame))).await);
+    }
+
+    /// The next frame that is not a heartbeat; `None` when the connection has ended.
+    pub(crate) async fn receive(&mut self) -> Option<ServerFrame> {
+        loop {
+            match self.0.next().await {
+                Some(Ok(Message::Binary(bytes))) => match decode_server(Encoding::Proto, bytes).unwrap() {
+                    ServerFrame::Heartbeat(_) => {}
+                    frame => return Some(frame),
+                },
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+}
+
+/// A record of so many bytes of text.
+pub(crate) fn record(bytes: usize) -> wire::Record {
+    wire::Record { body: Some(wire::record::Body::Text("x".repeat(bytes))), ..Default::default() }
+}
+
+/// The value below which a part of the sorted ones is.
+pub(crate) fn quantile(sorted: &[f64], part: f64) -> f64 {
+    sorted[((sorted.len() - 1) as f64 * part) as usize]
+}

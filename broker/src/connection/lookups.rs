@@ -1,0 +1,173 @@
+//! Requests that take more than one question to one session. Each is answered by one frame; several are under way at once.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use longwire_core::command::Description;
+use longwire_proto::codec::encode_server;
+use longwire_proto::error::Error;
+use longwire_proto::session_id::SessionId;
+use longwire_proto::wire::server_frame::Frame;
+use longwire_proto::{raw, wire};
+
+use crate::backup;
+use crate::connection::reply::{described, refused, session_list};
+use crate::connection::{Connection, End, read, request};
+use crate::cursor::{self, CursorName};
+use crate::life::{erase, fork, import, progress};
+use crate::listing::Listing;
+use crate::transport::{FrameSink, FrameSource};
+
+impl<R: FrameSource, W: FrameSink> Connection<R, W> {
+    /// Answers a request with what a future comes to, while others go on.
+    async fn look_up(
+        &mut self,
+        request: u64,
+        session: &str,
+        answer: impl FnOnce(SessionId) -> Answering,
+    ) -> Result<(), End> {
+        match request::session_id(session) {
+            Ok(session) => {
+                self.answer_later(request, answer(session));
+                Ok(())
+            }
+            Err(error) => self.feed(refused(request, 0, &error)).await,
+        }
+    }
+
+    fn answer_later(&mut self, request: u64, answering: Answering) {
+        let encoding = self.encoding;
+        self.lookups.push(Box::pin(async move {
+            let frame = answering.await.unwrap_or_else(|error| refused(request, 0, &error));
+            encode_server(encoding, frame)
+        }));
+    }
+
+    pub(super) async fn list(&mut self, list: wire::ListSessions) -> Result<(), End> {
+        let request = list.request;
+        let store = Arc::clone(self.context.hub.store());
+        match Listing::from_wire(list) {
+            Ok(listing) => {
+                self.answer_later(
+                    request,
+                    boxed(async move {
+                        let page = listing.page(&*store).await?;
+                        Ok(session_list(request, &page))
+                    }),
+                );
+                Ok(())
+            }
+            Err(error) => self.feed(refused(request, 0, &error)).await,
+        }
+    }
+
+    pub(super) async fn read(&mut self, read: wire::Read) -> Result<(), End> {
+        let request = read.request;
+        let session = match request::session_id(&read.session) {
+            Ok(session) => session,
+            Err(error) => return self.feed(refused(request, 0, &error)).await,
+        };
+        let after_requests = self.asked.values().any(|asked| asked.session == session);
+        let (hub, encoding) = (Arc::clone(&self.context.hub), self.encoding);
+        self.lookups.push(Box::pin(async move {
+            match read::page(&hub, encoding, session, read, after_requests).await {
+                Ok(page) => page,
+                Err(error) => encode_server(encoding, refused(request, 0, &error)),
+            }
+        }));
+        Ok(())
+    }
+
+    pub(super) async fn erase(&mut self, erase: wire::EraseRecords) -> Result<(), End> {
+        let (request, name) = (erase.request, erase.session.clone());
+        let (hub, sender, clock) = (Arc::clone(&self.context.hub), self.sender.clone(), self.context.clock);
+        self.look_up(request, &name, |session| {
+            boxed(async move {
+                let records = erase::erase(&hub, sender, &session, erase).await?;
+                let gone_by_ms = clock.now_ms() + hub.store().capabilities().erased_within_ms;
+                Ok(Frame::Erased(wire::Erased { request, records, gone_by_ms }))
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn fork(&mut self, fork: wire::ForkSession) -> Result<(), End> {
+        let (request, name) = (fork.request, fork.session.clone());
+        let (hub, sender) = (Arc::clone(&self.context.hub), self.sender.clone());
+        self.look_up(request, &name, |session| {
+            boxed(async move {
+                let description = fork::fork(&hub, sender, &session, fork).await?;
+                Ok(description_frame(request, &session, description))
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn import(&mut self, import: raw::ImportRecords) -> Result<(), End> {
+        let (request, name) = (import.request, import.session.clone());
+        let (hub, sender) = (Arc::clone(&self.context.hub), self.sender.clone());
+        self.look_up(request, &name, |session| {
+            boxed(async move {
+                let import::Step { next, finished } = import::step(&hub, sender, &session, import).await?;
+                let session = finished.map(|description| described(&session, description));
+                Ok(Frame::Imported(wire::Imported { request, next, session }))
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn commit_cursor(&mut self, commit: wire::CommitCursor) -> Result<(), End> {
+        let wire::CommitCursor { request, session, cursor, position } = commit;
+        let (hub, principal) = (Arc::clone(&self.context.hub), self.sender.principal.clone());
+        self.look_up(request, &session, |session| {
+            boxed(async move {
+                let cursor = CursorName::new(&principal, &cursor)?;
+                cursor::commit(&hub, &cursor, &session, &position).await?;
+                Ok(Frame::Done(wire::Done { request }))
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn describe_cursor(&mut self, describe: wire::DescribeCursor) -> Result<(), End> {
+        let wire::DescribeCursor { request, session, cursor } = describe;
+        let (hub, principal) = (Arc::clone(&self.context.hub), self.sender.principal.clone());
+        self.look_up(request, &session, |session| {
+            boxed(async move {
+                let cursor = CursorName::new(&principal, &cursor)?;
+                let log = progress(&hub, &session).await?.log;
+                let position = cursor::position(&**hub.store(), &cursor, log).await?;
+                let position = position.map(|position| position.to_string()).unwrap_or_default();
+                Ok(Frame::CursorDescription(wire::CursorDescription { request, position }))
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn back_up(&mut self, back_up: wire::BackUp) -> Result<(), End> {
+        let wire::BackUp { request, name } = back_up;
+        let (hub, folder) = (Arc::clone(&self.context.hub), self.context.backups.clone());
+        self.answer_later(
+            request,
+            boxed(async move {
+                let backup = backup::back_up(hub.store(), folder, &name).await?;
+                let backup::BackedUp { folder, sessions, records, bytes } = backup;
+                let folder = folder.display().to_string();
+                Ok(Frame::BackedUp(wire::BackedUp { request, folder, sessions, records, bytes }))
+            }),
+        );
+        Ok(())
+    }
+}
+
+/// What becomes the answer to a request.
+type Answering = std::pin::Pin<Box<dyn Future<Output = Result<Frame, Error>> + Send>>;
+
+fn boxed(future: impl Future<Output = Result<Frame, Error>> + Send + 'static) -> Answering {
+    Box::pin(future)
+}
+
+fn description_frame(request: u64, session: &SessionId, description: Description) -> Frame {
+    let session = Some(described(session, description));
+    Frame::SessionDescription(wire::SessionDescription { request, session })
+}

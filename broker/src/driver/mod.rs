@@ -1,0 +1,189 @@
+//! The driver: the task that owns one live session. It moves requests into the machine, what the machine wrote into the
+//! store, and what became durable to the tail and to those who wait.
+
+mod begin;
+mod owner;
+mod trimmer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use longwire_core::machine::Machine;
+use longwire_core::state::State;
+use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::session_id::SessionId;
+use tokio::sync::mpsc;
+
+use crate::ageing::Ageing;
+use crate::clock::Clock;
+use crate::driver::owner::{Owner, Turn};
+use crate::request::{ReplyTo, Request};
+use crate::store::{LogId, Opened, ReadLimit, Store, StoreError, Term, Version};
+use crate::tail::{Progress, Tail};
+
+/// Records read at once while a session is loaded.
+const REPLAY_LIMIT: ReadLimit = ReadLimit { records: 4096, bytes: 1 << 20 };
+/// How long a store that could not be read is left alone before the next request tries it again.
+const RELOAD_AFTER_MS: u64 = 1000;
+/// Bytes that sealing and storing add to one record at most: principal, device, producer, time and frame. Counted into
+/// reservations and into what a batch may have.
+const RECORD_OVERHEAD_BYTES: usize = 512;
+
+/// The task that owns one session.
+pub struct Driver {
+    session: SessionId,
+    store: Arc<dyn Store>,
+    clock: Clock,
+    ageing: Ageing,
+    tail: Arc<Tail>,
+    inbox: mpsc::Receiver<Request>,
+    idle: Duration,
+}
+
+/// What a loaded session consists of.
+struct Loaded {
+    log: LogId,
+    term: Term,
+    version: Version,
+    /// Whether the log exists; it may have no record.
+    exists: bool,
+    /// The first offset that is the log's own.
+    own_from: u64,
+    /// Bytes of its own records.
+    bytes: u64,
+    machine: Machine,
+}
+
+impl Driver {
+    /// A driver for a session that is not loaded yet.
+    #[must_use]
+    pub fn new(
+        session: SessionId,
+        store: Arc<dyn Store>,
+        clock: Clock,
+        ageing: Ageing,
+        tail: Arc<Tail>,
+        inbox: mpsc::Receiver<Request>,
+        idle: Duration,
+    ) -> Self {
+        Self { session, store, clock, ageing, tail, inbox, idle }
+    }
+
+    /// Owns the session until nobody uses it.
+    pub async fn run(mut self) {
+        let mut asked_next: Option<ReplyTo> = None;
+        loop {
+            let loaded = match load(&*self.store, &self.session).await {
+                Ok(loaded) => loaded,
+                Err(error) => {
+                    let error = to_error(&error);
+                    if let Some(reply_to) = asked_next {
+                        reply_to.answer(Err(error.clone()));
+                    }
+                    return self.give_up(error);
+                }
+            };
+            let nonce = match getrandom::u64() {
+                Ok(nonce) => nonce,
+                Err(error) => {
+                    let message = format!("the system has no randomness: {error}");
+                    return self.give_up(Error::new(ErrorCode::Internal, message));
+                }
+            };
+            let mut turn = Owner::new(&self, loaded, nonce, asked_next.take());
+            match turn.run(&mut self.inbox).await {
+                Turn::Reload(ask_next) => {
+                    tracing::debug!(session = %self.session, "loading the session again");
+                    asked_next = ask_next;
+                }
+                Turn::Rest => return,
+                Turn::Gone => {
+                    let error = Error::new(ErrorCode::SessionDeleted, "the session was deleted");
+                    // Requests that came after the delete are for a session of the same name that begins anew; askers
+                    // repeat a retryable refusal.
+                    let later =
+                        Error::new(ErrorCode::OutcomeUnknown, "the session was deleted meanwhile; try again");
+                    self.tail.end(error);
+                    return self.leave(&later);
+                }
+            }
+        }
+    }
+
+    fn give_up(mut self, error: Error) {
+        tracing::error!(session = %self.session, %error, "the session cannot be loaded");
+        self.tail.end(error.clone());
+        self.leave(&error);
+    }
+
+    fn leave(&mut self, error: &Error) {
+        self.tail.retire_now();
+        self.inbox.close();
+        while let Ok(request) = self.inbox.try_recv() {
+            request.reply_to.answer(Err(error.clone()));
+        }
+    }
+}
+
+async fn load(store: &dyn Store, session: &SessionId) -> Result<(Loaded, Progress), StoreError> {
+    let opened = store.open(session).await?;
+    let Opened { log, exists, term, version, lineage, start, end, born, own_from, bytes, snapshot_through } =
+        opened;
+    let head = match snapshot_through {
+        Some(_) => store.rows(log, vec![State::head_key()]).await?.pop().flatten(),
+        None => None,
+    };
+    let snapshot = head.and_then(|head| State::from_head(lineage.clone(), start, &head));
+    if snapshot.is_none() && start > born {
+        let what = "the snapshot that trimming relies on is missing".to_owned();
+        return Err(StoreError::Corrupt { log, offset: 0, what });
+    }
+    let mut state = snapshot.unwrap_or_else(|| State::beginning_at(lineage.clone(), born));
+    let through = state.end();
+    while state.end() < end {
+        let chunk = store.read(log, state.end(), REPLAY_LIMIT).await?;
+        if chunk.from != state.end() || chunk.records.is_empty() {
+            return Err(StoreError::Corrupt {
+                log,
+                offset: state.end(),
+                what: "records are missing".to_owned(),
+            });
+        }
+        for record in &chunk.records {
+            if let Some(key) = State::producer_of(record).filter(|key| state.is_cold(key)) {
+                let row = store.rows(log, vec![key.row_key()]).await?.pop().flatten();
+                state.load(key, row.as_deref());
+            }
+            state.fold(record);
+        }
+    }
+    let closed = state.summary().closed;
+    let progress = Progress { log, lineage: Arc::new(lineage), start, end, closed };
+    let machine = Machine::new(state, through);
+    Ok((Loaded { log, term, version, exists, own_from, bytes, machine }, progress))
+}
+
+fn unknown(why: &str) -> Error {
+    let message =
+        format!("whether this was carried out is not known: {why}; repeat it under the same sequence");
+    Error::new(ErrorCode::OutcomeUnknown, message)
+}
+
+/// The store's errors as clients see them.
+#[must_use]
+pub fn to_error(error: &StoreError) -> Error {
+    let (code, retry_after_ms) = match error {
+        StoreError::Overloaded { .. } => (ErrorCode::Overloaded, 100),
+        StoreError::Unavailable(_) | StoreError::Read(_) => (ErrorCode::StorageUnavailable, RELOAD_AFTER_MS),
+        StoreError::Corrupt { .. } => (ErrorCode::DataCorrupt, 0),
+        StoreError::Deleted => (ErrorCode::SessionDeleted, 0),
+        StoreError::NotFound => (ErrorCode::SessionNotFound, 0),
+        StoreError::Fenced | StoreError::VersionConflict | StoreError::Unknown(_) => {
+            (ErrorCode::OutcomeUnknown, 0)
+        }
+        StoreError::OutOfRange(_) => (ErrorCode::OutOfRange, 0),
+        StoreError::BatchTooLarge { .. } | StoreError::Unsupported(_) => (ErrorCode::Internal, 0),
+        StoreError::AlreadyExists => (ErrorCode::SessionExists, 0),
+    };
+    Error::new(code, error.to_string()).retry_after_ms(retry_after_ms)
+}

@@ -1,0 +1,558 @@
+//! The owner of a loaded session: one turn, from loading it to a failed write, a delete, or rest.
+
+mod keeping;
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use longwire_core::command::{Command, Reply};
+use longwire_core::machine::{Output, Persisted, Ticket};
+use longwire_core::producer::ProducerKey;
+use longwire_core::summary;
+use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::session_id::SessionId;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::ageing::Ageing;
+use crate::clock::Clock;
+use crate::driver::trimmer::{Plan, Stage, Trimming};
+use crate::driver::{Driver, Loaded, RECORD_OVERHEAD_BYTES, begin, to_error, unknown};
+use crate::request::{Begin, Operation, ReplyTo, Request};
+use crate::store::{
+    Batch, BatchId, Projection, Reservation, Snapshot, Store, StoreError, StoreFuture, Version,
+};
+use crate::tail::{Progress, Tail};
+
+/// How often the retention of one session is looked after at most: each time costs a snapshot.
+const RETENTION_PAUSE: Duration = Duration::from_secs(1);
+/// A timer is not set for longer than this: what it waits for may change.
+const LOOK_AGAIN_MS: u64 = 60 * 60 * 1000;
+/// Trims that wait for one that is at work.
+const TRIMS_MAX: usize = 64;
+
+/// A request on its way into the machine: room is being reserved and rows are being read for it.
+struct Admission {
+    request: Request,
+    prepared: Pin<Box<dyn Future<Output = Result<Prepared, StoreError>> + Send>>,
+}
+
+struct Prepared {
+    reservation: Reservation,
+    row: Option<(ProducerKey, Option<Bytes>)>,
+}
+
+/// How a turn as owner of a session ended.
+pub(super) enum Turn {
+    /// Load the session again; then tell who asked what it is like.
+    Reload(Option<ReplyTo>),
+    /// The session is to leave memory.
+    Rest,
+    /// The session was deleted, or has another name now.
+    Gone,
+}
+
+/// What ends a turn once everything before it is durable.
+enum Ending {
+    Delete,
+    Rename(SessionId),
+    Begin(Box<Begin>),
+    Reload,
+}
+
+/// The time of the first retained record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Oldest {
+    Unknown,
+    None,
+    At(u64),
+}
+
+/// One turn of owning a session.
+pub(super) struct Owner {
+    store: Arc<dyn Store>,
+    clock: Clock,
+    ageing: Ageing,
+    tail: Arc<Tail>,
+    idle: Duration,
+    loaded: Loaded,
+    /// Makes batch ids unique across owners and restarts: terms alone begin again with the process.
+    nonce: u64,
+    batches: u64,
+    admission: Option<Admission>,
+    /// A prepared request that does not fit into the batch that is gathering any more.
+    parked: Option<(Request, Prepared)>,
+    /// Room reserved for what the machine gathers.
+    reserved: Reservation,
+    append: Option<StoreFuture<Version>>,
+    appending_bytes: u64,
+    snapshots: VecDeque<(u64, StoreFuture<()>)>,
+    tickets: HashMap<Ticket, ReplyTo>,
+    next_ticket: u64,
+    /// Decided; carried out when everything before it is durable. Nothing is taken in meanwhile.
+    ending: Option<(Ending, Option<ReplyTo>)>,
+    /// The ending at the store.
+    carried_out: Option<StoreFuture<()>>,
+    trimming: Option<Trimming>,
+    waiting_trims: VecDeque<(u64, ReplyTo)>,
+    /// Who waits for what a deadline brings.
+    woken: Vec<ReplyTo>,
+    oldest: Oldest,
+    retention_not_before: Instant,
+}
+
+enum Event {
+    Appended(Result<Version, StoreError>),
+    Snapshotted(u64, Result<(), StoreError>),
+    Admitted(Result<Prepared, StoreError>),
+    Ended(Result<(), StoreError>),
+    Planned(Result<Plan, StoreError>),
+    Trimmed(Result<(), StoreError>),
+    Asked(Request),
+    Due,
+    Abandoned,
+    Idle,
+}
+
+impl Owner {
+    /// Begins a turn. `asked` is told what the session is like.
+    pub(super) fn new(
+        driver: &Driver,
+        (loaded, progress): (Loaded, Progress),
+        nonce: u64,
+        asked: Option<ReplyTo>,
+    ) -> Self {
+        driver.tail.loaded(progress);
+        let mut owner = Self {
+            store: Arc::clone(&driver.store),
+            clock: driver.clock,
+            ageing: driver.ageing,
+            tail: Arc::clone(&driver.tail),
+            idle: driver.idle,
+            loaded,
+            nonce,
+            batches: 0,
+            admission: None,
+            parked: None,
+            reserved: Reservation::none(),
+            append: None,
+            appending_bytes: 0,
+            snapshots: VecDeque::new(),
+            tickets: HashMap::new(),
+            next_ticket: 0,
+            ending: None,
+            carried_out: None,
+            trimming: None,
+            waiting_trims: VecDeque::new(),
+            woken: Vec::new(),
+            oldest: Oldest::Unknown,
+            retention_not_before: Instant::now(),
+        };
+        if let Some(reply_to) = asked {
+            owner.command(Command::Describe, reply_to);
+        }
+        owner
+    }
+
+    pub(super) async fn run(&mut self, inbox: &mut mpsc::Receiver<Request>) -> Turn {
+        let mut last_used = Instant::now();
+        let mut abandoned = false;
+        loop {
+            self.release();
+            if self.loaded.machine.failed() {
+                self.refuse_waiting(&unknown("the session is being loaded again"));
+                return Turn::Reload(None);
+            }
+            if matches!(self.ending, Some((Ending::Reload, _))) && self.at_rest() {
+                let reply_to = self.ending.take().and_then(|(_, reply_to)| reply_to);
+                reply_to.into_iter().for_each(|reply_to| reply_to.answer(Ok(None)));
+                return Turn::Reload(None);
+            }
+            self.cover();
+            self.write();
+            if let Some((request, prepared)) = self.parked.take() {
+                self.handle(request, prepared);
+                if self.parked.is_none() {
+                    continue;
+                }
+            }
+            if abandoned && self.at_rest() {
+                return Turn::Rest;
+            }
+            let event = self.event(inbox, last_used + self.idle, abandoned).await;
+            match event {
+                Event::Appended(outcome) => self.appended(outcome),
+                Event::Snapshotted(through, outcome) => self.snapshotted(through, outcome),
+                Event::Admitted(prepared) => self.admitted(prepared),
+                Event::Ended(outcome) => {
+                    self.carried_out = None;
+                    if let Some(turn) = self.ended(outcome) {
+                        return turn;
+                    }
+                }
+                Event::Planned(outcome) => self.planned(outcome),
+                Event::Trimmed(outcome) => {
+                    if let Some(turn) = self.trimmed(outcome) {
+                        return turn;
+                    }
+                }
+                Event::Asked(request) => {
+                    last_used = Instant::now();
+                    self.admit(request);
+                }
+                Event::Due => self.look_after_age(),
+                Event::Abandoned => {
+                    abandoned = true;
+                    self.loaded.machine.request_snapshot();
+                }
+                Event::Idle => {
+                    last_used = Instant::now();
+                    if self.at_rest() && self.tail.retire() {
+                        // What was sent before this is still received, then the end.
+                        inbox.close();
+                    }
+                }
+            }
+        }
+    }
+
+    async fn event(
+        &mut self,
+        inbox: &mut mpsc::Receiver<Request>,
+        idle_at: Instant,
+        abandoned: bool,
+    ) -> Event {
+        let takes = self.admission.is_none() && self.parked.is_none() && self.ending.is_none() && !abandoned;
+        let due_at = self.due_at();
+        tokio::select! {
+            biased;
+            outcome = pending_or(self.append.as_mut()) => Event::Appended(outcome),
+            prepared = pending_or(self.admission.as_mut().map(|admission| &mut admission.prepared)) =>
+                Event::Admitted(prepared),
+            outcome = pending_or(self.carried_out.as_mut()) => Event::Ended(outcome),
+            event = trimming(&mut self.trimming) => event,
+            request = inbox.recv(), if takes => request.map_or(Event::Abandoned, Event::Asked),
+            (through, outcome) = front_snapshot(&mut self.snapshots) => Event::Snapshotted(through, outcome),
+            () = sleep_until(due_at), if takes => Event::Due,
+            () = tokio::time::sleep_until(idle_at), if takes => Event::Idle,
+        }
+    }
+
+    /// Whether a command still fits into the batch that is gathering. Alone it always does: what a client may publish at
+    /// once is below what the store takes at once.
+    fn fits(&self, command: &Command) -> bool {
+        let (bytes, records) = self.loaded.machine.gathering();
+        let capabilities = self.store.capabilities();
+        let adds = command.bytes() + command.records() * RECORD_OVERHEAD_BYTES;
+        records == 0
+            || adds == 0
+            || (bytes + adds <= capabilities.batch_bytes_max
+                && records + command.records() <= capabilities.batch_records_max)
+    }
+
+    fn at_rest(&self) -> bool {
+        self.loaded.machine.is_idle()
+            && self.append.is_none()
+            && self.admission.is_none()
+            && self.parked.is_none()
+            && self.carried_out.is_none()
+            && !matches!(self.ending, Some((Ending::Delete | Ending::Rename(_) | Ending::Begin(_), _)))
+            && self.trimming.is_none()
+            && self.waiting_trims.is_empty()
+            && self.snapshots.is_empty()
+    }
+
+    /// Prepares a request for the machine. What needs no preparation, or is prepared at once, goes straight in.
+    fn admit(&mut self, request: Request) {
+        let Request { operation, reply_to } = request;
+        let command = match operation {
+            Operation::Command(command) => command,
+            Operation::Delete => return self.end(Ending::Delete, reply_to),
+            Operation::Rename(to) => return self.end(Ending::Rename(to), reply_to),
+            Operation::Begin(begin) => return self.end(Ending::Begin(begin), reply_to),
+            Operation::Reload => return self.end(Ending::Reload, reply_to),
+            Operation::Trim(before) => return self.trim(before, reply_to),
+            Operation::Wake => return self.wake(reply_to),
+        };
+        let bytes = match command.records() {
+            0 => 0,
+            records => command.bytes() + records * RECORD_OVERHEAD_BYTES,
+        };
+        let key = self.loaded.machine.key(&command);
+        let request = Request { operation: Operation::Command(command), reply_to };
+        if bytes == 0 && key.is_none() {
+            return self.handle(request, Prepared { reservation: Reservation::none(), row: None });
+        }
+        let (store, log) = (Arc::clone(&self.store), self.loaded.log);
+        let erase = match &request.operation {
+            Operation::Command(Command::Erase { ranges, .. }) if self.loaded.own_from > 0 => ranges.clone(),
+            _ => Vec::new(),
+        };
+        let prepared = Box::pin(async move {
+            if !erase.is_empty() {
+                store.check_erase(log, erase).await?;
+            }
+            let reservation =
+                if bytes == 0 { Reservation::none() } else { store.reserve(log, bytes).await? };
+            let row = match key {
+                None => None,
+                Some(key) => {
+                    let row = store.rows(log, vec![key.row_key()]).await?.pop().flatten();
+                    Some((key, row))
+                }
+            };
+            Ok(Prepared { reservation, row })
+        });
+        self.admission = Some(Admission { request, prepared });
+    }
+
+    /// Nothing is taken in until this is done; the flush is answered when all before it is durable.
+    fn end(&mut self, ending: Ending, reply_to: ReplyTo) {
+        self.ending = Some((ending, Some(reply_to)));
+        let ticket = self.ticket();
+        self.loaded.machine.handle(ticket, Command::Flush, self.clock.now_ms());
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        ticket
+    }
+
+    fn command(&mut self, command: Command, reply_to: ReplyTo) {
+        let ticket = self.ticket();
+        self.tickets.insert(ticket, reply_to);
+        self.loaded.machine.handle(ticket, command, self.clock.now_ms());
+    }
+
+    fn admitted(&mut self, prepared: Result<Prepared, StoreError>) {
+        let Some(Admission { request, .. }) = self.admission.take() else { return };
+        match prepared {
+            Ok(prepared) => self.handle(request, prepared),
+            Err(StoreError::OutOfRange(what)) => {
+                let message = format!("erase them in the session that this one was forked off: {what}");
+                let error = Error::new(ErrorCode::EraseElsewhere, message).field("ranges");
+                request.reply_to.answer(Err(error));
+            }
+            Err(error) => request.reply_to.answer(Err(to_error(&error))),
+        }
+    }
+
+    fn handle(&mut self, request: Request, prepared: Prepared) {
+        let Operation::Command(command) = request.operation else { return };
+        if !self.fits(&command) {
+            let request = Request { operation: Operation::Command(command), reply_to: request.reply_to };
+            self.parked = Some((request, prepared));
+            return;
+        }
+        if let Some((key, row)) = prepared.row {
+            self.loaded.machine.load(key, row.as_deref());
+        }
+        self.reserved.absorb(prepared.reservation);
+        self.command(command, request.reply_to);
+    }
+
+    /// Hands the next batch to the store when the last one is done.
+    fn write(&mut self) {
+        if self.append.is_some() {
+            return;
+        }
+        let Some(write) = self.loaded.machine.poll_write() else { return };
+        let Loaded { log, term, version, .. } = self.loaded;
+        self.batches += 1;
+        metrics::counter!("longwire_published_records_total").increment(write.records.len() as u64);
+        self.appending_bytes = write.records.iter().map(|record| record.len() as u64).sum();
+        let batch = Batch {
+            id: BatchId((u128::from(self.nonce) << 64) | u128::from(self.batches)),
+            base: write.base,
+            last_time_ms: write.last_time_ms,
+            records: write.records,
+            projection: write.projection.map(projection),
+            origin: None,
+            erase: write.erase,
+            reservation: std::mem::replace(&mut self.reserved, Reservation::none()),
+        };
+        self.append = Some(self.store.append(log, term, version, batch));
+    }
+
+    fn appended(&mut self, outcome: Result<Version, StoreError>) {
+        self.append = None;
+        let outcome = match outcome {
+            Ok(version) => {
+                self.loaded.version = version;
+                self.loaded.exists = true;
+                self.loaded.bytes += self.appending_bytes;
+                Persisted::Durable
+            }
+            Err(error) => Persisted::Failed(unknown(&error.to_string())),
+        };
+        self.loaded.machine.handle_persisted(outcome);
+        if self.oldest == Oldest::None && self.loaded.machine.durable_end() > self.start() {
+            self.oldest = Oldest::At(self.loaded.machine.state().last_time_ms());
+            self.loaded.machine.handle_timeout(self.clock.now_ms(), self.wake_ms());
+        }
+    }
+
+    fn release(&mut self) {
+        while let Some(output) = self.loaded.machine.poll_output() {
+            match output {
+                Output::Extended { from, records, closed, erased } => {
+                    if erased {
+                        self.tail.forget();
+                    }
+                    self.tail.extend(from, records, closed);
+                }
+                Output::Expired => {
+                    tracing::info!(log = self.loaded.log.0, "a session has expired");
+                    self.ending = Some((Ending::Delete, None));
+                    self.carried_out = Some(self.store.delete(self.loaded.log, self.loaded.term));
+                }
+                Output::Reply { ticket, result } => self.reply(ticket, result),
+                Output::Snapshot { through, rows } => {
+                    let snapshot = Snapshot { through, rows };
+                    let stored = self.store.put_snapshot(self.loaded.log, self.loaded.term, snapshot);
+                    self.snapshots.push_back((through, stored));
+                }
+            }
+        }
+    }
+
+    fn snapshotted(&mut self, through: u64, outcome: Result<(), StoreError>) {
+        self.snapshots.pop_front();
+        match outcome {
+            Ok(()) => self.loaded.machine.snapshot_durable(through),
+            Err(error) => {
+                tracing::debug!(%error, "a snapshot was not taken; it is tried again");
+                self.loaded.machine.snapshot_failed();
+                if let Some(Trimming { stage: Stage::Covering(_), .. }) = self.trimming {
+                    self.trimming_done(Err(to_error(&error)));
+                }
+            }
+        }
+    }
+
+    fn reply(&mut self, ticket: Ticket, result: Result<Reply, Error>) {
+        match (self.tickets.remove(&ticket), result) {
+            // Whoever wanted to know that everything is durable has nothing else to be told.
+            (Some(reply_to), Ok(Reply::Flushed)) => reply_to.answer(Ok(None)),
+            (Some(reply_to), result) => reply_to.answer(result.map(Some)),
+            (None, Ok(_)) => self.carry_out(),
+            (None, Err(error)) => {
+                let reply_to = self.ending.take().and_then(|(_, reply_to)| reply_to);
+                reply_to.into_iter().for_each(|reply_to| reply_to.answer(Err(error.clone())));
+            }
+        }
+    }
+
+    /// Everything before the ending is durable.
+    fn carry_out(&mut self) {
+        let Loaded { log, term, version, exists, .. } = self.loaded;
+        let Some((ending, _)) = &mut self.ending else { return };
+        let refused = match ending {
+            Ending::Delete if exists => {
+                self.carried_out = Some(self.store.delete(log, term));
+                return;
+            }
+            Ending::Rename(to) if exists => {
+                self.carried_out = Some(self.store.rename(log, term, to.clone()));
+                return;
+            }
+            Ending::Begin(begin) if !exists => {
+                let vacant = self.loaded.machine.state().lineage().epoch();
+                self.batches += 1;
+                let id = BatchId((u128::from(self.nonce) << 64) | u128::from(self.batches));
+                match begin::batch(begin, vacant, id, self.clock.now_ms()) {
+                    Ok(batch) => {
+                        let appended = self.store.append(log, term, version, batch);
+                        self.carried_out = Some(Box::pin(async move { appended.await.map(drop) }));
+                        return;
+                    }
+                    Err(error) => error,
+                }
+            }
+            Ending::Begin(_) => {
+                Error::new(ErrorCode::SessionExists, "there is a session of this name already")
+                    .field("session")
+            }
+            Ending::Reload => return,
+            Ending::Delete | Ending::Rename(_) => not_found(),
+        };
+        let reply_to = self.ending.take().and_then(|(_, reply_to)| reply_to);
+        reply_to.into_iter().for_each(|reply_to| reply_to.answer(Err(refused.clone())));
+    }
+
+    fn ended(&mut self, outcome: Result<(), StoreError>) -> Option<Turn> {
+        let (ending, reply_to) = self.ending.take()?;
+        let gone = Error::new(ErrorCode::SessionDeleted, "the session was deleted").field("session");
+        Some(match (outcome, ending) {
+            (Ok(()), Ending::Begin(_)) => {
+                self.refuse_waiting(&unknown("the session is being loaded again"));
+                Turn::Reload(reply_to)
+            }
+            (Ok(()), _) => {
+                self.refuse_waiting(&gone);
+                reply_to.into_iter().for_each(|reply_to| reply_to.answer(Ok(None)));
+                Turn::Gone
+            }
+            (Err(error), _) => {
+                self.refuse_waiting(&unknown("the session is being loaded again"));
+                reply_to.into_iter().for_each(|reply_to| reply_to.answer(Err(to_error(&error))));
+                Turn::Reload(None)
+            }
+        })
+    }
+
+    fn refuse_waiting(&mut self, error: &Error) {
+        let admitted = self.admission.take().map(|admission| admission.request.reply_to);
+        let parked = self.parked.take().map(|(request, _)| request.reply_to);
+        let trimming = self.trimming.take().and_then(|trimming| trimming.reply_to);
+        let trims = self.waiting_trims.drain(..).map(|(_, reply_to)| reply_to);
+        let ending = self.ending.take().and_then(|(_, reply_to)| reply_to);
+        let woken = self.woken.drain(..);
+        let waiting =
+            admitted.into_iter().chain(parked).chain(trimming).chain(trims).chain(ending).chain(woken);
+        waiting.for_each(|reply_to| reply_to.answer(Err(error.clone())));
+    }
+}
+
+fn projection(projection: summary::Projection) -> Projection {
+    let summary::Projection { row, terms, deadline_ms } = projection;
+    Projection { row, terms, deadline_ms }
+}
+
+fn not_found() -> Error {
+    Error::new(ErrorCode::SessionNotFound, "there is no such session").field("session")
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn trimming(trimming: &mut Option<Trimming>) -> Event {
+    match trimming.as_mut().map(|trimming| &mut trimming.stage) {
+        Some(Stage::Planning(plan)) => Event::Planned(plan.await),
+        Some(Stage::Storing(_, stored)) => Event::Trimmed(stored.await),
+        Some(Stage::Covering(_)) | None => std::future::pending().await,
+    }
+}
+
+async fn pending_or<F: Future + Unpin>(future: Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn front_snapshot(snapshots: &mut VecDeque<(u64, StoreFuture<()>)>) -> (u64, Result<(), StoreError>) {
+    match snapshots.front_mut() {
+        Some((through, stored)) => (*through, stored.await),
+        None => std::future::pending().await,
+    }
+}

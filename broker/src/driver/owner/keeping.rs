@@ -1,0 +1,196 @@
+//! What an owner does to keep a log as long as it is to be kept: trims, the retention, the expiry.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use longwire_core::command::Command;
+use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::position::{Position, Resume};
+use tokio::time::Instant;
+
+use crate::driver::owner::{LOOK_AGAIN_MS, Oldest, Owner, RETENTION_PAUSE, TRIMS_MAX, Turn, not_found};
+use crate::driver::trimmer::{Extent, Plan, Stage, Trimming, Wish, plan};
+use crate::driver::{Loaded, to_error, unknown};
+use crate::request::ReplyTo;
+use crate::store::StoreError;
+
+impl Owner {
+    pub(super) fn start(&self) -> u64 {
+        self.loaded.machine.state().start()
+    }
+
+    pub(super) fn trim(&mut self, before: Position, reply_to: ReplyTo) {
+        let (state, end) = (self.loaded.machine.state(), self.loaded.machine.durable_end());
+        let refused = match state.lineage().resume(before) {
+            _ if !self.loaded.exists => not_found(),
+            Resume::EpochChanged(_) => {
+                let message = "the position belongs to another history of the session";
+                Error::new(ErrorCode::ForeignPosition, message).field("before")
+            }
+            Resume::At(offset) if offset > end => {
+                let message = format!("the session ends at {end}; nothing beyond can be trimmed");
+                Error::new(ErrorCode::OutOfRange, message).field("before").expected(end)
+            }
+            Resume::At(_) if self.waiting_trims.len() >= TRIMS_MAX => {
+                let message = "too many trims of this session wait; try again later";
+                Error::new(ErrorCode::Overloaded, message).limit(TRIMS_MAX).retry_after_ms(100)
+            }
+            Resume::At(offset) => {
+                self.waiting_trims.push_back((offset, reply_to));
+                return self.next_trim();
+            }
+        };
+        reply_to.answer(Err(refused));
+    }
+
+    pub(super) fn next_trim(&mut self) {
+        if self.trimming.is_none()
+            && let Some((offset, reply_to)) = self.waiting_trims.pop_front()
+        {
+            self.begin_trimming(Wish::Before(offset), Some(reply_to));
+        }
+    }
+
+    pub(super) fn begin_trimming(&mut self, wish: Wish, reply_to: Option<ReplyTo>) {
+        let Loaded { log, own_from, bytes, .. } = self.loaded;
+        let (start, end) = (self.start(), self.loaded.machine.durable_end());
+        let extent = Extent { log, start, end, own_from, bytes };
+        let stage = Stage::Planning(Box::pin(plan(Arc::clone(&self.store), extent, wish)));
+        self.trimming = Some(Trimming { stage, reply_to });
+    }
+
+    pub(super) fn planned(&mut self, outcome: Result<Plan, StoreError>) {
+        match (outcome, &mut self.trimming) {
+            (Ok(plan), Some(trimming)) => {
+                self.oldest = plan.oldest_ms.map_or(Oldest::None, Oldest::At);
+                trimming.stage = Stage::Covering(plan);
+                if plan.start <= self.start() {
+                    self.trimming_done(Ok(()));
+                }
+            }
+            (Err(error), _) => self.trimming_done(Err(to_error(&error))),
+            (Ok(_), None) => {}
+        }
+    }
+
+    /// Hands a trim to the store as soon as a durable snapshot covers what goes.
+    pub(super) fn cover(&mut self) {
+        let Some(Trimming { stage, .. }) = &mut self.trimming else { return };
+        let Stage::Covering(plan) = *stage else { return };
+        if self.loaded.machine.snapshot_through() >= plan.start {
+            let Loaded { log, term, .. } = self.loaded;
+            *stage = Stage::Storing(plan, self.store.trim(log, term, plan.start, plan.freed_bytes));
+        } else {
+            self.loaded.machine.request_snapshot();
+            self.release();
+        }
+    }
+
+    pub(super) fn trimmed(&mut self, outcome: Result<(), StoreError>) -> Option<Turn> {
+        let Some(Trimming { stage: Stage::Storing(plan, _), .. }) = &self.trimming else { return None };
+        let plan = *plan;
+        match outcome {
+            Ok(()) => {
+                self.loaded.machine.trimmed(plan.start);
+                self.loaded.bytes = self.loaded.bytes.saturating_sub(plan.freed_bytes);
+                self.tail.trimmed(plan.start);
+                self.trimming_done(Ok(()));
+                None
+            }
+            Err(error) => {
+                self.trimming_done(Err(to_error(&error)));
+                self.refuse_waiting(&unknown("the session is being loaded again"));
+                Some(Turn::Reload(None))
+            }
+        }
+    }
+
+    pub(super) fn trimming_done(&mut self, outcome: Result<(), Error>) {
+        let reply_to = self.trimming.take().and_then(|trimming| trimming.reply_to);
+        match (reply_to, outcome) {
+            (Some(reply_to), Ok(())) => self.command(Command::Describe, reply_to),
+            (Some(reply_to), Err(error)) => reply_to.answer(Err(error)),
+            (None, Ok(())) => {}
+            (None, Err(error)) => tracing::warn!(%error, "the retention of a session waits"),
+        }
+        let woken = std::mem::take(&mut self.woken);
+        if !woken.is_empty() {
+            self.loaded.machine.handle_timeout(self.now_for_age(), self.wake_ms());
+        }
+        for reply_to in woken {
+            self.command(Command::Flush, reply_to);
+        }
+        self.next_trim();
+    }
+
+    /// The deadline that the list of sessions has for this one has come.
+    pub(super) fn wake(&mut self, reply_to: ReplyTo) {
+        self.woken.push(reply_to);
+        if self.trimming.is_none() {
+            match self.retention_due() {
+                Some(wish) => self.begin_trimming(wish, None),
+                None => self.trimming_done(Ok(())),
+            }
+        }
+    }
+
+    pub(super) fn look_after_age(&mut self) {
+        if self.loaded.machine.poll_timeout().is_some_and(|due| self.now_for_age() >= due) {
+            self.loaded.machine.handle_timeout(self.now_for_age(), self.wake_ms());
+        }
+        if self.trimming.is_none()
+            && self.retention_not_before <= Instant::now()
+            && let Some(wish) = self.retention_due()
+        {
+            self.retention_not_before = Instant::now() + RETENTION_PAUSE;
+            self.begin_trimming(wish, None);
+        }
+    }
+
+    /// The time that decides what is too old. While the clock is not to be trusted nothing is.
+    pub(super) fn now_for_age(&self) -> u64 {
+        if self.ageing.is_suspended() { 0 } else { self.clock.now_ms() }
+    }
+
+    pub(super) fn retention_due(&self) -> Option<Wish> {
+        let (machine, start) = (&self.loaded.machine, self.start());
+        let retention = machine.state().summary().meta.retention;
+        let records = machine.durable_end().saturating_sub(start);
+        let now_ms = (!self.ageing.is_suspended()).then(|| self.clock.now_ms());
+        let too_old = |age_ms| match (self.oldest, now_ms) {
+            (Oldest::Unknown, _) => records > 0,
+            (Oldest::At(oldest_ms), Some(now_ms)) => now_ms.saturating_sub(oldest_ms) > age_ms,
+            (Oldest::None, _) | (_, None) => false,
+        };
+        let due = retention.records.is_some_and(|most| records > most)
+            || retention.bytes.is_some_and(|most| self.loaded.bytes > most && records > 1)
+            || retention.age_ms.is_some_and(too_old);
+        due.then_some(Wish::Retained { retention, now_ms })
+    }
+
+    /// When the first retained record is too old, in Unix milliseconds.
+    pub(super) fn wake_ms(&self) -> Option<u64> {
+        let age_ms = self.loaded.machine.state().summary().meta.retention.age_ms?;
+        match self.oldest {
+            Oldest::At(oldest_ms) => Some(oldest_ms.saturating_add(age_ms).saturating_add(1)),
+            Oldest::Unknown => Some(self.loaded.machine.state().summary().created_ms.saturating_add(age_ms)),
+            Oldest::None => None,
+        }
+    }
+
+    /// When something must be done because time has passed.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        let expires_ms = self.loaded.machine.poll_timeout();
+        let (now, now_ms) = (Instant::now(), self.clock.now_ms());
+        let at =
+            |when_ms: u64| now + Duration::from_millis(when_ms.saturating_sub(now_ms).min(LOOK_AGAIN_MS));
+        let expires_at = expires_ms.filter(|_| !self.ageing.is_suspended()).map(at);
+        let retention_at = match (self.trimming.is_some(), self.retention_due()) {
+            (true, _) => None,
+            (false, Some(_)) => Some(now),
+            (false, None) => self.wake_ms().filter(|_| !self.ageing.is_suspended()).map(at),
+        };
+        let retention_at = retention_at.map(|at| at.max(self.retention_not_before));
+        [expires_at, retention_at].into_iter().flatten().min()
+    }
+}

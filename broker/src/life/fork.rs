@@ -1,0 +1,89 @@
+//! Forking: a session whose log begins as that of another one, without copying it.
+
+use std::sync::Arc;
+
+use longwire_core::command::{Description, Reply};
+use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::meta::{Change, Meta};
+use longwire_proto::position::LineageEntry;
+use longwire_proto::record::{Sealed, Sender};
+use longwire_proto::session_id::SessionId;
+use longwire_proto::wire;
+
+use crate::driver::to_error;
+use crate::hub::Hub;
+use crate::life::{describe, offset, progress};
+use crate::request::{Begin, Operation};
+use crate::store::ReadLimit;
+
+/// Forks a session, and answers what the new one is like.
+///
+/// # Errors
+/// [`ErrorCode::SessionNotFound`], [`ErrorCode::SessionExists`], [`ErrorCode::InvalidPosition`],
+/// [`ErrorCode::ForeignPosition`], [`ErrorCode::OutOfRange`], and those of the metadata.
+pub async fn fork(
+    hub: &Arc<Hub>,
+    sender: Sender,
+    session: &SessionId,
+    request: wire::ForkSession,
+) -> Result<Description, Error> {
+    let wire::ForkSession { request: _, session: _, from_session, at, meta } = request;
+    let parent = SessionId::parse(&from_session).map_err(|error| {
+        Error::new(ErrorCode::InvalidSessionId, format!("`from_session`: {error}")).field("from_session")
+    })?;
+    let meta = meta.map(Meta::from_wire).transpose()?;
+    let known = progress(hub, &parent).await.map_err(|error| error.field("from_session"))?;
+    let base = if at.is_empty() { known.end } else { offset(&at, "at", &known)? };
+    let meta = match meta {
+        Some(meta) => meta,
+        None => describe(hub, &parent).await?.summary.meta,
+    };
+    let change = Change::Origin { session: from_session, meta, imported: false };
+    let begin = Begin {
+        lineage: lineage_below(known.lineage.entries(), base),
+        start: known.start,
+        base,
+        epoch_from: base,
+        vacant: 0,
+        shares: (known.start < base).then_some(known.log),
+        sender,
+        records: vec![change.to_record()],
+        last_time_ms: time_before(hub, known.log, known.start, base).await?,
+    };
+    match hub.ask(session, Operation::Begin(Box::new(begin))).await? {
+        Some(Reply::Described(description)) => Ok(description),
+        _ => Err(Error::new(ErrorCode::Internal, "the session did not describe itself")),
+    }
+}
+
+/// The epochs of what is below an offset.
+fn lineage_below(entries: &[LineageEntry], base: u64) -> Vec<LineageEntry> {
+    let within = |(index, entry): &(usize, &LineageEntry)| *index == 0 || entry.from_offset < base;
+    entries.iter().enumerate().filter(within).map(|(_, entry)| *entry).collect()
+}
+
+/// The time of the last record below an offset; 0 when there is none.
+async fn time_before(hub: &Arc<Hub>, log: crate::store::LogId, start: u64, base: u64) -> Result<u64, Error> {
+    if base <= start {
+        return Ok(0);
+    }
+    let one = ReadLimit { records: 1, bytes: usize::MAX };
+    let chunk = hub.store().read(log, base - 1, one).await.map_err(|error| to_error(&error))?;
+    let last = chunk.records.first().and_then(|record| Sealed::parse(record).ok());
+    Ok(last.map_or(0, |sealed| sealed.time_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fork_inherits_the_epochs_below_it() {
+        let entry = |epoch, from_offset| LineageEntry { epoch, from_offset };
+        let entries = [entry(2, 0), entry(5, 10), entry(7, 20)];
+        assert_eq!(lineage_below(&entries, 0), [entry(2, 0)]);
+        assert_eq!(lineage_below(&entries, 10), [entry(2, 0)]);
+        assert_eq!(lineage_below(&entries, 11), [entry(2, 0), entry(5, 10)]);
+        assert_eq!(lineage_below(&entries, 99), entries);
+    }
+}

@@ -1,0 +1,165 @@
+//! Pages of the list of sessions: the conditions of a request, and the token that says where its next page begins.
+
+use longwire_core::term;
+use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::limits::{LIST_PAGE_DEFAULT, LIST_PAGE_MAX, SESSION_ID_BYTES_MAX};
+use longwire_proto::meta::Meta;
+use longwire_proto::pattern::Pattern;
+use longwire_proto::session_id::SessionId;
+use longwire_proto::wire;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::driver::to_error;
+use crate::store::{ListPage, ListQuery, Store};
+
+/// Pages of the store that one page looks at: a pattern that few sessions match gives short pages, not long waits.
+const STORE_PAGES_MAX: usize = 8;
+
+/// Digits of a page token before the session id: a hash of the conditions.
+const HASH_DIGITS: usize = 16;
+
+/// The conditions of a list, and where it goes on.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    query: ListQuery,
+    pattern: Option<Pattern>,
+    hash: u64,
+}
+
+/// One page.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The sessions.
+    pub found: ListPage,
+    /// Names the next page; empty when there is none.
+    pub next_page: String,
+}
+
+impl Listing {
+    /// The conditions of a request.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidPattern`], [`ErrorCode::InvalidArgument`], [`ErrorCode::InvalidSessionId`] or
+    /// [`ErrorCode::PageMismatch`].
+    pub fn from_wire(list: wire::ListSessions) -> Result<Self, Error> {
+        let wire::ListSessions { request: _, prefix, page, limit, pattern, labels, status, parent } = list;
+        let hash = conditions_hash(&[&prefix, &pattern, &status, &parent], &labels);
+        // A prefix may end within a segment, so it need not be an id.
+        longwire_proto::meta::check_length("prefix", &prefix, SESSION_ID_BYTES_MAX)?;
+        let pattern = match pattern.as_str() {
+            "" => None,
+            text => Some(text.parse::<Pattern>().map_err(|error| {
+                Error::new(ErrorCode::InvalidPattern, error.to_string()).field("pattern")
+            })?),
+        };
+        // Labels and parent have the limits of metadata.
+        let meta = Meta::from_wire(wire::SessionMeta { labels, parent, ..Default::default() })?;
+        let mut terms: Vec<_> = meta.labels.iter().map(|(name, value)| term::label(name, value)).collect();
+        terms.extend(meta.parent.as_ref().map(term::parent));
+        match status.as_str() {
+            "" => {}
+            "open" => terms.push(term::status(false)),
+            "closed" => terms.push(term::status(true)),
+            other => {
+                let message = format!("`status` is `open` or `closed`, not `{other}`");
+                return Err(Error::new(ErrorCode::InvalidArgument, message).field("status"));
+            }
+        }
+        let after = (!page.is_empty()).then(|| after(&page, hash)).transpose()?;
+        let limit = match usize::try_from(limit) {
+            Ok(0) => LIST_PAGE_DEFAULT,
+            Ok(limit) => limit.min(LIST_PAGE_MAX),
+            Err(_) => LIST_PAGE_MAX,
+        };
+        Ok(Self { query: ListQuery { prefix, after, terms, limit }, pattern, hash })
+    }
+
+    /// Looks the page up.
+    ///
+    /// # Errors
+    /// [`ErrorCode::DataCorrupt`] or [`ErrorCode::StorageUnavailable`].
+    pub async fn page(mut self, store: &dyn Store) -> Result<Page, Error> {
+        let pattern_prefix = self.pattern.as_ref().map_or("", Pattern::prefix);
+        if pattern_prefix.starts_with(&self.query.prefix) {
+            self.query.prefix = pattern_prefix.to_owned();
+        } else if !self.query.prefix.starts_with(pattern_prefix) {
+            return Ok(Page { found: ListPage::default(), next_page: String::new() });
+        }
+        let limit = self.query.limit;
+        let mut found = ListPage::default();
+        for _ in 0..STORE_PAGES_MAX {
+            self.query.limit = limit - found.sessions.len();
+            let page = store.list(self.query.clone()).await.map_err(|error| to_error(&error))?;
+            let matching = |session: &SessionId| self.pattern.as_ref().is_none_or(|p| p.matches(session));
+            found.sessions.extend(page.sessions.into_iter().filter(|listed| matching(&listed.session)));
+            found.more_after = page.more_after;
+            if found.more_after.is_none() || found.sessions.len() >= limit {
+                break;
+            }
+            self.query.after.clone_from(&found.more_after);
+        }
+        let token = |after: &SessionId| format!("{:016x}.{after}", self.hash);
+        let next_page = found.more_after.as_ref().map(token).unwrap_or_default();
+        Ok(Page { found, next_page })
+    }
+}
+
+fn conditions_hash(texts: &[&str], labels: &std::collections::BTreeMap<String, String>) -> u64 {
+    let labels = labels.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]);
+    let mut bytes = Vec::new();
+    for text in texts.iter().copied().chain(labels) {
+        bytes.extend((text.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    xxh3_64(&bytes)
+}
+
+fn after(page: &str, hash: u64) -> Result<SessionId, Error> {
+    let refuse = |message: &str| Error::new(ErrorCode::PageMismatch, message.to_owned()).field("page");
+    let malformed = || refuse("`page` is not the `next_page` of a list");
+    let (digits, session) = page.split_once('.').ok_or_else(malformed)?;
+    let of = u64::from_str_radix(digits, 16).map_err(|_| malformed())?;
+    if digits.len() != HASH_DIGITS {
+        return Err(malformed());
+    }
+    if of != hash {
+        return Err(refuse("`page` is of a list with other conditions; begin again without it"));
+    }
+    SessionId::parse(session).map_err(|_| malformed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(prefix: &str, page: &str) -> Result<Listing, Error> {
+        Listing::from_wire(wire::ListSessions {
+            prefix: prefix.into(),
+            page: page.into(),
+            ..Default::default()
+        })
+    }
+
+    #[test]
+    fn a_token_belongs_to_its_conditions() {
+        let token = format!("{:016x}.acme/7", list("acme/", "").unwrap().hash);
+        let next = list("acme/", &token).unwrap();
+        assert_eq!(next.query.after.unwrap().as_str(), "acme/7");
+        for (prefix, page) in
+            [("acme", token.as_str()), ("acme/", "x"), ("acme/", "zz.acme/7"), ("acme/", "0.acme/7")]
+        {
+            assert_eq!(list(prefix, page).unwrap_err().code, ErrorCode::PageMismatch, "{prefix} {page}");
+        }
+    }
+
+    #[test]
+    fn conditions_are_checked() {
+        let refused = |list: wire::ListSessions| Listing::from_wire(list).unwrap_err();
+        let error = refused(wire::ListSessions { status: "busy".into(), ..Default::default() });
+        assert_eq!((error.code, error.field), (ErrorCode::InvalidArgument, "status"));
+        let error = refused(wire::ListSessions { pattern: "a/b*".into(), ..Default::default() });
+        assert_eq!((error.code, error.field), (ErrorCode::InvalidPattern, "pattern"));
+        let error = refused(wire::ListSessions { parent: "a//b".into(), ..Default::default() });
+        assert_eq!((error.code, error.field), (ErrorCode::InvalidSessionId, "parent"));
+    }
+}

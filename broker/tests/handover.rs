@@ -1,0 +1,83 @@
+//! A reader that has read everything and waits is told of the next record, however the two come to meet.
+#![allow(clippy::unwrap_used)] // tests: a panic is their failure
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use longwire_broker::store::LogId;
+use longwire_broker::tail::{Progress, Tail, TailRead};
+use longwire_proto::position::Lineage;
+
+/// How often reader and writer meet.
+const ROUNDS: u64 = 50_000;
+/// Spins of the writer before a record: it comes while the reader looks, or while it goes to sleep, or later.
+const SPINS_MAX: u64 = 400;
+/// A hang is a failure; nothing here takes this long.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn live() -> Arc<Tail> {
+    let tail = Arc::new(Tail::new(Arc::default()));
+    let lineage = Arc::new(Lineage::beginning(0));
+    tail.loaded(Progress { log: LogId(1), lineage, start: 0, end: 0, closed: false });
+    tail
+}
+
+/// Between looking and waiting a reader does other things. What changes meanwhile is told at once when it waits.
+#[test]
+fn a_change_between_looking_and_waiting_is_told() {
+    let tail = live();
+    let mut reader = tail.attach().unwrap();
+    assert!(matches!(reader.read(0), TailRead::AtEnd(_)));
+    assert!(reader.changed().now_or_never().is_none(), "nothing has changed");
+    assert!(matches!(reader.read(0), TailRead::AtEnd(_)));
+    tail.extend(0, vec![Bytes::from_static(b"record")], false);
+    assert!(reader.changed().now_or_never().is_some(), "the record is not told");
+    assert!(matches!(reader.read(0), TailRead::Batch(_)));
+    assert!(reader.changed().now_or_never().is_none(), "it was seen");
+}
+
+/// The writer makes one record as soon as the reader has seen the one before, which is when the reader looks again,
+/// finds nothing and begins to wait. A change that it takes for seen without having looked leaves both waiting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_change_escapes_a_reader_that_begins_to_wait() {
+    let tail = live();
+    let mut reader = tail.attach().unwrap();
+    let seen = Arc::new(AtomicU64::new(0));
+    let writer = std::thread::spawn({
+        let (tail, seen) = (Arc::clone(&tail), Arc::clone(&seen));
+        move || {
+            for offset in 0..ROUNDS {
+                while seen.load(Ordering::Acquire) < offset {
+                    std::hint::spin_loop();
+                }
+                for _ in 0..offset * 7 % SPINS_MAX {
+                    std::hint::spin_loop();
+                }
+                tail.extend(offset, vec![Bytes::from_static(b"record")], false);
+            }
+        }
+    });
+    let mut next = 0;
+    while next < ROUNDS {
+        match reader.read(next) {
+            TailRead::Batch(batch) => {
+                assert_eq!(batch.records_from(next).len() as u64, batch.next() - next);
+                next = batch.next();
+                seen.store(next, Ordering::Release);
+            }
+            TailRead::AtEnd(_) => {
+                let told = tokio::time::timeout(PATIENCE, reader.changed()).await;
+                if told.is_err() {
+                    // Or the writer would spin for ever.
+                    seen.store(ROUNDS, Ordering::Release);
+                    panic!("the reader at {next} was not told that there is more");
+                }
+            }
+            TailRead::Behind(end) => panic!("{next} is not kept, and the end is {end}"),
+        }
+    }
+    writer.join().unwrap();
+}

@@ -136,7 +136,9 @@ impl Plan {
             let old = logs.get(log.0)?.and_then(|old| LogRow::decode(*log, old.value()).ok());
             indexes.reindex(*log, old.as_ref(), Some(row))?;
             shred::put(&mut logs, &log.0, &row.encode(*log))?;
-            if settled.as_ref().is_none_or(|settled| settled.name != row.name) {
+            // One that gave up its name and got it back has lost the entry above.
+            let vacated = self.vacated.contains(&row.name);
+            if vacated || settled.as_ref().is_none_or(|settled| settled.name != row.name) {
                 let name = row.name.as_str();
                 names.insert(name, Name::Log(*log).encode(name).as_slice())?;
             }

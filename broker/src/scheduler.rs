@@ -39,6 +39,18 @@ pub async fn last_known_ms(store: &dyn Store) -> Result<Option<u64>, StoreError>
     Ok(value.and_then(|value| Some(u64::from_le_bytes(value.as_ref().try_into().ok()?))))
 }
 
+/// Writes down what time it is.
+pub async fn write_clock(store: &dyn Store, clock: Clock) {
+    let value = Bytes::copy_from_slice(&clock.now_ms().to_le_bytes());
+    let written = async {
+        let expected = store.get(CLOCK_KEY).await?;
+        store.cas(vec![Cas { key: CLOCK_KEY, expected, value: Some(value) }]).await
+    };
+    if let Err(error) = written.await {
+        tracing::debug!(%error, "the time was not written down; it is tried again");
+    }
+}
+
 /// Wakes sessions until it is stopped.
 pub struct Scheduler {
     /// The directory of sessions.
@@ -68,12 +80,13 @@ impl Scheduler {
                 }
                 if clock_at <= Instant::now() {
                     clock_at = Instant::now() + CLOCK_PAUSE;
-                    self.write_clock().await;
+                    write_clock(&**self.hub.store(), self.clock).await;
                 }
             }
+            metrics::counter!("longwire_deadline_rounds_total").increment(1);
         }
         if !self.ageing.is_suspended() {
-            self.write_clock().await;
+            write_clock(&**self.hub.store(), self.clock).await;
         }
     }
 
@@ -98,17 +111,5 @@ impl Scheduler {
             }
         });
         iter(wakes).buffer_unordered(WAKES_AT_ONCE).collect::<()>().await;
-    }
-
-    async fn write_clock(&self) {
-        let store = self.hub.store();
-        let value = Bytes::copy_from_slice(&self.clock.now_ms().to_le_bytes());
-        let written = async {
-            let expected = store.get(CLOCK_KEY).await?;
-            store.cas(vec![Cas { key: CLOCK_KEY, expected, value: Some(value) }]).await
-        };
-        if let Err(error) = written.await {
-            tracing::debug!(%error, "the time was not written down; it is tried again");
-        }
     }
 }

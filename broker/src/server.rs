@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::connection::{ConnectionContext, ConnectionTimes};
 use crate::http::{HttpContext, SocketPermit, router};
 use crate::hub::Hub;
-use crate::scheduler::{Scheduler, last_known_ms};
+use crate::scheduler::{Scheduler, last_known_ms, write_clock};
 use crate::scrub::Scrub;
 use crate::store::{Store, StoreError};
 
@@ -88,6 +88,7 @@ pub struct Server {
 
 async fn ageing(store: &dyn Store, clock: Clock, trust: bool) -> Result<Ageing, ServeError> {
     if trust {
+        write_clock(store, clock).await;
         return Ok(Ageing::default());
     }
     let known_ms = last_known_ms(store).await.map_err(ServeError::Store)?;
@@ -99,6 +100,9 @@ async fn ageing(store: &dyn Store, clock: Clock, trust: bool) -> Result<Ageing, 
             "the clock is more than a day from where it was: nothing expires by age for the next 24 hours; if it is \
             right, start with `--trust-clock`"
         );
+    } else {
+        // Before anything is served: a broker that is killed at once must not leave records without a clock to compare.
+        write_clock(store, clock).await;
     }
     Ok(ageing)
 }

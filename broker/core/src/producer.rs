@@ -197,3 +197,32 @@ impl Producer {
         Some(Self { epoch, next_sequence, window })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_erased_publish_was_is_not_known_any_more() {
+        let sequence = |sequence| SealedProducer { id: "p", epoch: 0, sequence };
+        let mut producer = Producer::new(0);
+        for (offset, publish) in [(0, 0), (1, 0), (2, 1), (3, 2)] {
+            producer.fold(&sequence(publish), offset, b"payload", false);
+        }
+        producer.erase(&(1..3));
+        let judged = |publish, count| {
+            let publish = ProducerRef { id: "p".into(), epoch: 0, sequence: publish };
+            judge(Some(&producer), &publish, count, PayloadHash(12345))
+        };
+        assert_eq!(judged(0, 2).unwrap(), Verdict::Duplicate { from: 0, next: 2 });
+        assert_eq!(judged(1, 1).unwrap(), Verdict::Duplicate { from: 2, next: 3 });
+        assert_eq!(judged(1, 2).unwrap_err().code, ErrorCode::SequenceConflict, "it had another length");
+        assert_eq!(judged(2, 1).unwrap_err().code, ErrorCode::SequenceConflict, "it was not erased");
+        // A log that is folded again has tombstones instead.
+        let mut again = Producer::new(0);
+        for (offset, publish, tombstone) in [(0, 0, false), (1, 0, true), (2, 1, true), (3, 2, false)] {
+            again.fold(&sequence(publish), offset, b"payload", tombstone);
+        }
+        assert_eq!(again, producer);
+    }
+}

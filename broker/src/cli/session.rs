@@ -212,11 +212,8 @@ pub(crate) async fn run(args: SessionArgs, context: Context) -> anyhow::Result<E
             if json {
                 writeln!(out, "{}", json!({ "records": records, "gone_by_ms": gone_by_ms }))?;
             } else {
-                writeln!(
-                    out,
-                    "{records} records are tombstones; their bytes are gone by {}",
-                    time(gone_by_ms)
-                )?;
+                let what = if records == 1 { "1 record".to_owned() } else { format!("{records} records") };
+                writeln!(out, "{what} erased; the bytes are gone by {}", time(gone_by_ms))?;
             }
         }
         SessionCommand::Fork { id, to, at, title } => {
@@ -345,6 +342,17 @@ fn show(info: &SessionInfo, json: bool) -> anyhow::Result<()> {
     }
     for (name, value) in &info.meta.labels {
         writeln!(out, "Label        {}={}", escape(name), escape(value))?;
+    }
+    let Retention { age_ms, bytes, records } = info.meta.retention;
+    let kept = [(age_ms, "ms"), (bytes, "bytes"), (records, "records")];
+    for (most, unit) in kept.into_iter().filter_map(|(most, unit)| Some((most?, unit))) {
+        writeln!(out, "Keeps        {most} {unit}")?;
+    }
+    if let Some(idle_ms) = info.meta.expiry.idle_ms {
+        writeln!(out, "Expires      {idle_ms} ms after its last record")?;
+    }
+    if let Some(at_ms) = info.meta.expiry.at_ms {
+        writeln!(out, "Expires      {}", time(at_ms))?;
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ pub fn is_hidden(session: &SessionId) -> bool {
 /// What the ids of the broker's own sessions begin with. It sorts after everything that others begin with.
 pub const HIDDEN: char = '~';
 
-/// One session of [`Store::list`].
+/// One session of [`crate::store::Store::list`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     /// The session.

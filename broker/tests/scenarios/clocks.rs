@@ -1,5 +1,5 @@
 //! A wall clock that is years off when the broker starts and that jumps while it runs, by libfaketime on the real binary:
-//! publishes go on, record times never go back, and nothing is lost, repeated or reordered.
+//! publishes go on, record times never go back, and nothing is lost, repeated, reordered or wrongly expired.
 //!
 //! Each life of the broker below begins with another wall clock. What depends on time belongs in here: add its sessions
 //! to [`SESSIONS`], its requests to [`Clocked::live`] and what must hold at the end to the test.
@@ -24,6 +24,9 @@ use crate::support::wire_client::{WireClient, delivery, published, record, subsc
 const SESSIONS: [&str; 2] = ["clock/a", "clock/b"];
 /// A session with one record a life, whose times show which clock the broker went by.
 const MARKS: &str = "clock/marks";
+/// A session whose records and which itself would be too old by any of the wrong clocks.
+const AGEING: &str = "clock/ageing";
+const HOUR_MS: u64 = 3_600_000;
 /// Acknowledgements between one jump of the clock and the next.
 const ACKNOWLEDGED: u64 = 60;
 /// A hang is a failure; nothing here takes this long.
@@ -69,8 +72,8 @@ impl Clocked {
         Broker::start_under(command, &self.data, &[])
     }
 
-    /// One life of a broker: the clock jumps, and every time work goes on.
-    async fn live(&self, broker: &Broker, jumps: [i64; 3], traffic: &Traffic) {
+    /// One life of a broker that started so many years off: the clock jumps, and every time work goes on.
+    async fn live(&self, broker: &Broker, started_at: i64, jumps: [i64; 3], traffic: &Traffic) {
         let mut client = WireClient::connect(broker.address(), Encoding::Proto).await;
         published(client.publish(MARKS, &["started"]).await);
         for years in jumps {
@@ -81,6 +84,38 @@ impl Clocked {
             tokio::time::timeout(PATIENCE, reached).await.expect("publishes do not go on").unwrap();
             repeat_a_publish(&mut client).await;
         }
+        // Twice around: whatever is due by this clock has been looked at.
+        rounds(broker, 2);
+        let (_, metrics) = broker.get("/metrics");
+        let suspended = u8::from(started_at != 0);
+        assert!(metrics.contains(&format!("longwire_ageing_suspended {suspended}")), "{metrics}");
+        let ageing = subscribed(client.subscribe(AGEING, From::End(true)).await);
+        assert_eq!((ageing.start, ageing.end), (0, 3), "nothing is too old");
+    }
+}
+
+/// A session that is old by its retention and its expiry an hour from now.
+async fn make_ageing(broker: &Broker) {
+    let session = longwire::Client::connect(&broker.url()).unwrap().session(AGEING).unwrap();
+    let retention = longwire::Retention { age_ms: Some(HOUR_MS), ..longwire::Retention::default() };
+    let expiry = longwire::Expiry { idle_ms: Some(HOUR_MS), at_ms: None };
+    let meta = longwire::SessionMeta { retention, expiry, ..longwire::SessionMeta::default() };
+    session.create(meta).await.unwrap();
+    session.publish("first").await.unwrap();
+    session.publish("second").await.unwrap();
+}
+
+/// Waits until deadlines were looked for this often.
+fn rounds(broker: &Broker, more: u64) {
+    let seen = || {
+        let (_, metrics) = broker.get("/metrics");
+        let line = metrics.lines().find(|line| line.starts_with("longwire_deadline_rounds_total "));
+        line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+    };
+    let (due, patience) = (seen() + more, std::time::Instant::now() + PATIENCE);
+    while seen() < due {
+        assert!(std::time::Instant::now() < patience, "deadlines are not looked for");
+        std::thread::yield_now();
     }
 }
 
@@ -138,7 +173,10 @@ async fn a_clock_that_is_wrong_and_jumps_loses_and_reorders_nothing() {
             broker = clocked.start(years);
             proxy.set_upstream(Some(broker.address()));
         }
-        clocked.live(&broker, jumps, &traffic).await;
+        if life == 0 {
+            make_ageing(&broker).await;
+        }
+        clocked.live(&broker, years, jumps, &traffic).await;
     }
     traffic.stop();
     while let Some(ended) = clients.join_next().await {

@@ -45,6 +45,7 @@ pub(crate) fn tuning() -> Tuning {
         segment_bytes: 16 << 10,
         cache_bytes: 256 << 10,
         quota: QuotaLimits { all: 256 << 20, ..QuotaLimits::default() },
+        reads_block: true,
         ..manual()
     }
 }
@@ -404,13 +405,18 @@ impl Front {
     fn trim(&mut self, name: &'static str) -> Option<Outcome> {
         let handle = &self.sessions[name];
         let log = Arc::clone(&self.model.logs[name]);
-        let start = log.start + 1 + self.rng.below(log.records.len() + 1) as u64;
+        let (id, term) = (handle.opened.log, handle.opened.term);
+        let covered = self.shared.state().logs.get(&id)?.settled.as_ref()?.snapshot_through;
+        // Mostly what a snapshot that is settled covers; beyond that it is refused.
+        let most = match covered {
+            Some(through) if through > log.start && self.rng.below(4) > 0 => through - log.start,
+            _ => log.records.len() as u64 + 1,
+        };
+        let start = log.start + 1 + self.rng.below(most as usize) as u64;
         let gone = (start.min(log.end()) - log.start) as usize;
         let own = (log.start..).zip(&log.records[..gone]);
         let own = own.filter(|(offset, _)| self.model.holder(&log, *offset) == Some(log.id));
         let freed = own.map(|(_, record)| record.len() as u64).sum();
-        let (id, term) = (handle.opened.log, handle.opened.term);
-        // Refused when no snapshot that is settled covers it.
         let outcome = LocalStore::queue_trim(&self.shared, id, term, start, freed).ok()??;
         let log = Arc::make_mut(self.model.logs.get_mut(name)?);
         log.start = start;
@@ -420,9 +426,18 @@ impl Front {
     }
 
     fn rename(&mut self, name: &'static str) -> Option<Outcome> {
-        let to = NAMES[self.rng.below(NAMES.len())];
         let handle = &self.sessions[name];
-        let (log, term) = (handle.opened.log, handle.opened.term);
+        let (log, term, epoch) = (handle.opened.log, handle.opened.term, handle.opened.lineage.epoch());
+        let free = |name: &&str| {
+            !self.model.logs.contains_key(*name) && self.model.epochs.get(*name).is_none_or(|next| *next <= epoch)
+        };
+        let free: Vec<&str> = NAMES.into_iter().filter(free).collect();
+        // Mostly to a name that it can have.
+        let to = match free.len() {
+            0 => NAMES[self.rng.below(NAMES.len())],
+            _ if self.rng.below(8) == 0 => NAMES[self.rng.below(NAMES.len())],
+            count => free[self.rng.below(count)],
+        };
         // Refused when there is a session, or was one with a later epoch.
         let outcome = LocalStore::queue_rename(&self.shared, log, term, &id(to)).ok()??;
         let handle = self.sessions.remove(name)?;

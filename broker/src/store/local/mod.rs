@@ -401,7 +401,7 @@ impl LocalStore {
                 // Perhaps with what the database did not know yet.
                 continue;
             }
-            if state.vacated.contains(session) {
+            if state.vacated.contains_key(session) {
                 return Ok(state.reserve(session.clone(), 0));
             }
             return Ok(match lookup {

@@ -10,6 +10,7 @@ mod limits;
 mod model;
 mod rebuild;
 mod recovery;
+mod renaming;
 mod sim;
 mod wiping;
 

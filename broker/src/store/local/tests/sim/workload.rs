@@ -238,12 +238,12 @@ impl Front {
                     outcomes.push(self.delete(name));
                     does.deletes = true;
                 }
-                2 | 3 if exists => {
+                2..=5 if exists => {
                     let trimmed = self.trim(name);
                     does.trims |= trimmed.is_some();
                     outcomes.extend(trimmed);
                 }
-                4 | 5 if exists => {
+                6..=8 if exists => {
                     let renamed = self.rename(name);
                     does.renames |= renamed.is_some();
                     outcomes.extend(renamed);
@@ -429,7 +429,8 @@ impl Front {
         let handle = &self.sessions[name];
         let (log, term, epoch) = (handle.opened.log, handle.opened.term, handle.opened.lineage.epoch());
         let free = |name: &&str| {
-            !self.model.logs.contains_key(*name) && self.model.epochs.get(*name).is_none_or(|next| *next <= epoch)
+            !self.model.logs.contains_key(*name)
+                && self.model.epochs.get(*name).is_none_or(|next| *next <= epoch)
         };
         let free: Vec<&str> = NAMES.into_iter().filter(free).collect();
         // Mostly to a name that it can have.
@@ -507,7 +508,7 @@ impl Life {
             front.sessions.values().map(|handle| (handle.opened.log, handle.end)).collect();
         for handle in front.sessions.values() {
             let log = handle.opened.log;
-            if handle.version.0 == 0 || rng.below(3) > 0 {
+            if handle.version.0 == 0 || rng.below(2) > 0 {
                 continue;
             }
             let through = next.get(&log).map_or(0, |(through, _)| *through).max(handle.end);

@@ -268,7 +268,16 @@ impl Content {
         };
         let files =
             self.names.values().chain(self.durable_names.values()).filter_map(|inode| self.files.get(inode));
-        files.flat_map(|file| [bytes(&file.cached), bytes(&file.durable)]).collect()
+        // What is synced is the same pages twice.
+        let synced = |file: &File| {
+            let mut pages = file.cached.pages.iter().zip(&file.durable.pages);
+            file.cached.length == file.durable.length && pages.all(|(one, other)| Arc::ptr_eq(one, other))
+        };
+        let both = |file: &File| {
+            let durable = (!synced(file)).then(|| bytes(&file.durable));
+            std::iter::once(bytes(&file.cached)).chain(durable)
+        };
+        files.flat_map(both).collect()
     }
 
     pub(crate) fn in_flight(&self) -> InFlight {

@@ -243,12 +243,12 @@ impl Front {
                     does.trims |= trimmed.is_some();
                     outcomes.extend(trimmed);
                 }
-                6..=8 if exists => {
+                6..=10 if exists => {
                     let renamed = self.rename(name);
                     does.renames |= renamed.is_some();
                     outcomes.extend(renamed);
                 }
-                6..=16 if !exists => {
+                6..=17 if !exists => {
                     let forked = self.fork(name);
                     does.forks |= forked.is_some();
                     outcomes.extend(forked);
@@ -555,16 +555,23 @@ pub(crate) fn run(runtime: &Runtime, seed: u64, index: u64) -> Trace {
     let mut rng = Rng::new(seed, index);
     let mut disk = SimDisk::new(Content::default());
     let mut rows = vec![Rows::new()];
-    let mut wiped = false;
+    let (mut wipes, mut began_to_wipe) = (index.is_multiple_of(WIPES), false);
     let mut life = Life::begin(&disk, Rng::new(rng.next(), 0), Model::default(), vec![Model::default()], 0);
     disk.mark(Mark::Ready);
-    while life.front.lock().unwrap().models.len() < GROUPS {
+    loop {
+        let groups = life.front.lock().unwrap().models.len();
+        if groups >= GROUPS {
+            break;
+        }
+        // By now there is something to wipe.
+        let late = groups >= GROUPS / 2;
         life.open_sessions(runtime);
         match rng.below(20) {
             0..=13 => life.front.lock().unwrap().group(),
             14..=16 => life.settle(&disk, &mut rng, &mut rows),
             // In few workloads, and once: it writes every free page, and the larger file makes every image slower.
-            18 if index.is_multiple_of(WIPES) && !wiped => {
+            roll if wipes && (roll == 18 || late && !began_to_wipe) => {
+                began_to_wipe = true;
                 disk.mark(Mark::Wiping { begins: true });
                 let steps = 1 + rng.below(24);
                 let mut front = life.front.lock().unwrap();
@@ -573,7 +580,7 @@ pub(crate) fn run(runtime: &Runtime, seed: u64, index: u64) -> Trace {
                     if wipe_step(&mut life.settler, &mut front.writer, &shared) {
                         let left = still_there(&disk.content(), &front.model.dead);
                         assert!(left.is_none(), "seed {seed}, workload {index}: {left:?} is still there");
-                        wiped = shared.state().settled.wiped_commit > 0;
+                        wipes = shared.state().settled.wiped_commit == 0;
                         break;
                     }
                 }

@@ -192,6 +192,7 @@ struct Counts {
     folders: u64,
     flips: u64,
     cuts: u64,
+    segments_cut: u64,
     records: u64,
     refused: u64,
     errors: u64,
@@ -199,11 +200,14 @@ struct Counts {
 }
 
 impl Counts {
-    fn note(&mut self, damage: &Damage) {
+    fn note(&mut self, closed: &Closed, damage: &Damage) {
         self.folders += 1;
         match damage {
             Damage::Flips(_, count) => self.flips += count,
-            Damage::Cut(_) => self.cuts += 1,
+            Damage::Cut(file) => {
+                self.cuts += 1;
+                self.segments_cut += u64::from(closed.journal.contains(file));
+            }
             Damage::Record { .. } => {
                 self.flips += 1;
                 self.records += 1;
@@ -271,12 +275,12 @@ async fn damaged_files_never_give_wrong_data() {
     let settled = Closed::make(data.join("settled"), 240, false).await;
     let unsettled = Closed::make(data.join("unsettled"), 60, true).await;
     let mut counts = Counts::default();
-    while counts.flips < flips {
+    while counts.flips < flips || counts.segments_cut == 0 {
         let closed = if rng.below(3) == 0 { &unsettled } else { &settled };
         let copied = folder.path().join("damaged");
         copy(&closed.data, &copied);
         let damage = damage(closed, &copied, &mut rng);
-        counts.note(&damage);
+        counts.note(closed, &damage);
         match Broker::try_start(&copied) {
             Err(said) => counts.refused(&damage, &said),
             Ok(broker) => {

@@ -32,7 +32,7 @@ const AGAIN: usize = 8;
 const WORK_ON: usize = 16;
 /// Of the operations of a wipe, one of so many has images.
 const FILLED: usize = 24;
-/// Of those that were cut off in a wipe, one of so many is wiped again, and looked through.
+/// Of those that were cut off in a wipe, the first and one of so many are wiped again, and looked through.
 const WIPE: usize = 8;
 /// What images must cover.
 const CLASSES: [&str; 24] = [
@@ -331,8 +331,9 @@ impl<'r> Simulation<'r> {
                 .map_err(|what| format!("worked on: {what}"))?;
             self.tell("worked on");
         }
+        let wipes = choice.is_multiple_of(WIPE) || !self.counts.contains_key("wiped after a crash");
         // A store that was worked on has another writer, which holds a segment.
-        if at.wiping && choice.is_multiple_of(WIPE) && !choice.is_multiple_of(WORK_ON) {
+        if at.wiping && wipes && !choice.is_multiple_of(WORK_ON) {
             let dead = &trace.dead[usize::try_from(observed.commit()).unwrap()];
             wipe(self.runtime, &disk, &store, dead).map_err(|what| format!("wiped: {what}"))?;
             self.tell("wiped after a crash");

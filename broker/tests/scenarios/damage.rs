@@ -24,6 +24,8 @@ const CUT_ONE_IN: u64 = 8;
 const RECORD_ONE_IN: u64 = 4;
 const SESSIONS: [&str; 3] = ["damage/a", "damage/b", "damage/c"];
 const DATABASE: &str = "sessions.redb";
+/// What is left of a segment at least: its first group may be as long. Of one with nothing nobody can tell that it had more.
+const CUT_SEGMENT_BYTES_MIN: u64 = 4096;
 
 type Log = BTreeMap<u64, String>;
 
@@ -122,9 +124,20 @@ fn flip(path: &Path, count: u64, rng: &mut Rng) {
 
 fn damage(closed: &Closed, copied: &Path, rng: &mut Rng) -> Damage {
     if rng.below(CUT_ONE_IN) == 0 {
-        // Not the journal: what is cut off its end looks like the torn end of a crash.
-        let file = PathBuf::from(if rng.below(4) == 0 { "FORMAT" } else { DATABASE });
-        change(&copied.join(&file), |bytes| bytes.truncate(rng.below(bytes.len() as u64) as usize));
+        let file = match rng.below(4) {
+            0 => PathBuf::from("FORMAT"),
+            1 | 2 if !closed.journal.is_empty() => {
+                closed.journal[rng.below(closed.journal.len() as u64) as usize].clone()
+            }
+            _ => PathBuf::from(DATABASE),
+        };
+        let least = if closed.journal.contains(&file) { CUT_SEGMENT_BYTES_MIN } else { 0 };
+        change(&copied.join(&file), |bytes| {
+            // Of a segment mostly its end is zeros: half of the cuts are within what was written.
+            let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
+            let end = if rng.below(2) == 0 { used.max(least + 1) } else { bytes.len() as u64 };
+            bytes.truncate((least + rng.below(end - least)) as usize);
+        });
         return Damage::Cut(file);
     }
     if rng.below(RECORD_ONE_IN) == 0 && closed.journal.is_empty() {
@@ -179,6 +192,7 @@ struct Counts {
     folders: u64,
     flips: u64,
     cuts: u64,
+    segments_cut: u64,
     records: u64,
     refused: u64,
     errors: u64,
@@ -186,11 +200,14 @@ struct Counts {
 }
 
 impl Counts {
-    fn note(&mut self, damage: &Damage) {
+    fn note(&mut self, closed: &Closed, damage: &Damage) {
         self.folders += 1;
         match damage {
             Damage::Flips(_, count) => self.flips += count,
-            Damage::Cut(_) => self.cuts += 1,
+            Damage::Cut(file) => {
+                self.cuts += 1;
+                self.segments_cut += u64::from(closed.journal.contains(file));
+            }
             Damage::Record { .. } => {
                 self.flips += 1;
                 self.records += 1;
@@ -206,7 +223,7 @@ impl Counts {
             Damage::Record { .. } => panic!("one record is damaged, and the start was refused: {said}"),
         };
         let segment = file.parse().ok().map(|number: u64| format!("segment {number};"));
-        let named = said.contains(segment.as_deref().unwrap_or(file));
+        let named = said.contains(file) || segment.is_some_and(|segment| said.contains(&segment));
         assert!(named, "{damage:?}: it says {said:?} and not which file");
     }
 
@@ -260,15 +277,17 @@ async fn damaged_files_never_give_wrong_data() {
     let settled = Closed::make(data.join("settled"), 240, false).await;
     let unsettled = Closed::make(data.join("unsettled"), 60, true).await;
     let mut counts = Counts::default();
-    while counts.flips < flips {
+    while counts.flips < flips || counts.segments_cut == 0 {
         let closed = if rng.below(3) == 0 { &unsettled } else { &settled };
         let copied = folder.path().join("damaged");
         copy(&closed.data, &copied);
         let damage = damage(closed, &copied, &mut rng);
-        counts.note(&damage);
+        counts.note(closed, &damage);
         match Broker::try_start(&copied) {
             Err(said) => counts.refused(&damage, &said),
             Ok(broker) => {
+                let cut_journal = matches!(&damage, Damage::Cut(file) if closed.journal.contains(file));
+                assert!(!cut_journal, "{damage:?}: it was cut short, and the broker started");
                 counts.check(closed, &broker, &damage).await;
                 broker.kill();
             }

@@ -67,6 +67,20 @@ pub enum OpenStoreError {
         /// The first commit that is missing.
         commit: u64,
     },
+    /// A segment of the journal is shorter than it was when the first group was written to it.
+    #[error(
+        "{} of the data folder has {bytes} bytes, and had at least {least} when it was last written to: it was cut \
+         short, which no crash does, and records may be lost, so the store stays closed: restore the folder from a \
+         backup, or move it away to begin anew", path.display()
+    )]
+    CutJournal {
+        /// The file, within the folder.
+        path: PathBuf,
+        /// How long it is.
+        bytes: u64,
+        /// How long it was, at least.
+        least: u64,
+    },
     /// The database is damaged where opening needs it.
     #[error("{}: {what}; restore the folder from a backup", path.display())]
     DamagedDatabase {

@@ -354,6 +354,18 @@ pub fn find(salt: u64, segment: u64, bytes: &[u8]) -> Option<FoundGroup> {
     Some(FoundGroup { commit, durable, payload, bytes: end.next_multiple_of(BLOCK_BYTES) })
 }
 
+/// The bytes of the group whose header is at the start of `bytes`, whole blocks; `None` when there is no header of this
+/// segment. The rest of the group may be torn, or not be there.
+#[must_use]
+pub fn announced(segment: u64, bytes: &[u8]) -> Option<u64> {
+    let mut fields = bytes.get(..HEADER_BYTES)?.strip_prefix(MAGIC)?;
+    fields.advance(size_of::<u32>());
+    let found_segment = fields.get_u64_le();
+    fields.advance(2 * size_of::<u64>());
+    let end = HEADER_BYTES as u64 + u64::from(fields.get_u32_le());
+    (found_segment == segment).then(|| end.next_multiple_of(BLOCK_BYTES as u64))
+}
+
 /// The items of a payload; `None` when it is not a sequence of items, which a valid checksum leaves to a broker of
 /// another format.
 #[must_use]
@@ -558,6 +570,8 @@ mod tests {
         let (items_written, bytes) = written();
         let found = find(SEAL.salt, SEAL.segment, &bytes).unwrap();
         assert_eq!((found.commit, found.durable, found.bytes), (42, 41, BLOCK_BYTES));
+        assert_eq!(announced(SEAL.segment, &bytes[..HEADER_BYTES]), Some(BLOCK_BYTES as u64));
+        assert_eq!(announced(SEAL.segment + 1, &bytes), None);
         assert_eq!(items(found.payload.clone()), Some(items_written));
         for length in 0..found.payload.len() {
             let cut = items(found.payload.slice(..length));

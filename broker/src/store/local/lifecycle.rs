@@ -86,7 +86,7 @@ pub fn erase(
         }
         // What it never showed of others is not its business. Its own that it trimmed may still be shown by others.
         let inherited = log.ancestry.end().unwrap_or(0);
-        let mut from = if range.start < inherited { range.start.max(log.start) } else { range.start };
+        let mut from = if range.start < inherited { range.start.max(log.next_start) } else { range.start };
         while from < range.end {
             let (holder, until) = log.ancestry.holder(from).unwrap_or((id, u64::MAX));
             let mut until = until.min(range.end);

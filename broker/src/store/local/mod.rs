@@ -255,6 +255,8 @@ impl LocalStore {
         let log = state.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
         if let Some(create) = &create {
             log.next_start = create.start;
+            // At once: the batches that follow may be queued before it is durable.
+            log.ancestry = create.ancestry.clone();
         }
         log.next.stage = Stage::Live;
         log.next.version += 1;
@@ -404,7 +406,7 @@ impl LocalStore {
                 // Perhaps with what the database did not know yet.
                 continue;
             }
-            if state.vacated.contains(session) {
+            if state.vacated.contains_key(session) {
                 return Ok(state.reserve(session.clone(), 0));
             }
             return Ok(match lookup {

@@ -59,7 +59,7 @@ pub fn open(
         folder.mark_ready()?;
     }
 
-    let found = scan(disk.as_ref(), salt, meta.settled_commit)?;
+    let found = scan(disk.as_ref(), salt, tuning.segment_bytes, meta.settled_commit)?;
     let mut state = State::new(meta, tuning.logs_max);
     let erasing = database.read(|transaction| erasing::all(&transaction.open_table(ERASING)?));
     for (log, offsets) in erasing.map_err(damaged)? {

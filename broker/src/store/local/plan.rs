@@ -1,5 +1,6 @@
 //! What one settling moves into the database, and how.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use longwire_proto::session_id::SessionId;
@@ -78,8 +79,8 @@ pub struct Plan {
     pub reservations: Vec<Reservation>,
     /// Bytes of the quota that it frees.
     pub bytes: usize,
-    /// Names that lost their log to another name.
-    pub vacated: Vec<SessionId>,
+    /// Names that lost their log to another name, and the last commit that did it.
+    pub vacated: BTreeMap<SessionId, u64>,
     /// Records that were erased.
     pub erase: Vec<Erase>,
 }
@@ -107,7 +108,7 @@ impl Plan {
         let mut indexes = Indexes::open(transaction)?;
         let mut shares = transaction.open_table(SHARES)?;
         // Names in this order: one that was given up or deleted may have another log by now.
-        for name in &self.vacated {
+        for name in self.vacated.keys() {
             shred::take(&mut names, &name.as_str())?;
         }
         for (log, change) in &self.logs {
@@ -115,7 +116,10 @@ impl Plan {
             else {
                 continue;
             };
-            put_deleted(&mut names, name.as_str(), *next_epoch)?;
+            // One that was given up after that is as if it had never had a log.
+            if self.vacated.get(name).is_none_or(|vacated| *vacated < row.commit) {
+                put_deleted(&mut names, name.as_str(), *next_epoch)?;
+            }
             put_records(&mut chunks, *log, *base, batches)?;
             shares::remove(&mut shares, *log, ancestry)?;
             for (holder, _) in ancestry.entries() {
@@ -136,7 +140,9 @@ impl Plan {
             let old = logs.get(log.0)?.and_then(|old| LogRow::decode(*log, old.value()).ok());
             indexes.reindex(*log, old.as_ref(), Some(row))?;
             shred::put(&mut logs, &log.0, &row.encode(*log))?;
-            if settled.as_ref().is_none_or(|settled| settled.name != row.name) {
+            // One that gave up its name and got it back has lost the entry above.
+            let vacated = self.vacated.contains_key(&row.name);
+            if vacated || settled.as_ref().is_none_or(|settled| settled.name != row.name) {
                 let name = row.name.as_str();
                 names.insert(name, Name::Log(*log).encode(name).as_slice())?;
             }

@@ -39,6 +39,9 @@ pub async fn blocking<T: Send + 'static>(
     shared: &Arc<Shared>,
     work: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
+    if shared.tuning.reads_block {
+        return work(shared);
+    }
     let permit = Arc::clone(&shared.readers).acquire_owned().await;
     let shared = Arc::clone(shared);
     let done = tokio::task::spawn_blocking(move || {

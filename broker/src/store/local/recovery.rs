@@ -5,6 +5,9 @@
 //! that a valid group has or names; what is missing below that was acknowledged and is lost, so the store stays closed.
 //! A group that is invalid above that is the torn end of a crash and was never acknowledged.
 //!
+//! A segment is durable in its full length before the first group is written to it, and no group makes it longer. So one
+//! that is shorter and was written to was cut by somebody: what is missing may have been acknowledged.
+//!
 //! What is found is settled into the database before the store opens, and only then are the segments removed: a crash in
 //! between finds the same again. Nothing is ever appended to a segment of an earlier life.
 
@@ -16,7 +19,7 @@ use bytes::Bytes;
 
 use crate::store::local::disk::Disk;
 use crate::store::local::error::OpenStoreError;
-use crate::store::local::group::{BLOCK_BYTES, FoundGroup, find};
+use crate::store::local::group::{BLOCK_BYTES, FoundGroup, announced, find};
 use crate::store::local::segment::{JOURNAL_FOLDER, file_name, number};
 
 /// What was found in the journal.
@@ -36,11 +39,11 @@ impl Found {
     }
 }
 
-/// Looks through the journal for commits above `settled`.
+/// Looks through the journal, whose segments have `segment_bytes`, for commits above `settled`.
 ///
 /// # Errors
-/// [`OpenStoreError::DamagedJournal`] or [`OpenStoreError::Io`].
-pub fn scan(disk: &dyn Disk, salt: u64, settled: u64) -> Result<Found, OpenStoreError> {
+/// [`OpenStoreError::CutJournal`], [`OpenStoreError::DamagedJournal`] or [`OpenStoreError::Io`].
+pub fn scan(disk: &dyn Disk, salt: u64, segment_bytes: u64, settled: u64) -> Result<Found, OpenStoreError> {
     let io_error = |name: &str| {
         let path = PathBuf::from(name);
         move |source: io::Error| OpenStoreError::Io { what: "reading", path, source }
@@ -53,7 +56,13 @@ pub fn scan(disk: &dyn Disk, salt: u64, settled: u64) -> Result<Found, OpenStore
         let Some(segment) = number(&name) else { continue };
         found.segments.push(segment);
         let name = file_name(segment);
-        for group in groups_of(disk, salt, segment).map_err(io_error(&name))? {
+        let bytes = read(disk, &name).map_err(io_error(&name))?;
+        if let Some(least) = least_bytes(segment, segment_bytes, &bytes)
+            && least > bytes.len() as u64
+        {
+            return Err(OpenStoreError::CutJournal { path: name.into(), bytes: bytes.len() as u64, least });
+        }
+        for group in groups_of(salt, segment, &bytes) {
             last = last.max(group.commit).max(group.durable);
             places.insert(group.commit, segment);
             if group.commit > settled {
@@ -73,10 +82,26 @@ pub fn scan(disk: &dyn Disk, salt: u64, settled: u64) -> Result<Found, OpenStore
     }
 }
 
-fn groups_of(disk: &dyn Disk, salt: u64, segment: u64) -> io::Result<Vec<FoundGroup>> {
-    let file = disk.open(&file_name(segment))?;
+fn read(disk: &dyn Disk, name: &str) -> io::Result<Vec<u8>> {
+    let file = disk.open(name)?;
     let mut bytes = vec![0; usize::try_from(file.bytes()?).unwrap_or(usize::MAX)];
     file.read_at(0, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// How long a segment was made, as far as what is in it tells; `None` when there may never have been a group in it.
+fn least_bytes(segment: u64, segment_bytes: u64, bytes: &[u8]) -> Option<u64> {
+    if (bytes.len() as u64) < segment_bytes {
+        // One that a crash left so was being made, and has nothing but zeros.
+        let written = bytes.chunks(BLOCK_BYTES).any(|block| announced(segment, block).is_some());
+        return written.then_some(segment_bytes);
+    }
+    // One that was made longer, for one long group, is not recycled: before that there were zeros, and of a length that is
+    // torn in front of zeros too little is left, never too much.
+    (bytes.len() as u64 > segment_bytes).then(|| announced(segment, bytes)).flatten()
+}
+
+fn groups_of(salt: u64, segment: u64, bytes: &[u8]) -> Vec<FoundGroup> {
     let mut groups = Vec::new();
     let mut at = 0;
     while at < bytes.len() {
@@ -88,5 +113,5 @@ fn groups_of(disk: &dyn Disk, salt: u64, segment: u64) -> io::Result<Vec<FoundGr
             None => at += BLOCK_BYTES,
         }
     }
-    Ok(groups)
+    groups
 }

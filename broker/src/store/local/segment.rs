@@ -10,6 +10,7 @@ use crate::store::local::disk::{Disk, DiskFile};
 use crate::store::local::group::BLOCK_BYTES;
 
 /// Bytes of a segment: long enough that changing it is rare, short enough that one is free again soon after settling.
+/// Recovery refuses a shorter one that was written to, so a broker with a larger number must know this one too.
 pub const SEGMENT_BYTES: u64 = 16 << 20;
 /// Spares kept ready: one for the next change and one for a failed segment meanwhile. More would only occupy disk.
 pub const SPARES_MAX: usize = 2;

@@ -181,6 +181,14 @@ impl Settler {
             return;
         }
         let database = &self.shared.database;
+        let none = database.read(|transaction| {
+            use redb::ReadableTableMetadata as _;
+            Ok(transaction.open_table(ERASING)?.is_empty()?)
+        });
+        if matches!(none, Ok(true)) {
+            self.erasing = false;
+            return;
+        }
         let mut step = None;
         let result = database.write(|transaction| erasing::step(transaction, &mut step));
         let done = match (&result, &step) {
@@ -205,6 +213,12 @@ impl Settler {
     /// Takes erased content out of the files, a bounded part of it.
     pub(super) fn wipe(&mut self) -> bool {
         self.wipe.step()
+    }
+
+    /// For the text of a failure.
+    #[cfg(test)]
+    pub(super) fn wiping(&self) -> String {
+        format!("{:?}", self.wipe)
     }
 
     fn wait(&self, time: Duration) -> Stop {

@@ -56,6 +56,9 @@ pub struct Tuning {
     pub erase_within: Duration,
     /// The quota.
     pub quota: QuotaLimits,
+    /// Reads of the database stay on the thread of who reads, whom they block: for the simulator, which does one thing at a
+    /// time, and would spend a third of its time on changing threads.
+    pub reads_block: bool,
 }
 
 impl Default for Tuning {
@@ -69,6 +72,7 @@ impl Default for Tuning {
             cache_bytes: CACHE_BYTES,
             erase_within: ERASE_WITHIN,
             quota: QuotaLimits::default(),
+            reads_block: false,
         }
     }
 }

@@ -62,8 +62,8 @@ pub struct State {
     pub unsettled_bytes: usize,
     /// Since when something has been waiting to be settled.
     pub unsettled_since: Option<Instant>,
-    /// Names that lost their log to another name, which the database does not know yet.
-    pub vacated: BTreeSet<SessionId>,
+    /// Names that lost their log to another name, which the database does not know yet, and the last commit that did it.
+    pub vacated: BTreeMap<SessionId, u64>,
     // The last names that were removed, in order.
     forgotten: VecDeque<SessionId>,
     /// Erased records that may still be somewhere as they were.
@@ -106,7 +106,7 @@ impl State {
             evictions: 0,
             unsettled_bytes: 0,
             unsettled_since: None,
-            vacated: BTreeSet::new(),
+            vacated: BTreeMap::new(),
             forgotten: VecDeque::new(),
             erasing: Erasing::default(),
             erased_commit: settled.erased_commit,
@@ -331,7 +331,7 @@ impl State {
             replies: Vec::new(),
             reservations,
             bytes: std::mem::take(&mut self.unsettled_bytes),
-            vacated: self.vacated.iter().cloned().collect(),
+            vacated: self.vacated.clone(),
             erase: std::mem::take(&mut self.erased),
         };
         self.unsettled_since = None;
@@ -399,9 +399,8 @@ impl State {
         }
         self.values.settled();
         self.unindexed.settled(plan.meta.settled_commit);
-        for name in &plan.vacated {
-            self.vacated.remove(name);
-        }
+        // One that was given up again during the settling still has an entry.
+        self.vacated.retain(|_, commit| *commit > plan.meta.settled_commit);
         self.settled = plan.meta;
         self.settling.clear();
         garbage
@@ -513,7 +512,7 @@ impl State {
         log.name = rename.to;
         log.next_name = None;
         self.forget_name(rename.from.clone(), rename.log);
-        self.vacated.insert(rename.from);
+        self.vacated.insert(rename.from, self.durable_commit);
         self.touch(rename.log);
     }
 

@@ -97,9 +97,10 @@ pub fn stats(data_dir: &Path) -> Result<Stats, OpenStoreError> {
         }
     };
     let disk = Arc::new(RealDisk::new(data_dir.to_owned()));
-    let database = Database::open(disk.clone(), Tuning::default().cache_bytes).map_err(damaged)?;
+    let tuning = Tuning::default();
+    let database = Database::open(disk.clone(), tuning.cache_bytes).map_err(damaged)?;
     let settled_commit = database.meta().map_err(damaged)?.settled_commit;
-    let found = scan(disk.as_ref(), folder.salt, settled_commit)?;
+    let found = scan(disk.as_ref(), folder.salt, tuning.segment_bytes, settled_commit)?;
     let mut journal_bytes = 0;
     for segment in &found.segments {
         journal_bytes += bytes(&file_name(*segment))?;

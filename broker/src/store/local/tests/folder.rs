@@ -72,7 +72,7 @@ async fn a_second_broker_and_a_newer_format_are_refused_untouched() {
     assert!(matches!(error, OpenStoreError::OlderFormat { found: 1, .. }), "{error}");
     assert_eq!(files(&folder), before);
     fs::write(folder.join("FORMAT"), format).unwrap();
-    let store = LocalStore::open(LocalConfig::new(&folder)).unwrap();
+    let store = LocalStore::open_tuned(folder, manual()).unwrap();
     assert_eq!(Session::open(&store, "a").await.read(&store).await, ["x", "y"]);
 }
 

@@ -17,7 +17,7 @@ use crate::store::{Batch, ListQuery, LogId, Snapshot, Store, StoreError};
 #[tokio::test]
 async fn reservations_are_bounded_and_given_back() {
     let quota =
-        QuotaLimits { session: 10_000, all: 15_000, control: 2_000, timeout: Duration::from_millis(20) };
+        QuotaLimits { session: 10_000, all: 15_000, control: 2_000, timeout: Duration::from_millis(500) };
     let store = FaultyDisk::new().store(Tuning { quota, ..manual() });
     let mut session = Session::open(&store, "a").await;
     let (log, other) = (session.opened.log, LogId(99));

@@ -11,6 +11,7 @@ mod limits;
 mod model;
 mod rebuild;
 mod recovery;
+mod renaming;
 mod restore;
 mod sim;
 mod wiping;

@@ -7,6 +7,8 @@ use crate::store::conformance::feed::projection;
 use crate::store::local::LocalStore;
 use crate::store::local::database::DatabaseFailure;
 use crate::store::local::rebuild::{Rebuilt, Repaired, rebuild, rebuild_database};
+use crate::store::local::segment::SEGMENT_BYTES;
+use crate::store::local::shared::Tuning;
 use crate::store::local::stats::stats;
 use crate::store::local::table::changes::{self, CHANGES};
 use crate::store::local::table::deadlines::{self, DEADLINES};
@@ -257,7 +259,9 @@ async fn a_crash_in_the_middle_leaves_less_to_do() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn numbers_of_a_folder() {
     let folder = tempfile::tempdir().unwrap();
-    let store = LocalStore::open_tuned(folder.path().into(), manual()).unwrap();
+    // The segments of a broker, because what is asked here expects them.
+    let tuning = Tuning { segment_bytes: SEGMENT_BYTES, ..manual() };
+    let store = LocalStore::open_tuned(folder.path().into(), tuning).unwrap();
     for name in ["a", "b", "c"] {
         let mut session = Session::open(&store, name).await;
         session.project(&store, &["four", "five5"], projection("", &["t"], Some(1))).await.unwrap();
@@ -273,7 +277,7 @@ async fn numbers_of_a_folder() {
     assert_eq!((found.sessions, found.deleted_names, found.damaged), (2, 1, 0));
     assert_eq!((found.records, found.record_bytes, found.chunks), (4, 18, 2));
     assert_eq!((found.settled_commit, found.unsettled_commits), (5, 1));
-    assert!(found.segments > 0 && found.journal_bytes >= found.segments * (64 << 10));
+    assert!(found.segments > 0 && found.journal_bytes >= found.segments * SEGMENT_BYTES);
     assert!(found.database_bytes > found.free_bytes && found.ballast_bytes == 4096);
     let entries = |name: &str| found.tables.iter().find(|table| table.name == name).unwrap().entries;
     assert_eq!((entries("logs"), entries("terms"), entries("deadlines"), entries("values")), (2, 2, 2, 1));

@@ -1,5 +1,6 @@
 //! What is there after a crash.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -108,9 +109,68 @@ async fn a_torn_end_is_cut_at_every_byte() {
         expected.push("after".into());
         assert_eq!(read_all(&store, "a").await, expected, "cut at {cut}");
     }
-    let shorter = disk.copy();
-    shorter.change(&segment, |bytes| bytes.truncate(last.start + 10));
-    assert_eq!(read_all(&shorter.store(manual()), "a").await, ["one", "two"]);
+}
+
+fn is_refused_as_cut(disk: &FaultyDisk, segment: &str, to: usize, least: usize) {
+    let damaged = disk.copy();
+    damaged.change(segment, |bytes| bytes.truncate(to));
+    let before = damaged.files();
+    match damaged.try_store(manual()) {
+        Err(error @ OpenStoreError::CutJournal { .. }) => {
+            let told = format!("{segment} of the data folder has {to} bytes, and had at least {least} ");
+            assert!(error.to_string().starts_with(&told), "{error}");
+        }
+        other => panic!("cut to {to}: {other:?}"),
+    }
+    let journal = |files: &BTreeMap<String, Vec<u8>>| files.get(segment).cloned();
+    assert_eq!(journal(&damaged.files()), journal(&before), "nothing was touched");
+}
+
+#[tokio::test]
+async fn a_segment_that_was_cut_short_is_refused() {
+    let (disk, segment, groups) = three_groups().await;
+    let whole = disk.length(&segment);
+    let within = groups.iter().flat_map(|group| [group.start, group.start + 10, group.end]);
+    for to in within.chain([BLOCK_BYTES + 1, HEADER_BYTES, whole - 1]).filter(|to| *to >= HEADER_BYTES) {
+        is_refused_as_cut(&disk, &segment, to, whole);
+    }
+    // The first header alone may be damaged too.
+    disk.change(&segment, |bytes| bytes[0] ^= 1);
+    is_refused_as_cut(&disk, &segment, groups[1].end, whole);
+}
+
+/// A group that is longer than a segment has one of its own.
+#[tokio::test]
+async fn a_long_segment_that_was_cut_short_is_refused() {
+    let long = "x".repeat(3 * manual().segment_bytes as usize);
+    let disk = FaultyDisk::new();
+    drop(append_one(&disk, "a", &long).await);
+    let [segment] = <[String; 1]>::try_from(disk.written("journal/")).unwrap();
+    let (whole, usual) = (disk.length(&segment), manual().segment_bytes as usize);
+    for to in [usual + 1, 2 * usual, whole - 1] {
+        is_refused_as_cut(&disk, &segment, to, whole);
+    }
+    is_refused_as_cut(&disk, &segment, usual - 1, usual);
+    // The torn end of a crash: any part of it may be there.
+    for from in [0, 4, 33, HEADER_BYTES, usual] {
+        let torn = disk.copy();
+        torn.change(&segment, |bytes| bytes[from..].fill(0));
+        assert_eq!(read_all(&torn.store(manual()), "a").await, [""; 0], "torn at {from}");
+    }
+}
+
+/// What a crash leaves of a segment that was being made.
+#[tokio::test]
+async fn a_segment_that_was_never_written_to_may_have_any_length() {
+    use crate::store::local::disk::Disk as _;
+    let (disk, segment, _) = three_groups().await;
+    let number: u64 = segment.trim_start_matches("journal/").parse().unwrap();
+    for bytes in [0, 1, BLOCK_BYTES, BLOCK_BYTES + 1] {
+        let made = disk.copy();
+        let next = format!("journal/{:016}", number + 100);
+        made.open(&next).unwrap().set_bytes(bytes as u64).unwrap();
+        assert_eq!(read_all(&made.store(manual()), "a").await, ["one", "two", "three"]);
+    }
 }
 
 #[tokio::test]

@@ -97,7 +97,7 @@ pub(crate) enum Mark {
     /// The database exists: the folder would be marked as ready.
     Ready,
     /// The writer writes the group of the next commit.
-    Group { deletes: bool },
+    Group(Does),
     /// It is acknowledged.
     Acknowledged,
     /// The settler moves what is durable into the database.
@@ -106,6 +106,18 @@ pub(crate) enum Mark {
     Settled,
     /// The settler removes parts of deleted logs.
     Removing { begins: bool },
+    /// The settler rewrites chunks with erased records, and wipes the files.
+    Wiping { begins: bool },
+}
+
+/// What a group does beside appending.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Does {
+    pub(crate) deletes: bool,
+    pub(crate) trims: bool,
+    pub(crate) forks: bool,
+    pub(crate) erases: bool,
+    pub(crate) renames: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -245,6 +257,27 @@ impl Content {
             }
             Op::Mark(_) => {}
         }
+    }
+
+    /// What every file holds, as it is seen and as far as it is durable.
+    pub(crate) fn files(&self) -> Vec<Vec<u8>> {
+        let bytes = |pages: &Pages| {
+            let mut bytes = vec![0; pages.length];
+            assert!(pages.read(0, &mut bytes));
+            bytes
+        };
+        let files =
+            self.names.values().chain(self.durable_names.values()).filter_map(|inode| self.files.get(inode));
+        // What is synced is the same pages twice.
+        let synced = |file: &File| {
+            let mut pages = file.cached.pages.iter().zip(&file.durable.pages);
+            file.cached.length == file.durable.length && pages.all(|(one, other)| Arc::ptr_eq(one, other))
+        };
+        let both = |file: &File| {
+            let durable = (!synced(file)).then(|| bytes(&file.durable));
+            std::iter::once(bytes(&file.cached)).chain(durable)
+        };
+        files.flat_map(both).collect()
     }
 
     pub(crate) fn in_flight(&self) -> InFlight {

@@ -1,6 +1,6 @@
 //! What a disk must hold after a power cut, checked by opening the store on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,9 +13,14 @@ use crate::store::local::rebuild::{Rebuilt, rebuild_database};
 use crate::store::local::settler::Settler;
 use crate::store::local::tests::sim::disk::{Content, SimDisk, Tear};
 use crate::store::local::tests::sim::rng::Rng;
-use crate::store::local::tests::sim::workload::{Log, Model, NAMES, ROW_KEYS, Rows, TERMS, open};
+use crate::store::local::tests::sim::workload::{
+    Log, Model, NAMES, ROW_KEYS, Rows, TERMS, open, still_there, wipe_step,
+};
 use crate::store::local::writer::Writer;
 use crate::store::{Batch, BatchId, Cas, Change, ListQuery, LogId, Reservation, Store, StoreError};
+
+/// Steps of a wipe of so small a database are fewer by far.
+const WIPE_STEPS_MAX: usize = 5_000;
 
 /// What there may be: every acknowledged commit, and perhaps the one that was being written; the snapshots of every
 /// settling that is done, and perhaps those of the one that was at work.
@@ -92,21 +97,25 @@ async fn observe(store: &LocalStore) -> Result<Observed, StoreError> {
         let opened = store.open(&listed.session).await?;
         let mut records = Vec::new();
         loop {
-            let chunk = store.read(listed.log, records.len() as u64, ALL).await?;
+            let next = opened.start + records.len() as u64;
+            let chunk = store.read(listed.log, next, ALL).await?;
             if chunk.records.is_empty() {
                 break;
             }
-            assert_eq!(chunk.from, records.len() as u64);
+            assert_eq!(chunk.from, next);
             records.extend(chunk.records);
         }
         assert!(opened.exists, "{} is listed and does not exist", listed.session);
-        assert_eq!((opened.log, opened.start, listed.start), (listed.log, 0, 0), "{}", listed.session);
-        assert_eq!((opened.end, listed.end), (records.len() as u64, opened.end), "{}", listed.session);
+        assert_eq!((opened.log, opened.start), (listed.log, listed.start), "{}", listed.session);
+        let end = opened.start + records.len() as u64;
+        assert_eq!((opened.end, listed.end), (end, end), "{}", listed.session);
         assert_eq!(opened.lineage.epoch(), listed.epoch(), "{}", listed.session);
         let log = Log {
             id: listed.log,
             epoch: listed.epoch(),
             version: opened.version.0,
+            born: opened.born,
+            start: opened.start,
             records,
             last_time_ms: listed.last_time_ms,
             projection: listed.projection,
@@ -114,7 +123,9 @@ async fn observe(store: &LocalStore) -> Result<Observed, StoreError> {
             deadline_ms: indexed.due.remove(&listed.log),
             commit: match indexed.changes.remove(&listed.log) {
                 Some(change) => {
-                    assert_eq!((change.end, change.deleted), (listed.end, false), "{}", listed.session);
+                    let told = (&change.session, &change.lineage, change.start, change.end, change.deleted);
+                    let is = (&listed.session, &listed.lineage, listed.start, listed.end, false);
+                    assert_eq!(told, is);
                     change.commit
                 }
                 None => panic!("{} is not in the change feed", listed.session),
@@ -134,6 +145,13 @@ async fn observe(store: &LocalStore) -> Result<Observed, StoreError> {
     }
     let commit = store.shared.state().durable_commit();
     Ok(Observed { commit, sessions, vacant, values })
+}
+
+impl Observed {
+    /// The last commit that is there.
+    pub(crate) fn commit(&self) -> u64 {
+        self.commit
+    }
 }
 
 impl Allowed<'_> {
@@ -184,9 +202,17 @@ fn short(observed: &Observed) -> String {
         let (log, through) = (&found.log, found.snapshot_through);
         let rows = found.rows.iter().map(|row| row.as_ref().map(Bytes::len)).collect::<Vec<_>>();
         format!(
-            "{name}: log {} epoch {} version {} commit {} projection {:?} terms {:b} deadline {:?} snapshot {through:?} \
-             rows {rows:?} records {records:?}",
-            log.id.0, log.epoch, log.version, log.commit, log.projection, log.terms, log.deadline_ms
+            "{name}: log {} epoch {} version {} commit {} born {} start {} projection {:?} terms {:b} deadline {:?} \
+             snapshot {through:?} rows {rows:?} records {records:?}",
+            log.id.0,
+            log.epoch,
+            log.version,
+            log.commit,
+            log.born,
+            log.start,
+            log.projection,
+            log.terms,
+            log.deadline_ms
         )
     });
     let sessions = sessions.collect::<Vec<_>>().join("; ");
@@ -223,6 +249,27 @@ pub(crate) fn check_again(runtime: &Runtime, disk: &Content, seen: &Observed) ->
         observed.commit,
         short(&observed)
     ))
+}
+
+/// Wipes, and finds nothing of what is dead in any file, nor after another power cut.
+pub(crate) fn wipe(
+    runtime: &Runtime,
+    disk: &SimDisk,
+    store: &LocalStore,
+    dead: &BTreeSet<u64>,
+) -> Result<(), String> {
+    let before = runtime.block_on(observe(store)).map_err(|error| error.to_string())?;
+    let mut writer = Writer::new(Arc::clone(&store.shared));
+    let mut settler = Settler::new(Arc::clone(&store.shared));
+    let done = (0..WIPE_STEPS_MAX).any(|_| wipe_step(&mut settler, &mut writer, &store.shared));
+    assert!(done, "a wipe does not end: {:?}", settler.wiping());
+    if let Some(left) = still_there(&disk.content(), dead) {
+        return Err(format!("record {left} is still there"));
+    }
+    let after = runtime.block_on(observe(store)).map_err(|error| error.to_string())?;
+    assert!(before == after, "a wipe changed what is there");
+    let cut = disk.content().after_power_cut(Tear::Nothing, &mut Rng::new(1, 1), &mut |_| {});
+    check_again(runtime, &cut, &before)
 }
 
 /// The store works on: sessions old and new take an append each, some are settled, and all of it survives a power cut.

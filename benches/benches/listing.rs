@@ -18,9 +18,8 @@ use crate::common::{Broker, Connection, folder, from_env, quantile, record};
 
 const CONNECTIONS: u64 = 8;
 const IN_FLIGHT: usize = 256;
-/// Sessions that one broker process creates, by default: below the store's limit of resident logs, above which creating
-/// many at the same time takes very long.
-const PER_LIFE: u64 = 100_000;
+/// Sessions that one broker process creates, by default: all of them, far above the store's limit of resident logs.
+const PER_LIFE: u64 = 1_000_000;
 
 /// Spread over the names, so that neighbours in the list were not created together.
 fn session(number: u64) -> String {

@@ -46,7 +46,7 @@ impl Summary {
         let expires_ms = self.meta.expiry.deadline_ms(last_time_ms);
         Projection {
             row: self.encode(),
-            terms: term::of(self),
+            terms: term::of(&self.meta, self.closed),
             deadline_ms: [expires_ms, wake_ms].into_iter().flatten().min(),
         }
     }

@@ -1,9 +1,8 @@
 //! Terms: what a session is found by in the list of sessions, beside its id.
 
 use bytes::Bytes;
+use longwire_proto::meta::Meta;
 use longwire_proto::session_id::SessionId;
-
-use crate::summary::Summary;
 
 /// The term of a label with its value.
 #[must_use]
@@ -29,10 +28,10 @@ pub fn status(closed: bool) -> Bytes {
 
 /// Every term of a session, sorted, without repetitions.
 #[must_use]
-pub fn of(summary: &Summary) -> Vec<Bytes> {
-    let labels = summary.meta.labels.iter().map(|(name, value)| label(name, value));
-    let parents = summary.meta.parent.iter().map(parent);
-    let mut terms: Vec<Bytes> = labels.chain(parents).chain([status(summary.closed)]).collect();
+pub fn of(meta: &Meta, closed: bool) -> Vec<Bytes> {
+    let labels = meta.labels.iter().map(|(name, value)| label(name, value));
+    let parents = meta.parent.iter().map(parent);
+    let mut terms: Vec<Bytes> = labels.chain(parents).chain([status(closed)]).collect();
     terms.sort_unstable();
     terms.dedup();
     terms
@@ -40,8 +39,6 @@ pub fn of(summary: &Summary) -> Vec<Bytes> {
 
 #[cfg(test)]
 mod tests {
-    use longwire_proto::meta::Meta;
-
     use super::*;
 
     #[test]
@@ -57,7 +54,7 @@ mod tests {
             parent: Some(SessionId::parse("acme/x").unwrap()),
             ..Meta::default()
         };
-        let terms = of(&Summary { meta, closed: true, created_ms: 5 });
+        let terms = of(&meta, true);
         assert_eq!(terms.len(), 4);
         assert!(terms.is_sorted());
         assert!(terms.contains(&status(true)) && !terms.contains(&status(false)));

@@ -1,6 +1,7 @@
 //! The owner of a loaded session: one turn, from loading it to a failed write, a delete, or rest.
 
 mod keeping;
+mod pruning;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -20,12 +21,14 @@ use tokio::time::Instant;
 
 use crate::ageing::Ageing;
 use crate::clock::Clock;
+use crate::driver::owner::pruning::Pruning;
 use crate::driver::trimmer::{Plan, Stage, Trimming};
-use crate::driver::{Driver, Loaded, RECORD_OVERHEAD_BYTES, begin, to_error, unknown};
+use crate::driver::{Driver, Loaded, RECORD_OVERHEAD_BYTES, begin, unknown};
 use crate::request::{Begin, Operation, ReplyTo, Request};
 use crate::store::{
-    Batch, BatchId, Projection, Reservation, Snapshot, Store, StoreError, StoreFuture, Version,
+    Batch, BatchId, LogId, Projection, Reservation, Snapshot, Store, StoreError, StoreFuture, Version,
 };
+use crate::store_error::in_session;
 use crate::tail::{Progress, Tail};
 
 /// How often the retention of one session is looked after at most: each time costs a snapshot.
@@ -43,8 +46,11 @@ struct Admission {
 
 struct Prepared {
     reservation: Reservation,
-    row: Option<(ProducerKey, Option<Bytes>)>,
+    row: Option<Row>,
 }
+
+/// A producer, and what the store has of it.
+type Row = (ProducerKey, Option<Bytes>);
 
 /// How a turn as owner of a session ended.
 pub(super) enum Turn {
@@ -74,6 +80,7 @@ enum Oldest {
 
 /// One turn of owning a session.
 pub(super) struct Owner {
+    session: SessionId,
     store: Arc<dyn Store>,
     clock: Clock,
     ageing: Ageing,
@@ -99,6 +106,9 @@ pub(super) struct Owner {
     carried_out: Option<StoreFuture<()>>,
     trimming: Option<Trimming>,
     waiting_trims: VecDeque<(u64, ReplyTo)>,
+    pruning: Option<Pruning>,
+    /// The start from which on the next round of pruning is worth it.
+    prune_from: u64,
     /// Who waits for what a deadline brings.
     woken: Vec<ReplyTo>,
     oldest: Oldest,
@@ -112,6 +122,7 @@ enum Event {
     Ended(Result<(), StoreError>),
     Planned(Result<Plan, StoreError>),
     Trimmed(Result<(), StoreError>),
+    Pruned(pruning::Step),
     Asked(Request),
     Due,
     Abandoned,
@@ -128,6 +139,7 @@ impl Owner {
     ) -> Self {
         driver.tail.loaded(progress);
         let mut owner = Self {
+            session: driver.session.clone(),
             store: Arc::clone(&driver.store),
             clock: driver.clock,
             ageing: driver.ageing,
@@ -148,6 +160,8 @@ impl Owner {
             carried_out: None,
             trimming: None,
             waiting_trims: VecDeque::new(),
+            pruning: None,
+            prune_from: 0,
             woken: Vec::new(),
             oldest: Oldest::Unknown,
             retention_not_before: Instant::now(),
@@ -200,6 +214,7 @@ impl Owner {
                         return turn;
                     }
                 }
+                Event::Pruned(step) => self.pruned(step),
                 Event::Asked(request) => {
                     last_used = Instant::now();
                     self.admit(request);
@@ -235,6 +250,7 @@ impl Owner {
                 Event::Admitted(prepared),
             outcome = pending_or(self.carried_out.as_mut()) => Event::Ended(outcome),
             event = trimming(&mut self.trimming) => event,
+            step = pruning::step(&mut self.pruning) => Event::Pruned(step),
             request = inbox.recv(), if takes => request.map_or(Event::Abandoned, Event::Asked),
             (through, outcome) = front_snapshot(&mut self.snapshots) => Event::Snapshotted(through, outcome),
             () = sleep_until(due_at), if takes => Event::Due,
@@ -298,14 +314,7 @@ impl Owner {
             }
             let reservation =
                 if bytes == 0 { Reservation::none() } else { store.reserve(log, bytes).await? };
-            let row = match key {
-                None => None,
-                Some(key) => {
-                    let row = store.rows(log, vec![key.row_key()]).await?.pop().flatten();
-                    Some((key, row))
-                }
-            };
-            Ok(Prepared { reservation, row })
+            Ok(Prepared { reservation, row: producer_row(store, log, key).await? })
         });
         self.admission = Some(Admission { request, prepared });
     }
@@ -338,7 +347,7 @@ impl Owner {
                 let error = Error::new(ErrorCode::EraseElsewhere, message).field("ranges");
                 request.reply_to.answer(Err(error));
             }
-            Err(error) => request.reply_to.answer(Err(to_error(&error))),
+            Err(error) => request.reply_to.answer(Err(in_session(&self.session, &error))),
         }
     }
 
@@ -349,8 +358,19 @@ impl Owner {
             self.parked = Some((request, prepared));
             return;
         }
-        if let Some((key, row)) = prepared.row {
-            self.loaded.machine.load(key, row.as_deref());
+        let key = self.loaded.machine.key(&command);
+        match prepared.row {
+            Some((key, row)) => self.loaded.machine.load(key, row.as_deref()),
+            None if key.is_some() => {
+                // Its producer left memory while room was reserved.
+                let request = Request { operation: Operation::Command(command), reply_to: request.reply_to };
+                let row = producer_row(Arc::clone(&self.store), self.loaded.log, key);
+                let reservation = prepared.reservation;
+                let prepared = Box::pin(async move { Ok(Prepared { reservation, row: row.await? }) });
+                self.admission = Some(Admission { request, prepared });
+                return;
+            }
+            None => {}
         }
         self.reserved.absorb(prepared.reservation);
         self.command(command, request.reply_to);
@@ -361,6 +381,7 @@ impl Owner {
         if self.append.is_some() {
             return;
         }
+        self.loaded.machine.wake_at(self.wake_ms());
         let Some(write) = self.loaded.machine.poll_write() else { return };
         let Loaded { log, term, version, .. } = self.loaded;
         self.batches += 1;
@@ -393,7 +414,7 @@ impl Owner {
         self.loaded.machine.handle_persisted(outcome);
         if self.oldest == Oldest::None && self.loaded.machine.durable_end() > self.start() {
             self.oldest = Oldest::At(self.loaded.machine.state().last_time_ms());
-            self.loaded.machine.handle_timeout(self.clock.now_ms(), self.wake_ms());
+            self.loaded.machine.handle_timeout(self.now_for_age(), self.wake_ms());
         }
     }
 
@@ -429,7 +450,7 @@ impl Owner {
                 tracing::debug!(%error, "a snapshot was not taken; it is tried again");
                 self.loaded.machine.snapshot_failed();
                 if let Some(Trimming { stage: Stage::Covering(_), .. }) = self.trimming {
-                    self.trimming_done(Err(to_error(&error)));
+                    self.trimming_done(Err(in_session(&self.session, &error)));
                 }
             }
         }
@@ -500,7 +521,9 @@ impl Owner {
             }
             (Err(error), _) => {
                 self.refuse_waiting(&unknown("the session is being loaded again"));
-                reply_to.into_iter().for_each(|reply_to| reply_to.answer(Err(to_error(&error))));
+                reply_to
+                    .into_iter()
+                    .for_each(|reply_to| reply_to.answer(Err(in_session(&self.session, &error))));
                 Turn::Reload(None)
             }
         })
@@ -526,6 +549,17 @@ fn projection(projection: summary::Projection) -> Projection {
 
 fn not_found() -> Error {
     Error::new(ErrorCode::SessionNotFound, "there is no such session").field("session")
+}
+
+/// Reads the row of a producer that is not resident.
+async fn producer_row(
+    store: Arc<dyn Store>,
+    log: LogId,
+    key: Option<ProducerKey>,
+) -> Result<Option<Row>, StoreError> {
+    let Some(key) = key else { return Ok(None) };
+    let row = store.rows(log, vec![key.row_key()]).await?.pop().flatten();
+    Ok(Some((key, row)))
 }
 
 async fn sleep_until(at: Option<Instant>) {

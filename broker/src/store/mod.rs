@@ -9,6 +9,7 @@
 //!   may be durable.
 
 pub mod ancestry;
+pub mod backed_up;
 pub mod batch;
 pub mod change;
 #[cfg(test)]
@@ -28,7 +29,7 @@ use longwire_proto::position::Lineage;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::watch;
 
-use crate::backup::BackedUp;
+pub use crate::store::backed_up::BackedUp;
 pub use crate::store::batch::{Batch, Origin, Projection, Reservation, Reserved};
 pub use crate::store::change::{Change, Changes, Due};
 pub use crate::store::list::{ListPage, ListQuery, Listed};
@@ -271,7 +272,7 @@ pub trait Store: Send + Sync + 'static {
     fn trim(&self, log: LogId, term: Term, start: u64, freed_bytes: u64) -> StoreFuture<()>;
 
     /// Durably gives the log another name, which must be free. The old name is as if it had never had a log. An id that
-    /// begins with `~` is not listed, is not in the feed and is never due. Who has opened the vacant name is fenced.
+    /// begins with `~` is not listed and not in the feed. Who has opened the vacant name is fenced.
     ///
     /// # Errors
     /// [`StoreError::AlreadyExists`]; [`StoreError::VersionConflict`] when a session created under the name would begin

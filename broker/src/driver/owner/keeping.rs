@@ -8,11 +8,15 @@ use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::position::{Position, Resume};
 use tokio::time::Instant;
 
-use crate::driver::owner::{LOOK_AGAIN_MS, Oldest, Owner, RETENTION_PAUSE, TRIMS_MAX, Turn, not_found};
+use crate::driver::owner::{
+    Ending, LOOK_AGAIN_MS, Oldest, Owner, RETENTION_PAUSE, TRIMS_MAX, Turn, not_found,
+};
 use crate::driver::trimmer::{Extent, Plan, Stage, Trimming, Wish, plan};
-use crate::driver::{Loaded, to_error, unknown};
+use crate::driver::{Loaded, UNFINISHED_MS, unknown};
 use crate::request::ReplyTo;
 use crate::store::StoreError;
+use crate::store::list::is_hidden;
+use crate::store_error::in_session;
 
 impl Owner {
     pub(super) fn start(&self) -> u64 {
@@ -68,7 +72,7 @@ impl Owner {
                     self.trimming_done(Ok(()));
                 }
             }
-            (Err(error), _) => self.trimming_done(Err(to_error(&error))),
+            (Err(error), _) => self.trimming_done(Err(in_session(&self.session, &error))),
             (Ok(_), None) => {}
         }
     }
@@ -94,11 +98,12 @@ impl Owner {
                 self.loaded.machine.trimmed(plan.start);
                 self.loaded.bytes = self.loaded.bytes.saturating_sub(plan.freed_bytes);
                 self.tail.trimmed(plan.start);
+                self.prune();
                 self.trimming_done(Ok(()));
                 None
             }
             Err(error) => {
-                self.trimming_done(Err(to_error(&error)));
+                self.trimming_done(Err(in_session(&self.session, &error)));
                 self.refuse_waiting(&unknown("the session is being loaded again"));
                 Some(Turn::Reload(None))
             }
@@ -125,6 +130,9 @@ impl Owner {
 
     /// The deadline that the list of sessions has for this one has come.
     pub(super) fn wake(&mut self, reply_to: ReplyTo) {
+        if self.is_abandoned() {
+            return self.end(Ending::Delete, reply_to);
+        }
         self.woken.push(reply_to);
         if self.trimming.is_none() {
             match self.retention_due() {
@@ -168,14 +176,31 @@ impl Owner {
         due.then_some(Wish::Retained { retention, now_ms })
     }
 
-    /// When the first retained record is too old, in Unix milliseconds.
+    /// Whether this is an import that nobody goes on with.
+    fn is_abandoned(&self) -> bool {
+        let state = self.loaded.machine.state();
+        let nothing = self.loaded.machine.durable_end() == self.start();
+        let unfinished = self.loaded.exists && is_hidden(&self.session) && self.at_rest();
+        unfinished && (nothing || self.now_for_age().saturating_sub(state.last_time_ms()) > UNFINISHED_MS)
+    }
+
+    /// When the session wants to be woken apart from its expiry, in Unix milliseconds.
     pub(super) fn wake_ms(&self) -> Option<u64> {
-        let age_ms = self.loaded.machine.state().summary().meta.retention.age_ms?;
-        match self.oldest {
-            Oldest::At(oldest_ms) => Some(oldest_ms.saturating_add(age_ms).saturating_add(1)),
-            Oldest::Unknown => Some(self.loaded.machine.state().summary().created_ms.saturating_add(age_ms)),
-            Oldest::None => None,
+        if is_hidden(&self.session) {
+            return Some(self.loaded.machine.state().last_time_ms().saturating_add(UNFINISHED_MS + 1));
         }
+        self.too_old_ms()
+    }
+
+    /// When the first retained record is too old, in Unix milliseconds.
+    fn too_old_ms(&self) -> Option<u64> {
+        let age_ms = self.loaded.machine.state().summary().meta.retention.age_ms?;
+        let oldest_ms = match self.oldest {
+            Oldest::At(oldest_ms) => oldest_ms,
+            Oldest::Unknown => self.loaded.machine.state().summary().created_ms,
+            Oldest::None => return None,
+        };
+        Some(oldest_ms.saturating_add(age_ms).saturating_add(1))
     }
 
     /// When something must be done because time has passed.
@@ -188,7 +213,7 @@ impl Owner {
         let retention_at = match (self.trimming.is_some(), self.retention_due()) {
             (true, _) => None,
             (false, Some(_)) => Some(now),
-            (false, None) => self.wake_ms().filter(|_| !self.ageing.is_suspended()).map(at),
+            (false, None) => self.too_old_ms().filter(|_| !self.ageing.is_suspended()).map(at),
         };
         let retention_at = retention_at.map(|at| at.max(self.retention_not_before));
         [expires_at, retention_at].into_iter().flatten().min()

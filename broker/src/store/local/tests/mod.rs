@@ -1,5 +1,6 @@
 //! Tests of the engine on the local disk.
 
+mod backup;
 mod conform;
 mod corruption;
 mod faults;
@@ -11,6 +12,7 @@ mod model;
 mod rebuild;
 mod recovery;
 mod renaming;
+mod restore;
 mod sim;
 mod wiping;
 

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::store::local::database::{Database, DatabaseFailure};
+use crate::store::local::database::Database;
+use crate::store::local::database_failure::DatabaseFailure;
 use crate::store::local::disk::RealDisk;
 use crate::store::local::error::OpenStoreError;
 use crate::store::local::folder::{DATABASE_FILE, DataFolder};

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use redb::{Durability, ReadTransaction, ReadableDatabase as _, WriteTransaction};
 use tracing::warn;
 
+use crate::store::local::database_failure::{DatabaseFailure, guard};
 use crate::store::local::disk::{DatabaseFile, Disk};
 use crate::store::local::folder::DATABASE_FILE;
 use crate::store::local::format::FORMAT_VERSION;
@@ -23,58 +24,6 @@ use crate::store::local::table::names::NAMES;
 use crate::store::local::table::rows::ROWS;
 use crate::store::local::table::shares::SHARES;
 use crate::store::local::table::values::VALUES;
-
-/// Why the database did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum DatabaseFailure {
-    /// redb or the disk failed. The outcome of a commit is unknown.
-    #[error("{0}")]
-    Redb(#[from] redb::Error),
-    /// A stored value is damaged.
-    #[error("{0}")]
-    Damage(Damage),
-    /// redb panicked, as it may on damaged pages.
-    #[error("redb could not follow its pages")]
-    Panic,
-}
-
-impl From<Damage> for DatabaseFailure {
-    fn from(damage: Damage) -> Self {
-        Self::Damage(damage)
-    }
-}
-
-macro_rules! from_redb {
-    ($($error:ident),*) => {$(
-        impl From<redb::$error> for DatabaseFailure {
-            fn from(error: redb::$error) -> Self {
-                Self::Redb(error.into())
-            }
-        }
-    )*};
-}
-from_redb!(
-    StorageError,
-    TableError,
-    TransactionError,
-    CommitError,
-    DatabaseError,
-    SetDurabilityError,
-    CompactionError
-);
-
-impl DatabaseFailure {
-    /// Whether the disk is full.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        matches!(self, Self::Redb(redb::Error::Io(error)) if error.kind() == std::io::ErrorKind::StorageFull)
-    }
-
-    // Damage is there again after opening again; anything else may be the handle's state.
-    fn poisons(&self) -> bool {
-        !matches!(self, Self::Damage(_) | Self::Redb(redb::Error::Corrupted(_)) | Self::Panic)
-    }
-}
 
 struct Handle {
     // Counts openings, so that of many who saw one failure only the first opens it again.
@@ -295,9 +244,4 @@ fn open(
     let mut builder = redb::Builder::new();
     builder.set_cache_size(cache_bytes);
     Ok(builder.create_with_backend(DatabaseFile { file, growths: Arc::clone(growths) })?)
-}
-
-/// redb follows damaged page pointers into panics; they must not take a thread of the store with them.
-pub(super) fn guard<T>(work: impl FnOnce() -> Result<T, DatabaseFailure>) -> Result<T, DatabaseFailure> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(DatabaseFailure::Panic))
 }

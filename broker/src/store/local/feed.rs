@@ -12,7 +12,7 @@ use redb::ReadTransaction;
 use tracing::warn;
 
 use crate::store::list::is_hidden;
-use crate::store::local::database::DatabaseFailure;
+use crate::store::local::database_failure::DatabaseFailure;
 use crate::store::local::log::Stage;
 use crate::store::local::reader::{blocking, failure};
 use crate::store::local::shared::Shared;

@@ -5,7 +5,7 @@ use redb::{ReadableTable as _, Table, WriteTransaction};
 
 use crate::store::LogId;
 use crate::store::list::is_hidden;
-use crate::store::local::database::DatabaseFailure;
+use crate::store::local::database_failure::DatabaseFailure;
 use crate::store::local::table::changes::{self, CHANGES};
 use crate::store::local::table::deadlines::{self, DEADLINES};
 use crate::store::local::table::gone::{self, GONE};

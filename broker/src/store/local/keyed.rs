@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::store::local::database::{Database, DatabaseFailure};
+use crate::store::local::database::Database;
+use crate::store::local::database_failure::DatabaseFailure;
 use crate::store::local::group::Put;
 use crate::store::local::queued::Queued;
 use crate::store::local::reader::{blocking, failure};

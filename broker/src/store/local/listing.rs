@@ -12,7 +12,8 @@ use redb::ReadOnlyTable;
 
 use crate::store::batch::TERMS_MAX;
 use crate::store::list::{HIDDEN, is_hidden};
-use crate::store::local::database::{Database, DatabaseFailure};
+use crate::store::local::database::Database;
+use crate::store::local::database_failure::DatabaseFailure;
 use crate::store::local::log::{Log, Stage};
 use crate::store::local::reader::failure;
 use crate::store::local::shared::Shared;

@@ -11,6 +11,7 @@ pub mod backup;
 pub mod ballast;
 pub mod compact;
 pub mod database;
+pub mod database_failure;
 pub mod deleted;
 pub mod disk;
 pub mod erasing;

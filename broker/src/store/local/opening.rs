@@ -8,7 +8,8 @@ use tracing::info;
 
 use crate::store::local::Threads;
 use crate::store::local::ballast::Ballast;
-use crate::store::local::database::{Database, DatabaseFailure};
+use crate::store::local::database::Database;
+use crate::store::local::database_failure::DatabaseFailure;
 use crate::store::local::disk::Disk;
 use crate::store::local::error::OpenStoreError;
 use crate::store::local::folder::{DATABASE_FILE, DataFolder};

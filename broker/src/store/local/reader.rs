@@ -10,7 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
 
-use crate::store::local::database::{Database, DatabaseFailure};
+use crate::store::local::database::Database;
+use crate::store::local::database_failure::DatabaseFailure;
 use crate::store::local::erasing::mask;
 use crate::store::local::log::{Rows, Stage};
 use crate::store::local::place::{Extent, Place};

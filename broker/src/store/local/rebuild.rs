@@ -12,7 +12,8 @@ use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata as _, WriteTran
 
 use crate::store::LogId;
 use crate::store::list::is_hidden;
-use crate::store::local::database::{Database, DatabaseFailure};
+use crate::store::local::database::Database;
+use crate::store::local::database_failure::DatabaseFailure;
 use crate::store::local::disk::RealDisk;
 use crate::store::local::error::OpenStoreError;
 use crate::store::local::folder::{DATABASE_FILE, DataFolder};

@@ -18,7 +18,8 @@ use redb::ReadableTable as _;
 
 use crate::store::LogId;
 use crate::store::list::is_hidden;
-use crate::store::local::database::{Database, DatabaseFailure};
+use crate::store::local::database::Database;
+use crate::store::local::database_failure::DatabaseFailure;
 use crate::store::local::disk::{FILE_MODE, FOLDER_MODE, RealDisk, sync_folder};
 use crate::store::local::error::OpenStoreError;
 use crate::store::local::folder::{DATABASE_FILE, DataFolder, FORMAT_FILE, LOCK_FILE};

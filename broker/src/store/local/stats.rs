@@ -8,7 +8,8 @@ use redb::{ReadTransaction, ReadableTable as _, ReadableTableMetadata as _};
 
 use crate::store::LogId;
 use crate::store::local::ballast::BALLAST_FILE;
-use crate::store::local::database::{Database, DatabaseFailure};
+use crate::store::local::database::Database;
+use crate::store::local::database_failure::DatabaseFailure;
 use crate::store::local::disk::RealDisk;
 use crate::store::local::error::OpenStoreError;
 use crate::store::local::folder::{DATABASE_FILE, DataFolder};

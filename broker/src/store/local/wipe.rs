@@ -24,7 +24,7 @@ use metrics::{counter, histogram};
 use redb::ReadableTableMetadata as _;
 use tracing::{info, warn};
 
-use crate::store::local::database::DatabaseFailure;
+use crate::store::local::database_failure::DatabaseFailure;
 use crate::store::local::shared::{BACKOFF_MAX, BACKUPS_MAX, Shared};
 use crate::store::local::state::State;
 use crate::store::local::table::doomed::DOOMED;

@@ -12,7 +12,7 @@ use std::ops::{Bound, Range};
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::store::LogId;
-use crate::store::local::database::DatabaseFailure;
+use crate::store::local::database_failure::DatabaseFailure;
 use crate::store::local::index::Indexes;
 use crate::store::local::table::chunks::{CHUNKS, Packed};
 use crate::store::local::table::logs::{LOGS, LogRow};

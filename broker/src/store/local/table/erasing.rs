@@ -13,7 +13,7 @@ use longwire_proto::record::erased;
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::store::LogId;
-use crate::store::local::database::DatabaseFailure;
+use crate::store::local::database_failure::DatabaseFailure;
 use crate::store::local::record::{Record, checksum};
 use crate::store::local::table::chunks::{CHUNKS, Packed};
 use crate::store::local::table::logs::{LOGS, LogRow};

@@ -7,7 +7,7 @@
 
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
-use crate::store::local::database::DatabaseFailure;
+use crate::store::local::database_failure::DatabaseFailure;
 
 /// The table.
 pub const FILLER: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("filler");

@@ -9,7 +9,7 @@
 use redb::{ReadableTable, TableDefinition};
 
 use crate::store::LogId;
-use crate::store::local::database::DatabaseFailure;
+use crate::store::local::database_failure::DatabaseFailure;
 use crate::store::local::table::{Damage, seal, unseal};
 
 /// The table.

@@ -14,7 +14,7 @@ use redb::{ReadableTable, Table, TableDefinition};
 
 use crate::store::LogId;
 use crate::store::ancestry::Ancestry;
-use crate::store::local::database::DatabaseFailure;
+use crate::store::local::database_failure::DatabaseFailure;
 use crate::store::local::table::{Damage, seal, unseal};
 
 /// The table.

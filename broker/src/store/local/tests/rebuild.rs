@@ -5,7 +5,7 @@ use redb::{ReadableTable as _, WriteTransaction};
 use crate::store::conformance::Session;
 use crate::store::conformance::feed::projection;
 use crate::store::local::LocalStore;
-use crate::store::local::database::DatabaseFailure;
+use crate::store::local::database_failure::DatabaseFailure;
 use crate::store::local::rebuild::{Rebuilt, Repaired, rebuild, rebuild_database};
 use crate::store::local::segment::SEGMENT_BYTES;
 use crate::store::local::shared::Tuning;

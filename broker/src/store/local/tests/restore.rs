@@ -9,6 +9,8 @@ use longwire_proto::position::{LineageEntry, Position, Resume};
 use crate::store::conformance::{ALL, Session, id, texts};
 use crate::store::local::error::OpenStoreError;
 use crate::store::local::restore::{RestoreError, Restored, begin};
+use crate::store::local::segment::SEGMENT_BYTES;
+use crate::store::local::shared::Tuning;
 use crate::store::local::stats::stats;
 use crate::store::local::tests::manual;
 use crate::store::local::{LocalConfig, LocalStore};
@@ -32,6 +34,11 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         }
     }
     found
+}
+
+/// The segments of a broker, because a restore expects them.
+fn tuning() -> Tuning {
+    Tuning { segment_bytes: SEGMENT_BYTES, ..manual() }
 }
 
 fn restore(backup: &Path, data: &Path, now_ms: u64) -> Restored {
@@ -141,7 +148,7 @@ async fn futures_of_one_backup_do_not_meet() {
 async fn a_folder_that_was_not_shut_down_is_restored_with_its_journal() {
     let around = tempfile::tempdir().unwrap();
     let data = around.path().join("data");
-    let store = LocalStore::open_tuned(data.clone(), manual()).unwrap();
+    let store = LocalStore::open_tuned(data.clone(), tuning()).unwrap();
     let mut session = Session::open(&store, "a").await;
     session.append(&store, &["settled"]).await.unwrap();
     store.settle().await.unwrap();
@@ -200,14 +207,14 @@ async fn a_restore_has_its_name_at_the_end_and_a_crash_leaves_it_free() {
     let restoring = begin(&backup, &data, NOW_MS).unwrap();
     assert_eq!(fs::read_dir(&data).unwrap().count(), 0, "nothing is there yet");
     // What is written to it before the end is settled, whatever becomes of the journal.
-    let store = LocalStore::open_tuned(restoring.path().to_owned(), manual()).unwrap();
+    let store = LocalStore::open_tuned(restoring.path().to_owned(), tuning()).unwrap();
     Session::open(&store, "a").await.append(&store, &["erased again"]).await.unwrap();
     drop(store);
     // A crash: nobody removes the folder.
     std::mem::forget(restoring);
     assert!(around.path().join("new.partial").exists());
     let restoring = begin(&backup, &data, NOW_MS + 1).unwrap();
-    let store = LocalStore::open_tuned(restoring.path().to_owned(), manual()).unwrap();
+    let store = LocalStore::open_tuned(restoring.path().to_owned(), tuning()).unwrap();
     let mut session = Session::open(&store, "a").await;
     session.append(&store, &["once"]).await.unwrap();
     drop(store);

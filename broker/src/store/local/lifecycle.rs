@@ -1,4 +1,5 @@
-//! What happens to a log beside appends: it begins as a fork, loses its first records, gets another name, is deleted.
+//! What happens to a log beside appends: it is brought into memory, begins as a fork, loses its first records, gets another
+//! name, is deleted.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use crate::store::local::erasing::ERASING_RANGES_MAX;
 use crate::store::local::group::{Create, Delete, Erase, Rename, Trim};
 use crate::store::local::log::{Log, Stage};
 use crate::store::local::queued::Queued;
-use crate::store::local::reader::{self, failure, log_row};
+use crate::store::local::reader::{self, Lookup, failure, log_row};
 use crate::store::local::shared::Shared;
 use crate::store::local::state::State;
 use crate::store::local::{LocalStore, Outcome};
@@ -150,6 +151,44 @@ impl LocalStore {
             }
         }
         Ok(())
+    }
+
+    /// Makes the log of a session resident.
+    pub(super) async fn resident(shared: &Arc<Shared>, session: &SessionId) -> Result<LogId, StoreError> {
+        loop {
+            if let Some(id) = shared.state().names.get(session) {
+                return Ok(*id);
+            }
+            let name = session.clone();
+            let look_up = move |shared: &Shared| {
+                let evictions = shared.state().evictions;
+                Ok((reader::look_up(&shared.database, &name)?, evictions))
+            };
+            let (lookup, evictions) = reader::blocking(shared, look_up).await?;
+            let mut state = shared.state();
+            if let Some(id) = state.names.get(session) {
+                return Ok(*id);
+            }
+            if state.forgot(session, evictions) {
+                // Perhaps with what the database did not know yet.
+                continue;
+            }
+            if state.vacated.contains_key(session) {
+                return Ok(state.reserve(session.clone(), 0));
+            }
+            return Ok(match lookup {
+                Lookup::Found(id, row) => {
+                    match state.logs.get(&id) {
+                        // It got another name meanwhile.
+                        Some(log) if log.name != *session => continue,
+                        Some(_) => {}
+                        None => state.load(id, *row),
+                    }
+                    id
+                }
+                Lookup::Vacant(epoch) => state.reserve(session.clone(), epoch),
+            });
+        }
     }
 
     pub(super) fn queue_delete(shared: &Shared, id: LogId, term: Term) -> Result<Outcome, StoreError> {

@@ -72,7 +72,6 @@ use crate::store::local::health::Part;
 use crate::store::local::log::Stage;
 use crate::store::local::projected::Projected;
 use crate::store::local::queued::{Queued, Stop};
-use crate::store::local::reader::Lookup;
 use crate::store::local::record::{RECORD_OVERHEAD_BYTES, seal};
 use crate::store::local::shared::{CACHE_BYTES, ERASE_WITHIN, Shared, Tuning};
 use crate::store::local::size::{check_size, cost};
@@ -384,44 +383,6 @@ impl LocalStore {
                 state.reserve(session.clone(), epoch)
             }
             _ => id,
-        }
-    }
-
-    /// Makes the log of a session resident.
-    async fn resident(shared: &Arc<Shared>, session: &SessionId) -> Result<LogId, StoreError> {
-        loop {
-            if let Some(id) = shared.state().names.get(session) {
-                return Ok(*id);
-            }
-            let name = session.clone();
-            let look_up = move |shared: &Shared| {
-                let evictions = shared.state().evictions;
-                Ok((reader::look_up(&shared.database, &name)?, evictions))
-            };
-            let (lookup, evictions) = reader::blocking(shared, look_up).await?;
-            let mut state = shared.state();
-            if let Some(id) = state.names.get(session) {
-                return Ok(*id);
-            }
-            if state.forgot(session, evictions) {
-                // Perhaps with what the database did not know yet.
-                continue;
-            }
-            if state.vacated.contains_key(session) {
-                return Ok(state.reserve(session.clone(), 0));
-            }
-            return Ok(match lookup {
-                Lookup::Found(id, row) => {
-                    match state.logs.get(&id) {
-                        // It got another name meanwhile.
-                        Some(log) if log.name != *session => continue,
-                        Some(_) => {}
-                        None => state.load(id, *row),
-                    }
-                    id
-                }
-                Lookup::Vacant(epoch) => state.reserve(session.clone(), epoch),
-            });
         }
     }
 }

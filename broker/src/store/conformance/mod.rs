@@ -2,6 +2,7 @@
 
 pub(crate) mod feed;
 mod lifecycle;
+pub(crate) mod owner;
 
 use bytes::Bytes;
 use longwire_proto::session_id::SessionId;

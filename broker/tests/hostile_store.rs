@@ -2,6 +2,7 @@
 //! other owners write in between, reads fail. What was acknowledged stays, once, and readers see it once, in order.
 #![allow(clippy::unwrap_used)] // a test: a panic is its failure
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use longwire_broker::ageing::Ageing;
 use longwire_broker::clock::Clock;
 use longwire_broker::hub::Hub;
+use longwire_broker::pattern_subscription::{PatternFrom, PatternSubscription, PatternWish};
 use longwire_broker::request::{Answer, Operation, ReplyTo, Request};
 use longwire_broker::store::Store;
 use longwire_broker::store::hostile::Hostile;
@@ -223,5 +225,59 @@ async fn lost_answers_are_found_out() {
         assert_eq!(error.code, ErrorCode::SessionNotFound);
         hub.ask(&other, Operation::Delete).await.unwrap();
     }
+    hub.drain().await;
+}
+
+/// A read that fails makes a pattern neither forget a session nor begin it again, and a missed hint costs time alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pattern_reads_on_when_reads_fail_and_hints_are_missed() {
+    const SESSIONS: u64 = 8;
+    const RECORDS: u64 = 40;
+    println!("seed {SEED}");
+    let faults = Faults { failed_reads: 6, short_reads: 2, lost_hints: 3, ..Faults::none() };
+    let store: Arc<dyn Store> = Arc::new(Hostile::new(MemoryStore::new(), faults, SEED));
+    let wish = PatternWish {
+        number: 1,
+        encoding: Encoding::Proto,
+        pattern: "s/*".parse().unwrap(),
+        from: PatternFrom::End,
+        filter: None,
+    };
+    let mut pattern = PatternSubscription::open(Arc::clone(&store), wish).await.unwrap();
+    let hub = Hub::new(store, Clock::start(), Ageing::default(), Duration::from_secs(60));
+    let writer = {
+        let hub = Arc::clone(&hub);
+        tokio::spawn(async move {
+            for sequence in 0..RECORDS {
+                for number in 0..SESSIONS {
+                    let session = SessionId::parse(&format!("s/{number}")).unwrap();
+                    ask(&hub, &session, publish(session.as_str().trim_start_matches("s/"), sequence))
+                        .await
+                        .unwrap();
+                }
+            }
+        })
+    };
+    let mut places: HashMap<String, u64> = HashMap::new();
+    while places.values().sum::<u64>() < SESSIONS * RECORDS {
+        match pattern.next().await.unwrap() {
+            Event::Frame(frame) => match *frame {
+                Frame::Subscribed(subscribed) => {
+                    assert_eq!(places.insert(subscribed.session, subscribed.from), None, "it joins once");
+                }
+                other => panic!("{other:?}"),
+            },
+            Event::Delivery { frame, .. } => {
+                let Frame::Delivery(delivery) = decode_server(Encoding::Proto, frame).unwrap() else {
+                    panic!()
+                };
+                let place = places.get_mut(&delivery.session).unwrap();
+                assert_eq!(*place, delivery.from);
+                *place = delivery.next;
+            }
+            Event::Ended { error, .. } => panic!("{error}"),
+        }
+    }
+    writer.await.unwrap();
     hub.drain().await;
 }

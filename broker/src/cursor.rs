@@ -12,7 +12,7 @@ use longwire_proto::short_id::check_short_id;
 use crate::driver::to_error;
 use crate::hub::Hub;
 use crate::life::{offset, progress};
-use crate::store::{Cas, LogId, Store, StoreError};
+use crate::store::{Cas, LogId, Store, StoreError, reconcile};
 
 /// Where the keys of cursors begin.
 const FAMILY: &[u8] = b"cursor\0";
@@ -129,7 +129,7 @@ pub async fn commit(
             }
         }
         let write = Cas { key: key.clone(), expected, value: Some(encode(moved)) };
-        match hub.store().cas(vec![write]).await {
+        match reconcile::cas(&**hub.store(), vec![write]).await {
             Ok(()) => return Ok(()),
             // Another device of the same principal was quicker; the further of the two stays.
             Err(StoreError::VersionConflict) => {}

@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use crate::cursor::{CursorName, positions};
 use crate::driver::to_error;
 use crate::filter::Filter;
+use crate::store::reconcile::retry_read;
 use crate::store::{Change, ListQuery, LogId, ReadLimit, Store, StoreError};
 use crate::subscription::{Event, Window};
 
@@ -137,7 +138,7 @@ impl PatternSubscription {
         let prefix = self.wish.pattern.prefix().to_owned();
         let mut query = ListQuery { prefix, limit: LISTED, ..ListQuery::default() };
         loop {
-            let page = store.list(query.clone()).await.map_err(|error| to_error(&error))?;
+            let page = retry_read(|| store.list(query.clone())).await.map_err(|error| to_error(&error))?;
             for listed in page.sessions {
                 if !self.wish.pattern.matches(&listed.session) {
                     continue;
@@ -246,7 +247,12 @@ impl PatternSubscription {
             }
         };
         let records = usize::try_from(end - next).unwrap_or(usize::MAX).min(PIECE.records);
-        let read = self.store.read(log, next, ReadLimit { records, ..PIECE }).await;
+        let read = retry_read(|| self.store.read(log, next, ReadLimit { records, ..PIECE })).await;
+        if let Err(error @ StoreError::Read(_)) = &read {
+            // Nothing is wrong with this session. Left, it would be joined again with its first record at its next change.
+            self.ended = true;
+            return Some(Event::Ended { epoch: 0, next: 0, error: to_error(error) });
+        }
         self.dequeue(log);
         let chunk = match read {
             Ok(chunk) if !chunk.records.is_empty() || chunk.from > next => chunk,
@@ -332,7 +338,8 @@ impl PatternSubscription {
 
     async fn look_at_changes(&mut self) -> Result<(), Error> {
         self.commits.mark_unchanged();
-        let page = self.store.changes(self.through, CHANGES).await.map_err(|error| to_error(&error))?;
+        let page = retry_read(|| self.store.changes(self.through, CHANGES)).await;
+        let page = page.map_err(|error| to_error(&error))?;
         let nothing = page.changes.is_empty();
         for change in page.changes {
             self.changed(change)?;

@@ -8,6 +8,7 @@ mod trimmer;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use longwire_core::machine::Machine;
 use longwire_core::state::State;
 use longwire_proto::error::{Error, ErrorCode};
@@ -18,6 +19,7 @@ use crate::ageing::Ageing;
 use crate::clock::Clock;
 use crate::driver::owner::{Owner, Turn};
 use crate::request::{ReplyTo, Request};
+use crate::store::reconcile::{self, retry_read};
 use crate::store::{LogId, Opened, ReadLimit, Store, StoreError, Term, Version};
 use crate::tail::{Progress, Tail};
 
@@ -126,11 +128,11 @@ impl Driver {
 }
 
 async fn load(store: &dyn Store, session: &SessionId) -> Result<(Loaded, Progress), StoreError> {
-    let opened = store.open(session).await?;
+    let opened = reconcile::open(store, session).await?;
     let Opened { log, exists, term, version, lineage, start, end, born, own_from, bytes, snapshot_through } =
         opened;
     let head = match snapshot_through {
-        Some(_) => store.rows(log, vec![State::head_key()]).await?.pop().flatten(),
+        Some(_) => row(store, log, State::head_key()).await?,
         None => None,
     };
     let snapshot = head.and_then(|head| State::from_head(lineage.clone(), start, &head));
@@ -141,7 +143,7 @@ async fn load(store: &dyn Store, session: &SessionId) -> Result<(Loaded, Progres
     let mut state = snapshot.unwrap_or_else(|| State::beginning_at(lineage.clone(), born));
     let through = state.end();
     while state.end() < end {
-        let chunk = store.read(log, state.end(), REPLAY_LIMIT).await?;
+        let chunk = retry_read(|| store.read(log, state.end(), REPLAY_LIMIT)).await?;
         if chunk.from != state.end() || chunk.records.is_empty() {
             return Err(StoreError::Corrupt {
                 log,
@@ -151,7 +153,7 @@ async fn load(store: &dyn Store, session: &SessionId) -> Result<(Loaded, Progres
         }
         for record in &chunk.records {
             if let Some(key) = State::producer_of(record).filter(|key| state.is_cold(key)) {
-                let row = store.rows(log, vec![key.row_key()]).await?.pop().flatten();
+                let row = row(store, log, key.row_key()).await?;
                 state.load(key, row.as_deref());
             }
             state.fold(record);
@@ -161,6 +163,10 @@ async fn load(store: &dyn Store, session: &SessionId) -> Result<(Loaded, Progres
     let progress = Progress { log, lineage: Arc::new(lineage), start, end, closed };
     let machine = Machine::new(state, through);
     Ok((Loaded { log, term, version, exists, own_from, bytes, machine }, progress))
+}
+
+async fn row(store: &dyn Store, log: LogId, key: Bytes) -> Result<Option<Bytes>, StoreError> {
+    Ok(retry_read(|| store.rows(log, vec![key.clone()])).await?.pop().flatten())
 }
 
 fn unknown(why: &str) -> Error {

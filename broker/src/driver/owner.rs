@@ -21,8 +21,9 @@ use tokio::time::Instant;
 use crate::ageing::Ageing;
 use crate::clock::Clock;
 use crate::driver::trimmer::{Plan, Stage, Trimming};
-use crate::driver::{Driver, Loaded, RECORD_OVERHEAD_BYTES, begin, to_error, unknown};
+use crate::driver::{Driver, Loaded, RECORD_OVERHEAD_BYTES, begin, row, to_error, unknown};
 use crate::request::{Begin, Operation, ReplyTo, Request};
+use crate::store::reconcile;
 use crate::store::{
     Batch, BatchId, Projection, Reservation, Snapshot, Store, StoreError, StoreFuture, Version,
 };
@@ -74,6 +75,7 @@ enum Oldest {
 
 /// One turn of owning a session.
 pub(super) struct Owner {
+    session: SessionId,
     store: Arc<dyn Store>,
     clock: Clock,
     ageing: Ageing,
@@ -128,6 +130,7 @@ impl Owner {
     ) -> Self {
         driver.tail.loaded(progress);
         let mut owner = Self {
+            session: driver.session.clone(),
             store: Arc::clone(&driver.store),
             clock: driver.clock,
             ageing: driver.ageing,
@@ -301,7 +304,7 @@ impl Owner {
             let row = match key {
                 None => None,
                 Some(key) => {
-                    let row = store.rows(log, vec![key.row_key()]).await?.pop().flatten();
+                    let row = row(&*store, log, key.row_key()).await?;
                     Some((key, row))
                 }
             };
@@ -376,7 +379,7 @@ impl Owner {
             erase: write.erase,
             reservation: std::mem::replace(&mut self.reserved, Reservation::none()),
         };
-        self.append = Some(self.store.append(log, term, version, batch));
+        self.append = Some(reconcile::append(&self.store, log, term, version, batch));
     }
 
     fn appended(&mut self, outcome: Result<Version, StoreError>) {
@@ -409,7 +412,8 @@ impl Owner {
                 Output::Expired => {
                     tracing::info!(log = self.loaded.log.0, "a session has expired");
                     self.ending = Some((Ending::Delete, None));
-                    self.carried_out = Some(self.store.delete(self.loaded.log, self.loaded.term));
+                    self.carried_out =
+                        Some(reconcile::delete(&self.store, self.loaded.log, self.loaded.term));
                 }
                 Output::Reply { ticket, result } => self.reply(ticket, result),
                 Output::Snapshot { through, rows } => {
@@ -454,11 +458,12 @@ impl Owner {
         let Some((ending, _)) = &mut self.ending else { return };
         let refused = match ending {
             Ending::Delete if exists => {
-                self.carried_out = Some(self.store.delete(log, term));
+                self.carried_out = Some(reconcile::delete(&self.store, log, term));
                 return;
             }
             Ending::Rename(to) if exists => {
-                self.carried_out = Some(self.store.rename(log, term, to.clone()));
+                let (from, to) = (self.session.clone(), to.clone());
+                self.carried_out = Some(reconcile::rename(&self.store, log, term, from, to));
                 return;
             }
             Ending::Begin(begin) if !exists => {
@@ -467,7 +472,7 @@ impl Owner {
                 let id = BatchId((u128::from(self.nonce) << 64) | u128::from(self.batches));
                 match begin::batch(begin, vacant, id, self.clock.now_ms()) {
                     Ok(batch) => {
-                        let appended = self.store.append(log, term, version, batch);
+                        let appended = reconcile::append(&self.store, log, term, version, batch);
                         self.carried_out = Some(Box::pin(async move { appended.await.map(drop) }));
                         return;
                     }

@@ -12,7 +12,7 @@ use crate::driver::owner::{LOOK_AGAIN_MS, Oldest, Owner, RETENTION_PAUSE, TRIMS_
 use crate::driver::trimmer::{Extent, Plan, Stage, Trimming, Wish, plan};
 use crate::driver::{Loaded, to_error, unknown};
 use crate::request::ReplyTo;
-use crate::store::StoreError;
+use crate::store::{StoreError, reconcile};
 
 impl Owner {
     pub(super) fn start(&self) -> u64 {
@@ -79,7 +79,8 @@ impl Owner {
         let Stage::Covering(plan) = *stage else { return };
         if self.loaded.machine.snapshot_through() >= plan.start {
             let Loaded { log, term, .. } = self.loaded;
-            *stage = Stage::Storing(plan, self.store.trim(log, term, plan.start, plan.freed_bytes));
+            let trimmed = reconcile::trim(&self.store, log, term, plan.start, plan.freed_bytes);
+            *stage = Stage::Storing(plan, trimmed);
         } else {
             self.loaded.machine.request_snapshot();
             self.release();

@@ -3,6 +3,7 @@
 pub(crate) mod erasure;
 pub(crate) mod feed;
 pub(crate) mod lifecycle;
+pub(crate) mod owner;
 
 use bytes::Bytes;
 use longwire_proto::session_id::SessionId;

@@ -188,7 +188,8 @@ pub fn to_error(error: &StoreError) -> Error {
             (ErrorCode::OutcomeUnknown, 0)
         }
         StoreError::OutOfRange(_) => (ErrorCode::OutOfRange, 0),
-        StoreError::BatchTooLarge { .. } | StoreError::Unsupported(_) => (ErrorCode::Internal, 0),
+        StoreError::Unsupported(_) => (ErrorCode::NotConfigured, 0),
+        StoreError::BatchTooLarge { .. } => (ErrorCode::Internal, 0),
         StoreError::AlreadyExists => (ErrorCode::SessionExists, 0),
     };
     Error::new(code, error.to_string()).retry_after_ms(retry_after_ms)

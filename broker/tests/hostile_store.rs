@@ -20,7 +20,10 @@ use longwire_broker::subscription::{Event, Subscription};
 use longwire_core::command::{Command, Reply};
 use longwire_proto::codec::{Encoding, decode_server};
 use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::limits::EXPIRY_MS_MIN;
+use longwire_proto::meta::Meta;
 use longwire_proto::record::{ProducerRef, Sender};
+use longwire_proto::retention::Retention;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use longwire_proto::wire::server_frame::Frame;
@@ -279,5 +282,37 @@ async fn a_pattern_reads_on_when_reads_fail_and_hints_are_missed() {
         }
     }
     writer.await.unwrap();
+    hub.drain().await;
+}
+
+/// What is too old goes, however often the store does not say whether the snapshot that a trim relies on is durable.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_retention_does_not_give_up() {
+    println!("seed {SEED}");
+    let faults = Faults { lost_answers: 2, ..Faults::none() };
+    let store = Hostile::new(MemoryStore::new(), faults, SEED);
+    let idle = Duration::from_secs(60);
+    let hub = Hub::new(Arc::new(store), Clock::start(), Ageing::default(), idle);
+    let sessions: Vec<_> = (0..16).map(|number| SessionId::parse(&format!("s/{number}")).unwrap()).collect();
+    for session in &sessions {
+        let retention = Retention { age_ms: Some(EXPIRY_MS_MIN as u64), ..Retention::default() };
+        let create = || Command::Create {
+            sender: Sender { principal: "ada".into(), device: String::new() },
+            meta: Box::new(Meta { retention, ..Meta::default() }),
+            update: true,
+        };
+        while let Err(error) = ask(&hub, session, create()).await {
+            assert!(error.code.retryable(), "{error}");
+        }
+    }
+    for session in &sessions {
+        loop {
+            match ask(&hub, session, Command::Describe).await {
+                Ok(Reply::Described(description)) if description.start == description.end => break,
+                Ok(_) => tokio::task::yield_now().await,
+                Err(error) => assert!(error.code.retryable(), "{error}"),
+            }
+        }
+    }
     hub.drain().await;
 }

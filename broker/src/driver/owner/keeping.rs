@@ -108,6 +108,10 @@ impl Owner {
 
     pub(super) fn trimming_done(&mut self, outcome: Result<(), Error>) {
         let reply_to = self.trimming.take().and_then(|trimming| trimming.reply_to);
+        if outcome.is_err() {
+            // What the plan said of the first record holds once what is before it has gone.
+            self.oldest = Oldest::Unknown;
+        }
         match (reply_to, outcome) {
             (Some(reply_to), Ok(())) => self.command(Command::Describe, reply_to),
             (Some(reply_to), Err(error)) => reply_to.answer(Err(error)),

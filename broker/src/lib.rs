@@ -18,6 +18,7 @@ pub mod life;
 pub mod listing;
 pub mod page;
 pub mod pattern_subscription;
+mod ramp;
 pub mod request;
 pub mod scheduler;
 pub mod scrub;

@@ -12,6 +12,7 @@ use longwire_broker::clock::Clock;
 use longwire_broker::hub::Hub;
 use longwire_broker::pattern_subscription::{PatternFrom, PatternSubscription, PatternWish};
 use longwire_broker::request::{Answer, Operation, ReplyTo, Request};
+use longwire_broker::scheduler::{last_known_ms, write_clock};
 use longwire_broker::store::Store;
 use longwire_broker::store::hostile::Hostile;
 use longwire_broker::store::hostile::faults::Faults;
@@ -315,4 +316,21 @@ async fn the_retention_does_not_give_up() {
         }
     }
     hub.drain().await;
+}
+
+/// A broker that starts has nobody who would ask again: it finds the time that was written down, and writes it down.
+#[tokio::test]
+async fn the_clock_of_the_last_life_is_known_at_the_start() {
+    let (clock, mut injected) = (Clock::start(), 0);
+    for seed in SEED..SEED + 64 {
+        println!("seed {seed}");
+        let faults = Faults { delays: 0, ..Faults::of_an_engine() };
+        let store = Hostile::new(MemoryStore::new(), faults, seed);
+        assert_eq!(last_known_ms(&store).await, Ok(None));
+        let before_ms = clock.now_ms();
+        write_clock(&store, clock).await;
+        assert!(last_known_ms(&store).await.unwrap().is_some_and(|known_ms| known_ms >= before_ms));
+        injected += store.injected();
+    }
+    assert!(injected > 0);
 }

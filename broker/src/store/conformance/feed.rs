@@ -184,7 +184,11 @@ pub(crate) async fn tells_changes_in_order(store: impl Store) {
     };
     let last = *store.commits().borrow();
     assert_eq!(told(0, 9).await, (vec!["a1".into(), "c1".into(), "b3".into()], last));
-    let (first, through) = told(0, 1).await;
+    let (mut first, mut through) = told(0, 1).await;
+    while first.is_empty() && through < last {
+        // A page can be full of what has changed since, when that is being settled.
+        (first, through) = told(through, 1).await;
+    }
     assert_eq!(first, ["a1"]);
     assert_eq!(told(through, 9).await.0, ["c1", "b3"]);
     assert_eq!(told(last, 9).await, (Vec::new(), last));

@@ -10,6 +10,7 @@ mod export;
 mod import;
 mod lines;
 mod publish;
+mod restore;
 mod run;
 mod serve;
 mod session;
@@ -157,6 +158,8 @@ mod tests {
             "longwire serve --listen 127.0.0.1:0 --data d",
             "longwire store check --data d",
             "longwire store compact --data d --json",
+            "longwire store restore b --data d --erasures f --json",
+            "longwire store erasures --data d",
         ] {
             Cli::parse_from_line(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }

@@ -37,6 +37,8 @@ pub struct Config {
     pub connections_max: usize,
     /// The folder of backups. Without one no backup can be made while the broker runs.
     pub backups: Option<PathBuf>,
+    /// How long backups are kept; nothing: until somebody removes them. What was erased or deleted since is in them.
+    pub backups_keep_ms: Option<u64>,
     /// The clock is right, however much it differs from what it was before: sessions and records expire at once.
     pub trust_clock: bool,
     /// How much of the store is read a second, in bytes, to find damage before it matters; 0 for nothing.
@@ -60,6 +62,7 @@ impl Default for Config {
             reconnect_after_ms: 500,
             connections_max: 10_000,
             backups: None,
+            backups_keep_ms: None,
             trust_clock: false,
             scrub_bytes_per_second: 4 << 20,
             #[cfg(feature = "hostile")]
@@ -80,6 +83,9 @@ pub struct Overrides {
     /// [`Config::backups`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backups: Option<PathBuf>,
+    /// [`Config::backups_keep_ms`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backups_keep_ms: Option<u64>,
     /// [`Config::trust_clock`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trust_clock: Option<bool>,
@@ -138,6 +144,7 @@ impl Config {
             ("session_idle_ms", self.session_idle_ms),
             ("drain_timeout_ms", self.drain_timeout_ms),
             ("connections_max", self.connections_max as u64),
+            ("backups_keep_ms", self.backups_keep_ms.unwrap_or(u64::MAX)),
         ];
         match counts.into_iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(ConfigError::Zero(name)),

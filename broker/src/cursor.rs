@@ -9,10 +9,10 @@ use longwire_proto::position::Position;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::short_id::check_short_id;
 
-use crate::driver::to_error;
 use crate::hub::Hub;
 use crate::life::{offset, progress};
 use crate::store::{Cas, LogId, Store, StoreError, reconcile};
+use crate::store_error::to_error;
 
 /// Where the keys of cursors begin.
 const FAMILY: &[u8] = b"cursor\0";

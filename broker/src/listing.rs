@@ -9,8 +9,8 @@ use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::driver::to_error;
 use crate::store::{ListPage, ListQuery, Store};
+use crate::store_error::to_error;
 
 /// Pages of the store that one page looks at: a pattern that few sessions match gives short pages, not long waits.
 const STORE_PAGES_MAX: usize = 8;

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::{DELIVERY_BYTES_MAX, READ_PAGE_MAX, READ_SCAN_MAX};
 use longwire_proto::record::{Sealed, kind};
+use longwire_proto::session_id::SessionId;
 
-use crate::driver::to_error;
 use crate::filter::{Filter, Passed};
 use crate::store::{Chunk, LogId, ReadLimit, Store};
+use crate::store_error::{corrupt, in_session};
 
 /// Records read at a time, and bytes: a page looks at few records when it needs few.
 const PIECE: ReadLimit = ReadLimit { records: 512, bytes: 1 << 20 };
@@ -30,7 +31,9 @@ pub struct Page {
 pub struct PageReader {
     /// The store.
     pub store: Arc<dyn Store>,
-    /// The log.
+    /// The session.
+    pub session: SessionId,
+    /// Its log.
     pub log: LogId,
     /// Which records to show; `None` for all.
     pub filter: Option<Filter>,
@@ -161,14 +164,17 @@ impl PageReader {
     async fn piece(&self, from: u64, until: u64, records: usize) -> Result<Chunk, Error> {
         let left = usize::try_from(until - from).unwrap_or(usize::MAX);
         let limit = ReadLimit { records: records.min(left), ..PIECE };
-        let chunk = self.store.read(self.log, from, limit).await.map_err(|error| to_error(&error))?;
+        let chunk = self
+            .store
+            .read(self.log, from, limit)
+            .await
+            .map_err(|error| in_session(&self.session, &error))?;
         if chunk.from > from {
             let message = format!("records up to {} were trimmed meanwhile; read again", chunk.from);
             return Err(Error::new(ErrorCode::Trimmed, message));
         }
         if chunk.from != from || chunk.records.is_empty() {
-            let message = format!("records from offset {from} on are missing in the store");
-            return Err(Error::new(ErrorCode::DataCorrupt, message));
+            return Err(corrupt(&self.session, format!("at offset {from}: records are missing")));
         }
         Ok(chunk)
     }

@@ -22,11 +22,11 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::cursor::{CursorName, positions};
-use crate::driver::to_error;
 use crate::filter::Filter;
 use crate::ramp::Ramp;
 use crate::store::reconcile::retry_read;
 use crate::store::{Change, ListQuery, LogId, ReadLimit, Store, StoreError};
+use crate::store_error::{corrupt, in_session, to_error};
 use crate::subscription::{Event, Window};
 
 /// Records of one delivery.
@@ -238,11 +238,11 @@ impl PatternSubscription {
     }
 
     async fn read(&mut self, log: LogId) -> Option<Event> {
-        let (next, end) = match self.followed.get(&log) {
+        let (session, next, end) = match self.followed.get(&log) {
             Some(followed) if followed.next < followed.end => {
                 // A delivery is of one epoch: a reader makes positions of it.
                 let until = followed.lineage.until(followed.next).unwrap_or(u64::MAX);
-                (followed.next, followed.end.min(until))
+                (followed.session.clone(), followed.next, followed.end.min(until))
             }
             _ => {
                 self.dequeue(log);
@@ -261,13 +261,13 @@ impl PatternSubscription {
         let chunk = match read {
             Ok(chunk) if !chunk.records.is_empty() || chunk.from > next => chunk,
             Ok(_) => {
-                let message = format!("records from offset {next} on are missing in the store");
-                return self.left(log, Error::new(ErrorCode::DataCorrupt, message));
+                let damaged = corrupt(&session, format!("at offset {next}: records are missing"));
+                return self.left(log, damaged);
             }
             Err(StoreError::Deleted | StoreError::NotFound) => {
                 return self.left(log, Error::new(ErrorCode::SessionDeleted, "the session was deleted"));
             }
-            Err(error) => return self.left(log, to_error(&error)),
+            Err(error) => return self.left(log, in_session(&session, &error)),
         };
         let followed = self.followed.get_mut(&log)?;
         if chunk.from > next {

@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
 use crate::ageing::Ageing;
+use crate::backup::Expiry;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connection::{ConnectionContext, ConnectionTimes};
@@ -181,7 +182,8 @@ impl Server {
         }
     }
 
-    /// Starts what the broker does by itself: waking sessions whose deadline has come, and the scrub.
+    /// Starts what the broker does by itself: waking sessions whose deadline has come, the scrub, and removing
+    /// old backups.
     fn start_chores(&self) -> Chores {
         let chores = Chores { stop: CancellationToken::new(), tasks: TaskTracker::new() };
         let clock = self.http.connections.clock;
@@ -191,6 +193,10 @@ impl Server {
             let store = Arc::clone(self.hub.store());
             let scrub = Scrub { store, bytes_per_second: self.config.scrub_bytes_per_second };
             chores.tasks.spawn(scrub.run(chores.stop.clone()));
+        }
+        if let (Some(backups), Some(keep_ms)) = (self.config.backups.clone(), self.config.backups_keep_ms) {
+            let expiry = Expiry { backups, keep: Config::time(keep_ms), clock, ageing: self.ageing };
+            chores.tasks.spawn(expiry.run(chores.stop.clone()));
         }
         chores.tasks.close();
         chores

@@ -14,10 +14,10 @@ use longwire_proto::position::{Position, Resume};
 use longwire_proto::wire;
 use tokio::sync::watch;
 
-use crate::driver::to_error;
 use crate::filter::{Filter, Passed};
 use crate::ramp::Ramp;
 use crate::store::{ReadLimit, Store};
+use crate::store_error::{corrupt, in_session};
 use crate::tail::{Progress, Tail, TailRead, TailReader, TailState};
 
 /// Records of one delivery from the store.
@@ -249,8 +249,8 @@ impl Subscription {
                 Error::new(ErrorCode::SessionClosed, "the session is closed; this was its last record"),
             )),
             TailState::Live(progress) if progress.end < self.next => {
-                let message = format!("the session ends at {}, before {}", progress.end, self.next);
-                Some(self.end(Error::new(ErrorCode::DataCorrupt, message)))
+                let what = format!("and ends at {}, before offset {}", progress.end, self.next);
+                Some(self.end(corrupt(&progress.session, what)))
             }
             TailState::Live(_) | TailState::Loading => None,
         }
@@ -278,15 +278,15 @@ impl Subscription {
         let limit = ReadLimit { records: records.min(CATCH_UP_RECORDS), bytes: self.ramp.bytes_max() };
         let chunk = match self.store.read(self.progress.log, self.next, limit).await {
             Ok(chunk) => chunk,
-            Err(error) => return self.end(to_error(&error)),
+            Err(error) => return self.end(in_session(&self.progress.session, &error)),
         };
         if chunk.from > self.next {
             let message = format!("records up to {} were trimmed before they could be delivered", chunk.from);
             return self.end(Error::new(ErrorCode::Trimmed, message));
         }
         if chunk.from != self.next || chunk.records.is_empty() {
-            let message = format!("records from offset {} on are missing in the store", self.next);
-            return self.end(Error::new(ErrorCode::DataCorrupt, message));
+            let what = format!("at offset {}: records are missing", self.next);
+            return self.end(corrupt(&self.progress.session, what));
         }
         let bytes = chunk.records.iter().map(Bytes::len).sum();
         self.ramp.given(bytes);
@@ -318,8 +318,8 @@ impl Subscription {
                 Event::Delivery { frame: body.frame(self.number, None), next }
             }
             Err(error) => {
-                let message = format!("a record at or after offset {} is not one: {error}", self.next);
-                self.end(Error::new(ErrorCode::DataCorrupt, message))
+                let what = format!("at or after offset {}: {error}", self.next);
+                self.end(corrupt(&self.progress.session, what))
             }
         }
     }
@@ -333,13 +333,21 @@ impl Subscription {
 #[cfg(test)]
 mod tests {
     use longwire_proto::position::Lineage;
+    use longwire_proto::session_id::SessionId;
 
     use super::*;
     use crate::store::LogId;
     use wire::from::From;
 
     fn progress(closed: bool) -> Progress {
-        Progress { log: LogId(1), lineage: Arc::new(Lineage::beginning(2)), start: 10, end: 20, closed }
+        Progress {
+            session: SessionId::parse("a").unwrap(),
+            log: LogId(1),
+            lineage: Arc::new(Lineage::beginning(2)),
+            start: 10,
+            end: 20,
+            closed,
+        }
     }
 
     fn start(from: From) -> (Outcome, u64, u64) {

@@ -14,6 +14,7 @@ use longwire_proto::codec::{DeliveryBody, Encoding};
 use longwire_proto::error::Error;
 use longwire_proto::limits::DELIVERY_BYTES_MAX;
 use longwire_proto::position::Lineage;
+use longwire_proto::session_id::SessionId;
 use tokio::sync::watch;
 
 use crate::store::LogId;
@@ -26,6 +27,8 @@ pub const TAILS_BYTES_MAX: usize = 256 << 20;
 /// Where a session stands, as far as it is durable.
 #[derive(Clone, Debug)]
 pub struct Progress {
+    /// Its name.
+    pub session: SessionId,
     /// Its log.
     pub log: LogId,
     /// The log's epochs.
@@ -357,7 +360,14 @@ mod tests {
     fn live(end: u64) -> Arc<Tail> {
         let tail = Arc::new(Tail::new(Arc::default()));
         let lineage = Arc::new(Lineage::beginning(0));
-        tail.loaded(Progress { log: LogId(1), lineage, start: 0, end, closed: false });
+        tail.loaded(Progress {
+            session: SessionId::parse("a").unwrap(),
+            log: LogId(1),
+            lineage,
+            start: 0,
+            end,
+            closed: false,
+        });
         tail
     }
 
@@ -401,7 +411,14 @@ mod tests {
         let budget = Arc::new(TailBudget::default());
         let tail = Arc::new(Tail::new(Arc::clone(&budget)));
         let lineage = Arc::new(Lineage::beginning(0));
-        tail.loaded(Progress { log: LogId(1), lineage, start: 0, end: 0, closed: false });
+        tail.loaded(Progress {
+            session: SessionId::parse("a").unwrap(),
+            log: LogId(1),
+            lineage,
+            start: 0,
+            end: 0,
+            closed: false,
+        });
         let mut reader = tail.attach().unwrap();
         for round in 0..100 {
             tail.extend(round * 10, records(10, 10_000), false);

@@ -10,6 +10,7 @@ use futures_util::FutureExt as _;
 use longwire_broker::store::LogId;
 use longwire_broker::tail::{Progress, Tail, TailRead};
 use longwire_proto::position::Lineage;
+use longwire_proto::session_id::SessionId;
 
 /// How often reader and writer meet.
 const ROUNDS: u64 = 50_000;
@@ -21,7 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn live() -> Arc<Tail> {
     let tail = Arc::new(Tail::new(Arc::default()));
     let lineage = Arc::new(Lineage::beginning(0));
-    tail.loaded(Progress { log: LogId(1), lineage, start: 0, end: 0, closed: false });
+    tail.loaded(Progress {
+        session: SessionId::parse("a").unwrap(),
+        log: LogId(1),
+        lineage,
+        start: 0,
+        end: 0,
+        closed: false,
+    });
     tail
 }
 

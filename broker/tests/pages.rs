@@ -77,7 +77,7 @@ proptest! {
         let place = (place * end as f64) as u64;
         run(async {
             let (store, log) = log_of(&records).await;
-            let pages = PageReader { store, log, filter: filtered.then(|| filter("a")).flatten(), limit, unit: Unit::Records };
+            let pages = PageReader { store, session: SessionId::parse("a").unwrap(), log, filter: filtered.then(|| filter("a")).flatten(), limit, unit: Unit::Records };
             let (mut next, mut seen) = (place, Vec::new());
             while next < end {
                 let page = pages.forwards(next, end).await.unwrap();
@@ -111,7 +111,14 @@ fn a_filter_that_nothing_passes_gives_short_pages_and_not_long_waits() {
     let end = records.len() as u64;
     run(async {
         let (store, log) = log_of(&records).await;
-        let pages = PageReader { store, log, filter: filter("none"), limit: 10, unit: Unit::Records };
+        let pages = PageReader {
+            store,
+            session: SessionId::parse("a").unwrap(),
+            log,
+            filter: filter("none"),
+            limit: 10,
+            unit: Unit::Records,
+        };
         let forwards = pages.forwards(0, end).await.unwrap();
         let backwards = pages.backwards(0, end).await.unwrap();
         assert!(forwards.next < end && forwards.next >= READ_SCAN_MAX as u64);

@@ -289,6 +289,12 @@ impl Machine {
         expires.filter(|_| self.exists() && !self.expired && !self.failed)
     }
 
+    /// Says when the driver wants to look at the session again apart from its expiry, for the next write that changes what
+    /// the list of sessions has of it.
+    pub fn wake_at(&mut self, wake_ms: Option<u64>) {
+        self.wake_ms = wake_ms;
+    }
+
     /// Looks whether the deadline has come, and decides what follows. `wake_ms` is when the driver wants to look again
     /// apart from that; what the list of sessions has as the deadline is brought up to date.
     pub fn handle_timeout(&mut self, now_ms: u64, wake_ms: Option<u64>) {

@@ -10,7 +10,7 @@ use crate::cli::connect;
 
 /// Makes the broker write a backup into its folder of backups (`serve --backups DIR`).
 ///
-/// The store cannot do this yet, and says so.
+/// The backup is a data folder as it was at one moment; `longwire store restore` makes a new one of it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  longwire backup monday")]
 pub(crate) struct BackupArgs {

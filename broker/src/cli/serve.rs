@@ -11,9 +11,12 @@ use longwire_broker::config::{Config, Overrides};
 use longwire_broker::http::CONNECT_PATH;
 use longwire_broker::server::Server;
 use longwire_broker::store::Store;
+use longwire_broker::store::local::backup::made_ms;
 use longwire_broker::store::local::{LocalConfig, LocalStore};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cli::session::millis;
 
 /// Runs the broker until SIGTERM or SIGINT.
 #[derive(Debug, clap::Args)]
@@ -31,6 +34,9 @@ pub(crate) struct ServeArgs {
     /// Folder of backups; without one no backup can be made while the broker runs
     #[arg(long, value_name = "DIR")]
     backups: Option<PathBuf>,
+    /// Remove backups that are older than this, such as 30d; they keep what was erased since [default: never]
+    #[arg(long, value_name = "TIME", value_parser = millis)]
+    keep_backups_for: Option<u64>,
     /// The clock is right, however far it is from what it was: let things expire by age at once
     #[arg(long)]
     trust_clock: bool,
@@ -49,11 +55,17 @@ pub(crate) async fn run(args: ServeArgs, json: bool) -> anyhow::Result<ExitCode>
         listen: args.listen,
         data: args.data,
         backups: args.backups,
+        backups_keep_ms: args.keep_backups_for,
         trust_clock: args.trust_clock.then_some(true),
     };
     let config = Config::load(args.config.as_deref(), overrides)?;
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let metrics = start_metrics()?;
+    anyhow::ensure!(
+        made_ms(&config.data).is_none(),
+        "{} is a backup, which stays what it is; `longwire store restore {0} --data DIR` makes a data folder of it",
+        config.data.display()
+    );
     let local = LocalConfig::new(config.data.clone());
     let store = tokio::task::spawn_blocking(move || LocalStore::open(local)).await??;
     let store = behind_faults(store, &config);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use longwire_broker::inspect::{Report, inspect};
+use longwire_broker::projections::{Reprojected, reproject};
 use longwire_broker::store::Store;
 use longwire_broker::store::local::compact::compact;
 use longwire_broker::store::local::rebuild::{Rebuilt, Repaired, rebuild};
@@ -14,7 +15,7 @@ use longwire_broker::store::local::stats::{Stats, stats};
 use longwire_broker::store::local::{LocalConfig, LocalStore};
 use serde_json::json;
 
-use crate::cli::EXIT_FAILURE;
+use crate::cli::{EXIT_FAILURE, restore};
 
 /// Looks after a data folder. No broker may be running on it.
 #[derive(Debug, clap::Args)]
@@ -35,9 +36,15 @@ enum StoreCommand {
     /// Says what is in the folder and how much room it takes
     #[command(after_help = "Example:\n  longwire store stats --data longwire-data")]
     Stats(Folder),
-    /// Makes anew what sessions are found by: names, terms, the order of changes, deadlines
+    /// Makes anew what sessions are found by, from their records: rows, names, terms, changes, deadlines
     #[command(after_help = "Example:\n  longwire store rebuild --data longwire-data")]
     Rebuild(Folder),
+    /// Makes a new data folder of a backup, in which every session begins a new epoch
+    #[command(after_help = "Example:\n  longwire store restore backups/monday --data longwire-data")]
+    Restore(restore::RestoreArgs),
+    /// Says what was erased and deleted, as lines of JSON, for a restore of an older backup
+    #[command(after_help = "Example:\n  longwire store erasures --data longwire-data > erasures.jsonl")]
+    Erasures(Folder),
 }
 
 #[derive(Debug, clap::Args)]
@@ -74,10 +81,20 @@ pub(crate) async fn run(args: StoreArgs, json: bool) -> anyhow::Result<ExitCode>
         }
         StoreCommand::Rebuild(folder) => {
             let folder = existing(folder)?;
-            let rebuilt = tokio::task::spawn_blocking(move || rebuild(&folder)).await??;
-            print_rebuilt(&rebuilt, json)?;
-            Ok(if rebuilt.damaged == 0 { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
+            let data = folder.clone();
+            let rebuilt = tokio::task::spawn_blocking(move || rebuild(&data)).await??;
+            // After that: what it mended is what sessions are opened by.
+            let config = LocalConfig::new(folder);
+            let store = Arc::new(tokio::task::spawn_blocking(move || LocalStore::open(config)).await??);
+            let reprojected = reproject(&store).await;
+            store.shutdown().await?;
+            let reprojected = reprojected?;
+            print_rebuilt(&rebuilt, &reprojected, json)?;
+            let sound = rebuilt.damaged == 0 && reprojected.damaged.is_empty();
+            Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
         }
+        StoreCommand::Restore(args) => restore::run(args, json).await,
+        StoreCommand::Erasures(folder) => restore::erasures(existing(folder)?).await,
     }
 }
 
@@ -178,7 +195,7 @@ fn print_stats(stats: &Stats, json: bool) -> std::io::Result<()> {
     Ok(())
 }
 
-fn print_rebuilt(rebuilt: &Rebuilt, json: bool) -> std::io::Result<()> {
+fn print_rebuilt(rebuilt: &Rebuilt, reprojected: &Reprojected, json: bool) -> std::io::Result<()> {
     let mut out = std::io::stdout();
     let tables = [
         ("terms", rebuilt.terms),
@@ -196,11 +213,27 @@ fn print_rebuilt(rebuilt: &Rebuilt, json: bool) -> std::io::Result<()> {
         report.insert("damaged".into(), rebuilt.damaged.into());
         report.insert("damaged_logs".into(), damaged.into());
         report.insert("remade".into(), rebuilt.remade.into());
+        let damages = reprojected.damaged.iter();
+        let unread: serde_json::Value = damages
+            .map(|(session, error)| json!({ "session": session.as_str(), "what": error.to_string() }))
+            .collect();
+        report.insert(
+            "projections".into(),
+            json!({ "sessions": reprojected.sessions, "wrong": reprojected.wrong, "unread": unread }),
+        );
         return writeln!(out, "{}", serde_json::Value::from(report));
     }
     writeln!(out, "Looked at {} sessions.", rebuilt.logs)?;
     for (name, Repaired { missing, superfluous }) in tables {
         writeln!(out, "{name:<10} {missing} were missing, {superfluous} were wrong")?;
+    }
+    writeln!(
+        out,
+        "{:<10} {} of {} were not what the records say",
+        "projections", reprojected.wrong, reprojected.sessions
+    )?;
+    for (session, error) in &reprojected.damaged {
+        writeln!(out, "DAMAGED    {session} cannot be read: {error}")?;
     }
     if rebuilt.remade {
         writeln!(out, "Keys were damaged: the tables were made again from nothing.")?;

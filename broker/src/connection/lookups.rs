@@ -16,6 +16,7 @@ use crate::connection::{Connection, End, read, request};
 use crate::cursor::{self, CursorName};
 use crate::life::{erase, fork, import, progress};
 use crate::listing::Listing;
+use crate::store::BackedUp;
 use crate::transport::{FrameSink, FrameSource};
 
 impl<R: FrameSource, W: FrameSink> Connection<R, W> {
@@ -151,7 +152,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             request,
             boxed(async move {
                 let backup = backup::back_up(hub.store(), folder, &name).await?;
-                let backup::BackedUp { folder, sessions, records, bytes } = backup;
+                let BackedUp { folder, sessions, records, bytes } = backup;
                 let folder = folder.display().to_string();
                 Ok(Frame::BackedUp(wire::BackedUp { request, folder, sessions, records, bytes }))
             }),

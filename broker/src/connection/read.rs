@@ -52,7 +52,8 @@ pub(super) async fn page(
     let start = resolve(Some(&wish), &progress).map_err(|error| error.field(field))?;
     // A closed session that was read to its end still has pages.
     let outcome = if start.outcome == Outcome::Closed { Outcome::Resumed } else { start.outcome };
-    let pages = PageReader { store: Arc::clone(hub.store()), log: progress.log, filter, limit, unit };
+    let (store, log) = (Arc::clone(hub.store()), progress.log);
+    let pages = PageReader { store, session: session.clone(), log, filter, limit, unit };
     let lineage = &progress.lineage;
     // A page is of one epoch: a reader makes positions of it.
     let page = match place {

@@ -21,12 +21,11 @@ use crate::driver::owner::{Owner, Turn};
 use crate::request::{ReplyTo, Request};
 use crate::store::reconcile::{self, retry_read};
 use crate::store::{LogId, Opened, ReadLimit, Store, StoreError, Term, Version};
+use crate::store_error::in_session;
 use crate::tail::{Progress, Tail};
 
 /// Records read at once while a session is loaded.
 const REPLAY_LIMIT: ReadLimit = ReadLimit { records: 4096, bytes: 1 << 20 };
-/// How long a store that could not be read is left alone before the next request tries it again.
-const RELOAD_AFTER_MS: u64 = 1000;
 /// Bytes that sealing and storing add to one record at most: principal, device, producer, time and frame. Counted into
 /// reservations and into what a batch may have.
 const RECORD_OVERHEAD_BYTES: usize = 512;
@@ -78,7 +77,7 @@ impl Driver {
             let loaded = match load(&*self.store, &self.session).await {
                 Ok(loaded) => loaded,
                 Err(error) => {
-                    let error = to_error(&error);
+                    let error = in_session(&self.session, &error);
                     if let Some(reply_to) = asked_next {
                         reply_to.answer(Err(error.clone()));
                     }
@@ -129,8 +128,21 @@ impl Driver {
 
 async fn load(store: &dyn Store, session: &SessionId) -> Result<(Loaded, Progress), StoreError> {
     let opened = reconcile::open(store, session).await?;
-    let Opened { log, exists, term, version, lineage, start, end, born, own_from, bytes, snapshot_through } =
-        opened;
+    let (state, through) = replay(store, &opened).await?;
+    let Opened { log, exists, term, version, lineage, start, end, own_from, bytes, .. } = opened;
+    let closed = state.summary().closed;
+    let progress = Progress { session: session.clone(), log, lineage: Arc::new(lineage), start, end, closed };
+    let machine = Machine::new(state, through);
+    Ok((Loaded { log, term, version, exists, own_from, bytes, machine }, progress))
+}
+
+/// The state of a log: its last snapshot, and the records after that. Answers up to where the snapshot was, too.
+///
+/// # Errors
+/// Those of reading it.
+pub(crate) async fn replay(store: &dyn Store, opened: &Opened) -> Result<(State, u64), StoreError> {
+    let Opened { log, start, end, born, snapshot_through, .. } = *opened;
+    let lineage = opened.lineage.clone();
     let head = match snapshot_through {
         Some(_) => row(store, log, State::head_key()).await?,
         None => None,
@@ -140,7 +152,7 @@ async fn load(store: &dyn Store, session: &SessionId) -> Result<(Loaded, Progres
         let what = "the snapshot that trimming relies on is missing".to_owned();
         return Err(StoreError::Corrupt { log, offset: 0, what });
     }
-    let mut state = snapshot.unwrap_or_else(|| State::beginning_at(lineage.clone(), born));
+    let mut state = snapshot.unwrap_or_else(|| State::beginning_at(lineage, born));
     let through = state.end();
     while state.end() < end {
         let chunk = retry_read(|| store.read(log, state.end(), REPLAY_LIMIT)).await?;
@@ -159,10 +171,7 @@ async fn load(store: &dyn Store, session: &SessionId) -> Result<(Loaded, Progres
             state.fold(record);
         }
     }
-    let closed = state.summary().closed;
-    let progress = Progress { log, lineage: Arc::new(lineage), start, end, closed };
-    let machine = Machine::new(state, through);
-    Ok((Loaded { log, term, version, exists, own_from, bytes, machine }, progress))
+    Ok((state, through))
 }
 
 async fn row(store: &dyn Store, log: LogId, key: Bytes) -> Result<Option<Bytes>, StoreError> {
@@ -173,24 +182,4 @@ fn unknown(why: &str) -> Error {
     let message =
         format!("whether this was carried out is not known: {why}; repeat it under the same sequence");
     Error::new(ErrorCode::OutcomeUnknown, message)
-}
-
-/// The store's errors as clients see them.
-#[must_use]
-pub fn to_error(error: &StoreError) -> Error {
-    let (code, retry_after_ms) = match error {
-        StoreError::Overloaded { .. } => (ErrorCode::Overloaded, 100),
-        StoreError::Unavailable(_) | StoreError::Read(_) => (ErrorCode::StorageUnavailable, RELOAD_AFTER_MS),
-        StoreError::Corrupt { .. } => (ErrorCode::DataCorrupt, 0),
-        StoreError::Deleted => (ErrorCode::SessionDeleted, 0),
-        StoreError::NotFound => (ErrorCode::SessionNotFound, 0),
-        StoreError::Fenced | StoreError::VersionConflict | StoreError::Unknown(_) => {
-            (ErrorCode::OutcomeUnknown, 0)
-        }
-        StoreError::OutOfRange(_) => (ErrorCode::OutOfRange, 0),
-        StoreError::Unsupported(_) => (ErrorCode::NotConfigured, 0),
-        StoreError::BatchTooLarge { .. } => (ErrorCode::Internal, 0),
-        StoreError::AlreadyExists => (ErrorCode::SessionExists, 0),
-    };
-    Error::new(code, error.to_string()).retry_after_ms(retry_after_ms)
 }

@@ -21,12 +21,13 @@ use tokio::time::Instant;
 use crate::ageing::Ageing;
 use crate::clock::Clock;
 use crate::driver::trimmer::{Plan, Stage, Trimming};
-use crate::driver::{Driver, Loaded, RECORD_OVERHEAD_BYTES, begin, row, to_error, unknown};
+use crate::driver::{Driver, Loaded, RECORD_OVERHEAD_BYTES, begin, row, unknown};
 use crate::request::{Begin, Operation, ReplyTo, Request};
 use crate::store::reconcile;
 use crate::store::{
     Batch, BatchId, Projection, Reservation, Snapshot, Store, StoreError, StoreFuture, Version,
 };
+use crate::store_error::in_session;
 use crate::tail::{Progress, Tail};
 
 /// How often the retention of one session is looked after at most: each time costs a snapshot.
@@ -341,7 +342,7 @@ impl Owner {
                 let error = Error::new(ErrorCode::EraseElsewhere, message).field("ranges");
                 request.reply_to.answer(Err(error));
             }
-            Err(error) => request.reply_to.answer(Err(to_error(&error))),
+            Err(error) => request.reply_to.answer(Err(in_session(&self.session, &error))),
         }
     }
 
@@ -364,6 +365,7 @@ impl Owner {
         if self.append.is_some() {
             return;
         }
+        self.loaded.machine.wake_at(self.wake_ms());
         let Some(write) = self.loaded.machine.poll_write() else { return };
         let Loaded { log, term, version, .. } = self.loaded;
         self.batches += 1;
@@ -396,7 +398,7 @@ impl Owner {
         self.loaded.machine.handle_persisted(outcome);
         if self.oldest == Oldest::None && self.loaded.machine.durable_end() > self.start() {
             self.oldest = Oldest::At(self.loaded.machine.state().last_time_ms());
-            self.loaded.machine.handle_timeout(self.clock.now_ms(), self.wake_ms());
+            self.loaded.machine.handle_timeout(self.now_for_age(), self.wake_ms());
         }
     }
 
@@ -433,7 +435,7 @@ impl Owner {
                 tracing::debug!(%error, "a snapshot was not taken; it is tried again");
                 self.loaded.machine.snapshot_failed();
                 if let Some(Trimming { stage: Stage::Covering(_), .. }) = self.trimming {
-                    self.trimming_done(Err(to_error(&error)));
+                    self.trimming_done(Err(in_session(&self.session, &error)));
                 }
             }
         }
@@ -505,7 +507,9 @@ impl Owner {
             }
             (Err(error), _) => {
                 self.refuse_waiting(&unknown("the session is being loaded again"));
-                reply_to.into_iter().for_each(|reply_to| reply_to.answer(Err(to_error(&error))));
+                reply_to
+                    .into_iter()
+                    .for_each(|reply_to| reply_to.answer(Err(in_session(&self.session, &error))));
                 Turn::Reload(None)
             }
         })

@@ -11,11 +11,11 @@ use longwire_proto::record::{Sealed, Sender, kind};
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 
-use crate::driver::to_error;
 use crate::hub::Hub;
 use crate::life::progress;
 use crate::request::Operation;
 use crate::store::ReadLimit;
+use crate::store_error::{corrupt, in_session};
 
 /// Records read at a time.
 const PIECE: ReadLimit = ReadLimit { records: 4096, bytes: 1 << 20 };
@@ -75,12 +75,10 @@ async fn written_by(hub: &Arc<Hub>, session: &SessionId, principal: &str) -> Res
     let mut ranges: Vec<Range<u64>> = Vec::new();
     let mut next = progress.start;
     while next < progress.end {
-        let chunk = hub.store().read(progress.log, next, PIECE).await.map_err(|error| to_error(&error))?;
+        let chunk =
+            hub.store().read(progress.log, next, PIECE).await.map_err(|error| in_session(session, &error))?;
         if chunk.records.is_empty() {
-            return Err(Error::new(
-                ErrorCode::DataCorrupt,
-                format!("records from offset {next} on are missing"),
-            ));
+            return Err(corrupt(session, format!("at offset {next}: records are missing")));
         }
         for (offset, record) in (chunk.from..progress.end).zip(&chunk.records) {
             let theirs = Sealed::parse(record).is_ok_and(|sealed| {

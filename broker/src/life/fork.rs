@@ -10,11 +10,12 @@ use longwire_proto::record::{Sealed, Sender};
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 
-use crate::driver::to_error;
 use crate::hub::Hub;
 use crate::life::{describe, offset, progress};
 use crate::request::{Begin, Operation};
 use crate::store::ReadLimit;
+use crate::store_error::in_session;
+use crate::tail::Progress;
 
 /// Forks a session, and answers what the new one is like.
 ///
@@ -48,7 +49,7 @@ pub async fn fork(
         shares: (known.start < base).then_some(known.log),
         sender,
         records: vec![change.to_record()],
-        last_time_ms: time_before(hub, known.log, known.start, base).await?,
+        last_time_ms: time_before(hub, &known, base).await?,
     };
     match hub.ask(session, Operation::Begin(Box::new(begin))).await? {
         Some(Reply::Described(description)) => Ok(description),
@@ -63,12 +64,13 @@ fn lineage_below(entries: &[LineageEntry], base: u64) -> Vec<LineageEntry> {
 }
 
 /// The time of the last record below an offset; 0 when there is none.
-async fn time_before(hub: &Arc<Hub>, log: crate::store::LogId, start: u64, base: u64) -> Result<u64, Error> {
-    if base <= start {
+async fn time_before(hub: &Arc<Hub>, known: &Progress, base: u64) -> Result<u64, Error> {
+    if base <= known.start {
         return Ok(0);
     }
     let one = ReadLimit { records: 1, bytes: usize::MAX };
-    let chunk = hub.store().read(log, base - 1, one).await.map_err(|error| to_error(&error))?;
+    let chunk = hub.store().read(known.log, base - 1, one).await;
+    let chunk = chunk.map_err(|error| in_session(&known.session, &error))?;
     let last = chunk.records.first().and_then(|record| Sealed::parse(record).ok());
     Ok(last.map_or(0, |sealed| sealed.time_ms))
 }

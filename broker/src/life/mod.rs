@@ -1,6 +1,7 @@
 //! What happens to a whole log: erasing what somebody wrote, forking, importing.
 
 pub mod erase;
+pub mod erasures;
 pub mod fork;
 pub mod import;
 

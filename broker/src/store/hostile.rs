@@ -24,7 +24,7 @@ use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::{oneshot, watch};
 
-use crate::backup::BackedUp;
+use crate::store::backed_up::BackedUp;
 use crate::store::hostile::faults::{Dice, Faults};
 use crate::store::{
     Batch, BatchId, Capabilities, Cas, Changes, Chunk, Due, Health, ListPage, ListQuery, LogId, Opened,

@@ -16,6 +16,7 @@
 //!   same call can succeed at once. What an `Unknown` write was to do is done as a whole or not at all.
 
 pub mod ancestry;
+pub mod backed_up;
 pub mod batch;
 pub mod change;
 #[cfg(test)]
@@ -38,7 +39,7 @@ use longwire_proto::position::Lineage;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::watch;
 
-use crate::backup::BackedUp;
+pub use crate::store::backed_up::BackedUp;
 pub use crate::store::batch::{Batch, Origin, Projection, Reservation, Reserved};
 pub use crate::store::change::{Change, Changes, Due};
 pub use crate::store::list::{ListPage, ListQuery, Listed};

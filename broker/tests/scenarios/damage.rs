@@ -225,7 +225,8 @@ impl Counts {
                 match &error {
                     Some(error) if session == *damaged => {
                         assert_eq!((error.code.as_str(), reached), ("data_corrupt", *offset), "{damage:?}");
-                        assert!(error.message.contains(&format!("offset {offset}")), "{error:?}");
+                        let named = format!("session `{session}` is damaged at offset {offset}");
+                        assert!(error.message.contains(&named), "{error:?}");
                     }
                     None if session != *damaged => {}
                     other => panic!("{damage:?}: {session} was read up to {reached}, then {other:?}"),
@@ -237,7 +238,8 @@ impl Counts {
                 Some(error) => {
                     let known = ["data_corrupt", "storage_unavailable"].contains(&error.code.as_str());
                     assert!(known, "{damage:?}: {error:?}");
-                    let placed = error.code != "data_corrupt" || error.message.contains("offset");
+                    let placed = error.code != "data_corrupt"
+                        || error.message.contains(&format!("session `{session}` is damaged at offset"));
                     assert!(placed, "{damage:?}: {error:?}");
                     self.errors += 1;
                 }

@@ -9,21 +9,13 @@ use longwire_proto::codec::Encoding;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
 
 use crate::support::acknowledged::Acknowledged;
-use crate::support::broker::{Attempt, Broker, folder};
+use crate::support::broker::{Attempt, Broker, folder, wait_until};
 use crate::support::rng::Rng;
 use crate::support::wire_client::WireClient;
 
 /// A hang is a failure; nothing here takes this long.
 const PATIENCE: Duration = Duration::from_secs(60);
 const SESSIONS: [&str; 3] = ["faults/a", "faults/b", "faults/c"];
-
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let patience = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < patience, "{what}: it has not come to that");
-        std::thread::yield_now();
-    }
-}
 
 fn is_degraded(broker: &Broker) -> bool {
     let (status, body) = broker.get("/readyz");

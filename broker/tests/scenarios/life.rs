@@ -9,6 +9,7 @@ use longwire::{
 };
 use longwire_proto::wire;
 
+use crate::residency::wait_for_live;
 use crate::support::broker::{Broker, folder, longwire};
 
 fn client(broker: &Broker) -> Client {
@@ -336,6 +337,24 @@ async fn cursors_go_forwards_and_survive() {
     session.delete().await.unwrap();
     session.publish("again").await.unwrap();
     assert_eq!(session.cursor("phone").await.unwrap(), None, "another session of the same name has its own");
+}
+
+#[tokio::test]
+async fn records_of_a_session_that_nobody_uses_grow_old_too() {
+    let (_folder, data) = folder();
+    let broker = Broker::start_with(&data, &[("SESSION_IDLE_MS", "50")]);
+    let client = self::client(&broker);
+    let retention = Retention { age_ms: Some(1500), ..Retention::default() };
+    let young = client.session("young").unwrap();
+    young.create(SessionMeta { retention, ..SessionMeta::default() }).await.unwrap();
+    fill(&young, (1..10).map(|n| format!("m{n}"))).await;
+    // What wakes it then is what the store knows.
+    wait_for_live(&broker, 0);
+    eventually("the retention by age", || async {
+        let page = client.sessions("").next_page().await.unwrap().unwrap();
+        page[0].start == page[0].end
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ fn live(broker: &Broker) -> u64 {
     line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64
 }
 
-fn wait_for_live(broker: &Broker, expected: u64) {
+pub(crate) fn wait_for_live(broker: &Broker, expected: u64) {
     let patience = Instant::now() + Duration::from_secs(30);
     while live(broker) != expected {
         assert!(Instant::now() < patience, "{} sessions are live instead of {expected}", live(broker));

@@ -145,7 +145,10 @@ async fn numbers_are_told_and_what_is_found_by_is_made_anew() {
         assert_eq!(rebuilt[table], right, "{rebuilt}");
     }
     assert_eq!((&rebuilt["logs"], &rebuilt["damaged"]), (&2.into(), &0.into()), "{rebuilt}");
-    assert!(told("rebuild", false).contains("Looked at 2 sessions."));
+    let projections = serde_json::json!({ "sessions": 2, "wrong": 0, "unread": [] });
+    assert_eq!(rebuilt["projections"], projections, "{rebuilt}");
+    let text = told("rebuild", false);
+    assert!(text.contains("Looked at 2 sessions.") && text.contains("projections 0 of 2"), "{text}");
     let (code, report) = check(&data);
     assert_eq!((code, &report["records"]), (Some(0), &(2 * RECORDS).into()), "{report}");
     for command in ["stats", "rebuild"] {

@@ -10,9 +10,10 @@ use tokio::time::Instant;
 
 use crate::driver::owner::{LOOK_AGAIN_MS, Oldest, Owner, RETENTION_PAUSE, TRIMS_MAX, Turn, not_found};
 use crate::driver::trimmer::{Extent, Plan, Stage, Trimming, Wish, plan};
-use crate::driver::{Loaded, to_error, unknown};
+use crate::driver::{Loaded, unknown};
 use crate::request::ReplyTo;
 use crate::store::{StoreError, reconcile};
+use crate::store_error::in_session;
 
 impl Owner {
     pub(super) fn start(&self) -> u64 {
@@ -68,7 +69,7 @@ impl Owner {
                     self.trimming_done(Ok(()));
                 }
             }
-            (Err(error), _) => self.trimming_done(Err(to_error(&error))),
+            (Err(error), _) => self.trimming_done(Err(in_session(&self.session, &error))),
             (Ok(_), None) => {}
         }
     }
@@ -99,7 +100,7 @@ impl Owner {
                 None
             }
             Err(error) => {
-                self.trimming_done(Err(to_error(&error)));
+                self.trimming_done(Err(in_session(&self.session, &error)));
                 self.refuse_waiting(&unknown("the session is being loaded again"));
                 Some(Turn::Reload(None))
             }
@@ -176,11 +177,12 @@ impl Owner {
     /// When the first retained record is too old, in Unix milliseconds.
     pub(super) fn wake_ms(&self) -> Option<u64> {
         let age_ms = self.loaded.machine.state().summary().meta.retention.age_ms?;
-        match self.oldest {
-            Oldest::At(oldest_ms) => Some(oldest_ms.saturating_add(age_ms).saturating_add(1)),
-            Oldest::Unknown => Some(self.loaded.machine.state().summary().created_ms.saturating_add(age_ms)),
-            Oldest::None => None,
-        }
+        let oldest_ms = match self.oldest {
+            Oldest::At(oldest_ms) => oldest_ms,
+            Oldest::Unknown => self.loaded.machine.state().summary().created_ms,
+            Oldest::None => return None,
+        };
+        Some(oldest_ms.saturating_add(age_ms).saturating_add(1))
     }
 
     /// When something must be done because time has passed.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::watch;
 
-use crate::backup::BackedUp;
+use crate::store::backed_up::BackedUp;
 use crate::store::reconcile::{self, retry_read};
 use crate::store::{
     Batch, Capabilities, Cas, Changes, Chunk, Due, Health, ListPage, ListQuery, LogId, Opened, ReadLimit,

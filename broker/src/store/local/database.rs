@@ -171,6 +171,22 @@ impl Database {
         }
     }
 
+    /// A transaction to read from for as long as it takes, without holding up those who write, and the generation of the
+    /// handle that it is of. What was read from it counts while that is still [`Database::generation`].
+    ///
+    /// # Errors
+    /// Those of redb.
+    pub fn snapshot(&self) -> Result<(ReadTransaction, u64), DatabaseFailure> {
+        let handle = self.handle.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(open) = &handle.open else { return Err(DatabaseFailure::Redb(redb::Error::PreviousIo)) };
+        guard(|| Ok((open.begin_read()?, handle.generation)))
+    }
+
+    /// Counts how often the database was opened.
+    pub fn generation(&self) -> u64 {
+        self.handle.read().unwrap_or_else(PoisonError::into_inner).generation
+    }
+
     /// Writes within one durable transaction. After a failure the outcome is unknown and the database was opened again.
     ///
     /// # Errors
@@ -282,6 +298,6 @@ fn open(
 }
 
 /// redb follows damaged page pointers into panics; they must not take a thread of the store with them.
-fn guard<T>(work: impl FnOnce() -> Result<T, DatabaseFailure>) -> Result<T, DatabaseFailure> {
+pub(super) fn guard<T>(work: impl FnOnce() -> Result<T, DatabaseFailure>) -> Result<T, DatabaseFailure> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(DatabaseFailure::Panic))
 }

@@ -21,8 +21,8 @@ use crate::store::local::segment::JOURNAL_FOLDER;
 
 /// The name of the database.
 pub const DATABASE_FILE: &str = "sessions.redb";
-const LOCK_FILE: &str = "LOCK";
-const FORMAT_FILE: &str = "FORMAT";
+pub(super) const LOCK_FILE: &str = "LOCK";
+pub(super) const FORMAT_FILE: &str = "FORMAT";
 /// Where `FORMAT` is written before it takes its name.
 const FORMAT_DRAFT: &str = "FORMAT.new";
 /// `FORMAT` is a few lines; a longer one is not ours and not worth reading.
@@ -69,6 +69,15 @@ impl DataFolder {
                 Ok(Self { path: path.into(), salt, is_new: true, _lock: lock })
             }
         }
+    }
+
+    /// Takes another salt, durably. What the journal has is worth nothing afterwards: it is to be settled before.
+    ///
+    /// # Errors
+    /// [`OpenStoreError::Io`].
+    pub fn renew_salt(&mut self) -> Result<(), OpenStoreError> {
+        self.salt = random_salt(&self.path)?;
+        write_format(&self.path, &Format { salt: self.salt, ready: !self.is_new })
     }
 
     /// Says durably that database and journal exist.

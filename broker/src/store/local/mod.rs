@@ -7,9 +7,11 @@
 //!                                                        reads ◀────┘  └── reads, once settled
 //! ```
 
+pub mod backup;
 pub mod ballast;
 pub mod compact;
 pub mod database;
+pub mod deleted;
 pub mod disk;
 pub mod erasing;
 pub mod error;
@@ -24,15 +26,18 @@ pub mod lifecycle;
 pub mod listing;
 pub mod log;
 pub mod opening;
+pub mod partial;
 pub mod place;
 pub mod plan;
 pub mod projected;
+pub mod projections;
 pub mod queued;
 pub mod quota;
 pub mod reader;
 pub mod rebuild;
 pub mod record;
 pub mod recovery;
+pub mod restore;
 pub mod segment;
 pub mod settler;
 pub mod shared;
@@ -72,8 +77,8 @@ use crate::store::local::shared::{CACHE_BYTES, ERASE_WITHIN, Shared, Tuning};
 use crate::store::local::size::{check_size, cost};
 use crate::store::local::state::State;
 use crate::store::{
-    Batch, Capabilities, Cas, Changes, Chunk, Due, Health, ListPage, ListQuery, LogId, Opened, ReadLimit,
-    Reservation, Snapshot, Store, StoreError, StoreFuture, Term, Version,
+    BackedUp, Batch, Capabilities, Cas, Changes, Chunk, Due, Health, ListPage, ListQuery, LogId, Opened,
+    ReadLimit, Reservation, Snapshot, Store, StoreError, StoreFuture, Term, Version,
 };
 
 /// Bytes of one batch's records and projection: the largest publish (4 MiB) with what sealing adds to its records. Less
@@ -544,6 +549,10 @@ impl Store for LocalStore {
 
     fn cas(&self, writes: Vec<Cas>) -> StoreFuture<()> {
         Box::pin(keyed::cas(Arc::clone(&self.shared), writes))
+    }
+
+    fn back_up(&self, folder: PathBuf) -> StoreFuture<BackedUp> {
+        Box::pin(backup::back_up(Arc::clone(&self.shared), folder))
     }
 
     fn commits(&self) -> watch::Receiver<u64> {

@@ -18,7 +18,7 @@ use crate::store::local::shared::Shared;
 use crate::store::local::table::Damage;
 use crate::store::local::table::chunks::{CHUNKS, Packed, Unpacked};
 use crate::store::local::table::logs::{LOGS, LogRow};
-use crate::store::local::table::names::{NAMES, Name};
+use crate::store::local::table::names::{self, NAMES, Name};
 use crate::store::local::table::rows::{self, ROWS};
 use crate::store::{Chunk, LogId, ReadLimit, StoreError};
 
@@ -76,11 +76,7 @@ pub fn log_row(database: &Database, log: LogId) -> Result<Option<LogRow>, Databa
 pub fn look_up(database: &Database, session: &SessionId) -> Result<Lookup, StoreError> {
     // In one transaction: the name may be given up or deleted meanwhile.
     let found = database.read(|transaction| {
-        let name = match transaction.open_table(NAMES)?.get(session.as_str())? {
-            Some(value) => Name::decode(session.as_str(), value.value())?,
-            None => Name::Deleted { next_epoch: 0 },
-        };
-        let log = match name {
+        let log = match names::of(&transaction.open_table(NAMES)?, session.as_str())? {
             Name::Deleted { next_epoch } => return Ok(Ok(Lookup::Vacant(next_epoch))),
             Name::Log(log) => log,
         };

@@ -31,8 +31,8 @@ const STEP: usize = 4096;
 /// Damaged rows that are named; the others are counted.
 const DAMAGED_NAMED: usize = 100;
 /// The first epoch of a session whose name says nothing any more: above every epoch that it can have had, so that no
-/// position of an earlier life fits a later one.
-const EPOCH_AFTER_DAMAGE: u64 = 1 << 32;
+/// position of an earlier life fits a later one. Restores give epochs that are Unix milliseconds.
+const EPOCH_AFTER_DAMAGE: u64 = 1 << 44;
 
 /// How many entries of a table were wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

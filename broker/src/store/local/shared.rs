@@ -24,6 +24,8 @@ pub const SETTLE_SEGMENTS: usize = 3;
 pub const SETTLE_AGE: Duration = Duration::from_secs(1);
 /// Reads of the database at a time: more would only queue at the disk, and each takes a thread.
 pub const READERS_MAX: usize = 16;
+/// Backups at a time: each keeps the database from reusing pages for as long as it takes.
+pub const BACKUPS_MAX: usize = 1;
 /// The file that is given up when the disk is full, so that settling has room: what one settling usually writes.
 pub const BALLAST_BYTES: u64 = 8 << 20;
 /// The first wait after a failed write, doubled up to [`BACKOFF_MAX`].
@@ -95,6 +97,8 @@ pub struct Shared {
     pub pool: SegmentPool,
     /// Reads of the database at a time.
     pub readers: Arc<Semaphore>,
+    /// Backups at a time.
+    pub backups: Arc<Semaphore>,
     /// The folder's files.
     pub disk: Arc<dyn Disk>,
     /// The folder's random number.
@@ -129,6 +133,7 @@ impl Shared {
             database,
             pool,
             readers: Arc::new(Semaphore::new(READERS_MAX)),
+            backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
             disk,
             salt,
             tuning,

@@ -72,6 +72,8 @@ pub struct State {
     pub erased_commit: u64,
     /// Since when something that was erased or deleted is still in the files.
     pub erased_since: Option<Instant>,
+    /// A wipe waits for a backup to end.
+    pub wipe_waits: bool,
     /// Somebody waits until what this commit erased is in no file any more.
     pub wipe_asked: u64,
     // Erased since the last plan; and whether the commit at hand erases or deletes something.
@@ -108,6 +110,7 @@ impl State {
             forgotten: VecDeque::new(),
             erasing: Erasing::default(),
             erased_commit: settled.erased_commit,
+            wipe_waits: false,
             erased_since: (settled.erased_commit > settled.wiped_commit).then(Instant::now),
             wipe_asked: settled.erased_commit,
             erased: Vec::new(),

@@ -22,7 +22,7 @@ use crate::store::local::table::doomed::DOOMED;
 use crate::store::local::table::gone::GONE;
 use crate::store::local::table::logs::{LOGS, LogRow};
 use crate::store::local::table::meta::META;
-use crate::store::local::table::names::{NAMES, Name};
+use crate::store::local::table::names::{NAMES, Name, OTHERS};
 use crate::store::local::table::rows::ROWS;
 use crate::store::local::table::shares::SHARES;
 use crate::store::local::table::terms::TERMS;
@@ -126,6 +126,7 @@ fn count(transaction: &ReadTransaction) -> Result<Stats, DatabaseFailure> {
         let (key, value) = entry?;
         match Name::decode(key.value(), value.value()) {
             Ok(Name::Log(_)) => stats.sessions += 1,
+            Ok(Name::Deleted { .. }) if key.value() == OTHERS => {}
             Ok(Name::Deleted { .. }) => stats.deleted_names += 1,
             Err(_) => stats.damaged += 1,
         }

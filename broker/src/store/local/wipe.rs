@@ -7,7 +7,7 @@
 //!    bytes: see `table/shred.rs`.
 //! 2. Every segment that there is by now is removed once it is settled, instead of being recycled; the writer takes
 //!    another one.
-//! 3. Reads that began before have ended, and commits of nothing make free what was freed.
+//! 3. Reads and backups that began before have ended, and commits of nothing make free what was freed.
 //! 4. Free pages are overwritten: rows of zeros, each of which takes a page, are added until the file grows for one. redb
 //!    grows it only when no page is free, so at that moment every page that was free is taken by this transaction or an
 //!    earlier one, and what a transaction holds at its commit is written. Pages that the last one took and gave up again
@@ -25,7 +25,7 @@ use redb::ReadableTableMetadata as _;
 use tracing::{info, warn};
 
 use crate::store::local::database::DatabaseFailure;
-use crate::store::local::shared::{BACKOFF_MAX, Shared};
+use crate::store::local::shared::{BACKOFF_MAX, BACKUPS_MAX, Shared};
 use crate::store::local::state::State;
 use crate::store::local::table::doomed::DOOMED;
 use crate::store::local::table::erasing::ERASING;
@@ -37,6 +37,8 @@ use crate::store::local::table::meta::{KEY, META, Meta};
 const EMPTY_COMMITS: usize = 3;
 /// Rows in each of two transactions after the file grew: several times what a commit takes and gives up.
 const CLOSING_PAGES: usize = 256;
+/// When a wipe looks again whether a backup has ended.
+const BACKUP_PAUSE: Duration = Duration::from_millis(500);
 /// When a wipe is tried again that found the disk full.
 const FULL_PAUSE: Duration = Duration::from_secs(60);
 
@@ -123,6 +125,13 @@ impl Wipe {
                 self.shared.pool.recycle(settled);
                 if self.shared.pool.has_condemned() {
                     self.shared.state().settle_now = true;
+                    return Ok(false);
+                }
+                // The pages of its moment, which may have what was rewritten since, are kept for it.
+                let waits = self.shared.backups.available_permits() < BACKUPS_MAX;
+                self.shared.state().wipe_waits = waits;
+                if waits {
+                    self.not_before = Instant::now() + BACKUP_PAUSE;
                     return Ok(false);
                 }
                 self.shared.database.wait_for_readers();

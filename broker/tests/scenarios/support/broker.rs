@@ -5,6 +5,10 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// A hang is a failure; nothing here takes this long.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The binary under test.
 pub(crate) const LONGWIRE: &str = env!("CARGO_BIN_EXE_longwire");
@@ -196,4 +200,13 @@ pub(crate) fn folder() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let data = folder.path().join("data");
     (folder, data)
+}
+
+/// Waits for something that is to come about by itself.
+pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let patience = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < patience, "{what}: it has not come to that");
+        std::thread::yield_now();
+    }
 }

@@ -145,6 +145,22 @@ impl<'v> Packed<'v> {
     }
 }
 
+/// Whether a chunk and every record in it are sound.
+///
+/// # Errors
+/// [`Damage`].
+pub fn verify(log: LogId, base: u64, value: &[u8]) -> Result<(), Damage> {
+    let packed = Packed::parse(log, base, value)?;
+    let mut rest = packed.records;
+    for offset in base..packed.end() {
+        let sound = split_record(&mut rest).is_some_and(|(record, crc)| checksum(log, offset, record) == crc);
+        if !sound {
+            return Err(Damage("the checksum of a record does not fit"));
+        }
+    }
+    Ok(())
+}
+
 fn split_record<'v>(rest: &mut &'v [u8]) -> Option<(&'v [u8], u32)> {
     let length = rest.try_get_u32_le().ok()? as usize;
     let crc = rest.try_get_u32_le().ok()?;

@@ -4,14 +4,18 @@
 //! key    the session id
 //! value  crc u32 · kind u8 (1 a log, 2 deleted) · u64 (the log's id, or the first epoch of a session created next)
 //! ```
+//! The empty key, which is no session id, is there after a restore: it is of every name that has no row of its own.
 
-use redb::TableDefinition;
+use redb::{ReadableTable, TableDefinition};
 
 use crate::store::LogId;
+use crate::store::local::database::DatabaseFailure;
 use crate::store::local::table::{Damage, seal, unseal};
 
 /// The table.
 pub const NAMES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("names");
+/// The key of the row that is of every name without one: names that had sessions which the backup does not have.
+pub const OTHERS: &str = "";
 const TAG: &[u8] = b"names";
 
 /// What a name stands for.
@@ -57,4 +61,20 @@ impl Name {
             None => Err(Damage("the row is empty")),
         }
     }
+}
+
+/// What a name stands for; one of which nothing is known is like a deleted one.
+///
+/// # Errors
+/// Those of redb, or that the row is damaged.
+pub fn of(
+    names: &impl ReadableTable<&'static str, &'static [u8]>,
+    name: &str,
+) -> Result<Name, DatabaseFailure> {
+    for key in [name, OTHERS] {
+        if let Some(value) = names.get(key)? {
+            return Ok(Name::decode(key, value.value())?);
+        }
+    }
+    Ok(Name::Deleted { next_epoch: 0 })
 }

@@ -34,6 +34,14 @@ fn decode(holder: u64, by: u64, value: &[u8]) -> Result<Range<u64>, Damage> {
     Ok(payload.get_u64_le()..payload.get_u64_le())
 }
 
+/// Whether a row is sound.
+///
+/// # Errors
+/// [`Damage`].
+pub fn verify(holder: u64, by: u64, value: &[u8]) -> Result<(), Damage> {
+    decode(holder, by, value).map(drop)
+}
+
 /// Writes what a log that starts at `start` shows of others, instead of what it showed before.
 ///
 /// # Errors

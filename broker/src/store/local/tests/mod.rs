@@ -1,5 +1,6 @@
 //! Tests of the engine on the local disk.
 
+mod backup;
 mod conform;
 mod corruption;
 mod faults;
@@ -10,6 +11,7 @@ mod limits;
 mod model;
 mod rebuild;
 mod recovery;
+mod restore;
 mod sim;
 mod wiping;
 

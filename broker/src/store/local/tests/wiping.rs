@@ -15,7 +15,7 @@ use crate::store::local::LocalStore;
 use crate::store::local::shared::Tuning;
 use crate::store::local::tests::faulty_disk::{Faults, FaultyDisk};
 use crate::store::local::tests::{Random, manual};
-use crate::store::{Batch, Projection, ReadLimit, Snapshot, Store};
+use crate::store::{Batch, Projection, ReadLimit, Snapshot, Store, StoreError};
 
 const MARK: &[u8] = b"needle-";
 const DIGITS: usize = 12;
@@ -333,6 +333,49 @@ async fn of_a_deleted_log_only_what_others_show_is_left() {
             assert_eq!(on(&disk), shown);
         }
     }
+}
+
+/// A backup keeps the pages of its moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wipe_waits_for_a_backup_and_a_backup_does_not_outlast_the_deadline() {
+    let disk = FaultyDisk::new();
+    let store = disk.store(tuning());
+    let mut world = World::new(13);
+    world.work(&store, 60).await;
+    store.settle().await.unwrap();
+    // In the middle of a backup.
+    let permit = std::sync::Arc::clone(&store.shared.backups).acquire_owned().await.unwrap();
+    let moment = store.shared.database.snapshot().unwrap();
+    world.work(&store, 60).await;
+    let wiping = store.erased();
+    tokio::pin!(wiping);
+    tokio::select! {
+        _ = &mut wiping => panic!("it did not wait"),
+        () = async {
+            while !store.shared.state().wipe_waits {
+                tokio::task::yield_now().await;
+            }
+        } => {}
+    }
+    drop(moment);
+    drop(permit);
+    wiping.await.unwrap();
+    assert_eq!(on(&disk).intersection(&world.dead).count(), 0);
+    assert!(!store.shared.state().wipe_waits);
+    let around = tempfile::tempdir().unwrap();
+    {
+        // As it is when three quarters of the time are over.
+        let mut state = store.shared.state();
+        state.wipe_waits = true;
+        state.erased_since = Instant::now().checked_sub(tuning().erase_within);
+        assert!(state.erased_since.is_some());
+    }
+    let refused = store.back_up(around.path().join("late")).await;
+    assert!(
+        matches!(&refused, Err(StoreError::Unavailable(what)) if what.contains("deadline")),
+        "{refused:?}"
+    );
+    assert_eq!(std::fs::read_dir(around.path()).unwrap().count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

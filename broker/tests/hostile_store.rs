@@ -23,13 +23,14 @@ use longwire_proto::codec::{Encoding, decode_server};
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::EXPIRY_MS_MIN;
 use longwire_proto::meta::Meta;
+use longwire_proto::position::Position;
 use longwire_proto::record::{ProducerRef, Sender};
 use longwire_proto::retention::Retention;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use longwire_proto::wire::server_frame::Frame;
 use prost::Message;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 const PUBLISHES: u64 = 1500;
 const WRITERS: u64 = 3;
@@ -333,4 +334,50 @@ async fn the_clock_of_the_last_life_is_known_at_the_start() {
         injected += store.injected();
     }
     assert!(injected > 0);
+}
+
+/// Whoever waits for a batch that is on its way when a trim fails is told so, and asks again.
+#[tokio::test(flavor = "multi_thread")]
+async fn everybody_is_answered_when_a_trim_fails() {
+    const TRIMS: u64 = 300;
+    println!("seed {SEED}");
+    let faults = Faults { takeovers: 8, delays: 2, ..Faults::none() };
+    let store = Hostile::new(MemoryStore::new(), faults, SEED);
+    let hub = Hub::new(Arc::new(store), Clock::start(), Ageing::default(), Duration::from_secs(60));
+    let session = SessionId::parse("s").unwrap();
+    let (trimmed, is_trimmed) = watch::channel(false);
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let (hub, session, is_trimmed) = (Arc::clone(&hub), session.clone(), is_trimmed.clone());
+            tokio::spawn(async move {
+                let mut sequence = 0;
+                while !*is_trimmed.borrow() {
+                    match ask(&hub, &session, publish(&format!("w{writer}"), sequence)).await {
+                        Ok(_) => sequence += 1,
+                        Err(error) => assert!(error.code.retryable(), "{error}"),
+                    }
+                }
+                sequence
+            })
+        })
+        .collect();
+    let (mut trims, mut failed) = (0, 0);
+    while trims < TRIMS || failed == 0 {
+        let Ok(Reply::Described(description)) = ask(&hub, &session, Command::Describe).await else {
+            continue;
+        };
+        let before = Position { epoch: description.epoch, offset: description.end };
+        match hub.ask(&session, Operation::Trim(before)).await {
+            Ok(_) => trims += 1,
+            Err(error) => {
+                assert!(error.code.retryable(), "{error}");
+                failed += 1;
+            }
+        }
+    }
+    trimmed.send_replace(true);
+    for writer in writers {
+        assert!(writer.await.unwrap() > 0);
+    }
+    hub.drain().await;
 }

@@ -14,6 +14,7 @@ use longwire_core::state::State;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::session_id::SessionId;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::ageing::Ageing;
 use crate::clock::Clock;
@@ -39,6 +40,8 @@ pub struct Driver {
     tail: Arc<Tail>,
     inbox: mpsc::Receiver<Request>,
     idle: Duration,
+    /// When the retention is looked after again at the earliest: a trim that fails leads to the next turn.
+    retention_not_before: Instant,
 }
 
 /// What a loaded session consists of.
@@ -67,7 +70,8 @@ impl Driver {
         inbox: mpsc::Receiver<Request>,
         idle: Duration,
     ) -> Self {
-        Self { session, store, clock, ageing, tail, inbox, idle }
+        let retention_not_before = Instant::now();
+        Self { session, store, clock, ageing, tail, inbox, idle, retention_not_before }
     }
 
     /// Owns the session until nobody uses it.
@@ -94,6 +98,7 @@ impl Driver {
             let mut turn = Owner::new(&self, loaded, nonce, asked_next.take());
             match turn.run(&mut self.inbox).await {
                 Turn::Reload(ask_next) => {
+                    self.retention_not_before = turn.retention_not_before;
                     tracing::debug!(session = %self.session, "loading the session again");
                     asked_next = ask_next;
                 }

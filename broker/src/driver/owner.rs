@@ -105,7 +105,7 @@ pub(super) struct Owner {
     /// Who waits for what a deadline brings.
     woken: Vec<ReplyTo>,
     oldest: Oldest,
-    retention_not_before: Instant,
+    pub(super) retention_not_before: Instant,
 }
 
 enum Event {
@@ -154,7 +154,7 @@ impl Owner {
             waiting_trims: VecDeque::new(),
             woken: Vec::new(),
             oldest: Oldest::Unknown,
-            retention_not_before: Instant::now(),
+            retention_not_before: driver.retention_not_before,
         };
         if let Some(reply_to) = asked {
             owner.command(Command::Describe, reply_to);
@@ -522,9 +522,11 @@ impl Owner {
         let trims = self.waiting_trims.drain(..).map(|(_, reply_to)| reply_to);
         let ending = self.ending.take().and_then(|(_, reply_to)| reply_to);
         let woken = self.woken.drain(..);
+        // Who waits for a batch that is on its way; the next turn knows nothing of them.
+        let tickets = self.tickets.drain().map(|(_, reply_to)| reply_to);
         let waiting =
             admitted.into_iter().chain(parked).chain(trimming).chain(trims).chain(ending).chain(woken);
-        waiting.for_each(|reply_to| reply_to.answer(Err(error.clone())));
+        waiting.chain(tickets).for_each(|reply_to| reply_to.answer(Err(error.clone())));
     }
 }
 

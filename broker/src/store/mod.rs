@@ -275,11 +275,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Durably drops the records below `start`, of which `freed_bytes` bytes are the log's own. Readers no longer see them
     /// when this resolves; their bytes leave the disk in the background. A `start` at or below the log's is no error and
-    /// does nothing.
+    /// does nothing. A snapshot that was put before and covers `start` is durable first, also one of an earlier opening.
     ///
     /// # Errors
-    /// [`StoreError::OutOfRange`] when `start` is beyond the durable end or not covered by a durable snapshot, and those
-    /// of [`Store::delete`].
+    /// [`StoreError::OutOfRange`] when `start` is beyond the durable end or no snapshot covers it, and those of
+    /// [`Store::delete`].
     fn trim(&self, log: LogId, term: Term, start: u64, freed_bytes: u64) -> StoreFuture<()>;
 
     /// Durably gives the log another name, which must be free. The old name is as if it had never had a log. An id that

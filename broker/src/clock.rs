@@ -14,7 +14,13 @@ impl Clock {
     #[must_use]
     pub fn start() -> Self {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { started: Instant::now(), started_ms: u64::try_from(wall.as_millis()).unwrap_or(0) }
+        Self::start_at(u64::try_from(wall.as_millis()).unwrap_or(0))
+    }
+
+    /// A clock that starts at a time in Unix milliseconds.
+    #[must_use]
+    pub fn start_at(started_ms: u64) -> Self {
+        Self { started: Instant::now(), started_ms }
     }
 
     /// Unix milliseconds.

@@ -51,6 +51,8 @@ pub struct Begin {
     pub records: Vec<Bytes>,
     /// The time of the last record that is taken over, in Unix milliseconds.
     pub last_time_ms: u64,
+    /// Its owner is to look after it when so many milliseconds have passed.
+    pub wake_after_ms: Option<u64>,
 }
 
 /// The answer to an [`Operation`], addressed by the number that its asker gave it.

@@ -387,6 +387,8 @@ pub struct Sealed<'a> {
     pub time_ms: u64,
     /// The sender's principal.
     pub principal: &'a str,
+    /// Of an imported record: the principal that sent it where it came from, says whoever imported it. Else empty.
+    pub original: &'a str,
     /// Which publish of which producer it belongs to.
     pub producer: Option<SealedProducer<'a>>,
     /// What it means to the broker.
@@ -417,6 +419,7 @@ impl<'a> Sealed<'a> {
         let mut sealed = Self {
             time_ms: 0,
             principal: "",
+            original: "",
             producer: None,
             kind: kind::MESSAGE,
             record_type: "",
@@ -427,6 +430,7 @@ impl<'a> Sealed<'a> {
             match (number, value) {
                 (field::TIME_MS, Value::Varint(time_ms)) => sealed.time_ms = time_ms,
                 (field::SENDER, Value::Bytes(sender)) => sealed.principal = sealed_principal(sender)?,
+                (field::ORIGINAL, Value::Bytes(original)) => sealed.original = original_principal(original)?,
                 (field::PRODUCER, Value::Bytes(producer)) => {
                     sealed.producer = Some(sealed_producer(producer)?)
                 }
@@ -448,6 +452,17 @@ fn sealed_principal(sender: &[u8]) -> Result<&str, Error> {
         let part = part?;
         if part.number == 1 {
             principal = text("sender", &part.value, PRINCIPAL_BYTES_MAX)?;
+        }
+    }
+    Ok(principal)
+}
+
+fn original_principal(original: &[u8]) -> Result<&str, Error> {
+    let mut principal = "";
+    for part in Fields(original) {
+        let part = part?;
+        if let (field::SENDER, Value::Bytes(sender)) = (part.number, part.value) {
+            principal = sealed_principal(sender)?;
         }
     }
     Ok(principal)
@@ -522,6 +537,8 @@ mod tests {
             (decoded.time_ms, decoded.sender.unwrap().principal.as_str(), decoded.producer),
             (9, "eve", None)
         );
+        let view = Sealed::parse(&sealed).unwrap();
+        assert_eq!((view.principal, view.original, view.body), ("eve", "ada", b"hi".as_slice()));
         let original = decoded.original.unwrap();
         assert_eq!((original.time_ms, original.session.as_str()), (1_700_000_000_123, "acme/old"));
         assert_eq!(original.sender.as_ref().unwrap().principal, "ada");

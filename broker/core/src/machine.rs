@@ -10,7 +10,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::meta::Change;
-use longwire_proto::record::{PayloadHash, Sender, Stamp, seal};
+use longwire_proto::record::{PayloadHash, Sender, Stamp, erased, seal};
 
 use crate::command::{Command, Description, Reply};
 use crate::producer::{ProducerKey, Verdict, judge};
@@ -327,6 +327,23 @@ impl Machine {
         self.snapshot_not_before = self.state.end() + SNAPSHOT_RETRY_RECORDS;
     }
 
+    /// What is not written yet is written as a tombstone; the store makes one of the rest.
+    fn erase(&mut self, range: &Range<u64>) {
+        let unwritten = range.start.max(self.gathering_from)..range.end;
+        for offset in unwritten {
+            let index = usize::try_from(offset - self.gathering_from).unwrap_or(usize::MAX);
+            if let Some(record) = self.gathering.get_mut(index)
+                && let Some(left) = erased(record)
+            {
+                *record = left;
+            }
+        }
+        let written = range.start..range.end.min(self.gathering_from);
+        if !written.is_empty() {
+            self.erasing.push(written);
+        }
+    }
+
     fn decide(&mut self, command: Command, now_ms: u64) -> Result<Reply, Error> {
         let key = producer_key(&command);
         match command {
@@ -377,7 +394,7 @@ impl Machine {
                 let ranges: Vec<_> = ranges.into_iter().map(kept).filter(|range| !range.is_empty()).collect();
                 let records = ranges.iter().map(|range| range.end - range.start).sum();
                 if records > 0 {
-                    self.erasing.extend(ranges.iter().cloned());
+                    ranges.iter().for_each(|range| self.erase(range));
                     self.change(sender, &Change::Erase { ranges, sender: of, reason }, now_ms);
                 }
                 Ok(Reply::Erased { records })

@@ -10,6 +10,9 @@ use longwire_proto::record::{PayloadHash, ProducerRef, SealedProducer};
 
 use crate::row::{RowReader, RowWriter};
 
+/// What the keys of the rows of producers begin with.
+const KEY_TAG: &[u8] = b"producer";
+
 /// A producer's identity: its own id within those of its principal.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProducerKey {
@@ -24,8 +27,25 @@ impl ProducerKey {
     #[must_use]
     pub fn row_key(&self) -> Bytes {
         let mut key = RowWriter::default();
-        key.bytes(b"producer").bytes(self.principal.as_bytes()).bytes(self.id.as_bytes());
+        key.bytes(KEY_TAG).bytes(self.principal.as_bytes()).bytes(self.id.as_bytes());
         key.finish()
+    }
+
+    /// What every such key begins with.
+    #[must_use]
+    pub fn row_prefix() -> Bytes {
+        let mut key = RowWriter::default();
+        key.bytes(KEY_TAG);
+        key.finish()
+    }
+
+    /// The producer of such a key; `None` when it is another row's.
+    #[must_use]
+    pub fn of_row(key: &[u8]) -> Option<Self> {
+        let mut key = RowReader(key);
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
+        (key.bytes()? == KEY_TAG).then_some(())?;
+        Some(Self { principal: text(key.bytes()?)?, id: text(key.bytes()?)? })
     }
 }
 

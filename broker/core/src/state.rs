@@ -53,9 +53,12 @@ impl State {
         Self { start, end: start, ..Self::new(lineage) }
     }
 
-    /// The records below `start` are gone.
+    /// The records below `start` are gone, and a durable snapshot covers them: producers that have no other records leave
+    /// memory.
     pub fn trim(&mut self, start: u64) {
         self.start = self.start.max(start);
+        self.cold_producers |= !self.producers.is_empty();
+        self.producers.retain(|_, producer| producer.last_offset() >= start);
     }
 
     /// The key of the row that every snapshot has.
@@ -124,6 +127,25 @@ impl State {
         if let Some(producer) = row.and_then(Producer::decode) {
             self.producers.entry(key).or_insert(producer);
         }
+    }
+
+    /// Whether producers may have rows that are not resident.
+    #[must_use]
+    pub fn has_cold_producers(&self) -> bool {
+        self.cold_producers
+    }
+
+    /// What the keys of the rows of producers begin with.
+    #[must_use]
+    pub fn producers_prefix() -> Bytes {
+        ProducerKey::row_prefix()
+    }
+
+    /// Whether a row is of a producer that has no retained record any more, and is not resident.
+    #[must_use]
+    pub fn is_past_producer(&self, key: &[u8], row: &[u8]) -> bool {
+        let past = Producer::decode(row).is_some_and(|producer| producer.last_offset() < self.start);
+        past && ProducerKey::of_row(key).is_some_and(|key| !self.producers.contains_key(&key))
     }
 
     /// The producer that a record was written by.

@@ -20,7 +20,10 @@ pub(super) fn batch(begin: &Begin, vacant: u64, id: BatchId, now_ms: u64) -> Res
     let records = seal(&stamp, &begin.records);
     let mut state = State::beginning_at(lineage.clone(), begin.base);
     records.iter().for_each(|record| state.fold(record));
-    let projection = state.summary().projection(time_ms, state.summary().meta.retention.age_ms.map(|_| 0));
+    // What is taken over may be too old already.
+    let ages = state.summary().meta.retention.age_ms.map(|_| 0);
+    let wake_ms = ages.or(begin.wake_after_ms.map(|after_ms| now_ms.saturating_add(after_ms)));
+    let projection = state.summary().projection(time_ms, wake_ms);
     Ok(Batch {
         id,
         base: begin.base,

@@ -25,6 +25,8 @@ use crate::store::{LogId, Opened, ReadLimit, Store, StoreError, Term, Version};
 use crate::store_error::in_session;
 use crate::tail::{Progress, Tail};
 
+/// How long an import that nobody goes on with is kept, in milliseconds: a day, in which somebody may notice.
+pub const UNFINISHED_MS: u64 = 24 * 60 * 60 * 1000;
 /// Records read at once while a session is loaded.
 const REPLAY_LIMIT: ReadLimit = ReadLimit { records: 4096, bytes: 1 << 20 };
 /// Bytes that sealing and storing add to one record at most: principal, device, producer, time and frame. Counted into

@@ -1,6 +1,7 @@
 //! The owner of a loaded session: one turn, from loading it to a failed write, a delete, or rest.
 
 mod keeping;
+mod pruning;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -20,12 +21,13 @@ use tokio::time::Instant;
 
 use crate::ageing::Ageing;
 use crate::clock::Clock;
+use crate::driver::owner::pruning::Pruning;
 use crate::driver::trimmer::{Plan, Stage, Trimming};
 use crate::driver::{Driver, Loaded, RECORD_OVERHEAD_BYTES, begin, row, unknown};
 use crate::request::{Begin, Operation, ReplyTo, Request};
 use crate::store::reconcile;
 use crate::store::{
-    Batch, BatchId, Projection, Reservation, Snapshot, Store, StoreError, StoreFuture, Version,
+    Batch, BatchId, LogId, Projection, Reservation, Snapshot, Store, StoreError, StoreFuture, Version,
 };
 use crate::store_error::in_session;
 use crate::tail::{Progress, Tail};
@@ -45,8 +47,11 @@ struct Admission {
 
 struct Prepared {
     reservation: Reservation,
-    row: Option<(ProducerKey, Option<Bytes>)>,
+    row: Option<Row>,
 }
+
+/// A producer, and what the store has of it.
+type Row = (ProducerKey, Option<Bytes>);
 
 /// How a turn as owner of a session ended.
 pub(super) enum Turn {
@@ -102,6 +107,9 @@ pub(super) struct Owner {
     carried_out: Option<StoreFuture<()>>,
     trimming: Option<Trimming>,
     waiting_trims: VecDeque<(u64, ReplyTo)>,
+    pruning: Option<Pruning>,
+    /// The start from which on the next round of pruning is worth it.
+    prune_from: u64,
     /// Who waits for what a deadline brings.
     woken: Vec<ReplyTo>,
     oldest: Oldest,
@@ -115,6 +123,7 @@ enum Event {
     Ended(Result<(), StoreError>),
     Planned(Result<Plan, StoreError>),
     Trimmed(Result<(), StoreError>),
+    Pruned(pruning::Step),
     Asked(Request),
     Due,
     Abandoned,
@@ -152,6 +161,8 @@ impl Owner {
             carried_out: None,
             trimming: None,
             waiting_trims: VecDeque::new(),
+            pruning: None,
+            prune_from: 0,
             woken: Vec::new(),
             oldest: Oldest::Unknown,
             retention_not_before: driver.retention_not_before,
@@ -204,6 +215,7 @@ impl Owner {
                         return turn;
                     }
                 }
+                Event::Pruned(step) => self.pruned(step),
                 Event::Asked(request) => {
                     last_used = Instant::now();
                     self.admit(request);
@@ -239,6 +251,7 @@ impl Owner {
                 Event::Admitted(prepared),
             outcome = pending_or(self.carried_out.as_mut()) => Event::Ended(outcome),
             event = trimming(&mut self.trimming) => event,
+            step = pruning::step(&mut self.pruning) => Event::Pruned(step),
             request = inbox.recv(), if takes => request.map_or(Event::Abandoned, Event::Asked),
             (through, outcome) = front_snapshot(&mut self.snapshots) => Event::Snapshotted(through, outcome),
             () = sleep_until(due_at), if takes => Event::Due,
@@ -302,14 +315,7 @@ impl Owner {
             }
             let reservation =
                 if bytes == 0 { Reservation::none() } else { store.reserve(log, bytes).await? };
-            let row = match key {
-                None => None,
-                Some(key) => {
-                    let row = row(&*store, log, key.row_key()).await?;
-                    Some((key, row))
-                }
-            };
-            Ok(Prepared { reservation, row })
+            Ok(Prepared { reservation, row: producer_row(store, log, key).await? })
         });
         self.admission = Some(Admission { request, prepared });
     }
@@ -353,8 +359,19 @@ impl Owner {
             self.parked = Some((request, prepared));
             return;
         }
-        if let Some((key, row)) = prepared.row {
-            self.loaded.machine.load(key, row.as_deref());
+        let key = self.loaded.machine.key(&command);
+        match prepared.row {
+            Some((key, row)) => self.loaded.machine.load(key, row.as_deref()),
+            None if key.is_some() => {
+                // Its producer left memory while room was reserved.
+                let request = Request { operation: Operation::Command(command), reply_to: request.reply_to };
+                let row = producer_row(Arc::clone(&self.store), self.loaded.log, key);
+                let reservation = prepared.reservation;
+                let prepared = Box::pin(async move { Ok(Prepared { reservation, row: row.await? }) });
+                self.admission = Some(Admission { request, prepared });
+                return;
+            }
+            None => {}
         }
         self.reserved.absorb(prepared.reservation);
         self.command(command, request.reply_to);
@@ -537,6 +554,17 @@ fn projection(projection: summary::Projection) -> Projection {
 
 fn not_found() -> Error {
     Error::new(ErrorCode::SessionNotFound, "there is no such session").field("session")
+}
+
+/// Reads the row of a producer that is not resident.
+async fn producer_row(
+    store: Arc<dyn Store>,
+    log: LogId,
+    key: Option<ProducerKey>,
+) -> Result<Option<Row>, StoreError> {
+    let Some(key) = key else { return Ok(None) };
+    let row = row(&*store, log, key.row_key()).await?;
+    Ok(Some((key, row)))
 }
 
 async fn sleep_until(at: Option<Instant>) {

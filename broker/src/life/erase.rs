@@ -69,7 +69,7 @@ fn named(ranges: Vec<wire::OffsetRange>) -> Result<Vec<Range<u64>>, Error> {
     Ok(ranges)
 }
 
-/// Where a principal's records are, up to the end of now.
+/// Where a principal's records are, those included that were imported as theirs, up to the end of now.
 async fn written_by(hub: &Arc<Hub>, session: &SessionId, principal: &str) -> Result<Vec<Range<u64>>, Error> {
     let progress = progress(hub, session).await?;
     let mut ranges: Vec<Range<u64>> = Vec::new();
@@ -83,7 +83,7 @@ async fn written_by(hub: &Arc<Hub>, session: &SessionId, principal: &str) -> Res
         for (offset, record) in (chunk.from..progress.end).zip(&chunk.records) {
             let theirs = Sealed::parse(record).is_ok_and(|sealed| {
                 let erasable = sealed.kind != kind::SESSION && sealed.kind != kind::TOMBSTONE;
-                erasable && sealed.principal == principal
+                erasable && (sealed.principal == principal || sealed.original == principal)
             });
             match ranges.last_mut() {
                 Some(last) if theirs && last.end == offset => last.end += 1,

@@ -50,6 +50,7 @@ pub async fn fork(
         sender,
         records: vec![change.to_record()],
         last_time_ms: time_before(hub, &known, base).await?,
+        wake_after_ms: None,
     };
     match hub.ask(session, Operation::Begin(Box::new(begin))).await? {
         Some(Reply::Described(description)) => Ok(description),

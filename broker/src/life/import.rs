@@ -15,9 +15,9 @@ use longwire_proto::record::{self, Sender};
 use longwire_proto::session_id::SessionId;
 use longwire_proto::short_id::check_short_id;
 use longwire_proto::{raw, wire};
-
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::driver::UNFINISHED_MS;
 use crate::hub::Hub;
 use crate::life::describe;
 use crate::request::{Begin, Operation};
@@ -71,6 +71,7 @@ pub async fn step(
         sender: sender.clone(),
         records: Vec::new(),
         last_time_ms: 0,
+        wake_after_ms: Some(UNFINISHED_MS),
     };
     match hub.ask(&staging, Operation::Begin(Box::new(first))).await {
         Ok(_) => {}
@@ -146,4 +147,72 @@ fn check_batch(records: &[Bytes]) -> Result<(), Error> {
 
 fn refuse(field: &'static str, message: &str) -> Error {
     Error::new(ErrorCode::InvalidArgument, message.to_owned()).field(field)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::ageing::Ageing;
+    use crate::clock::Clock;
+    use crate::store::Store;
+    use crate::store::memory::MemoryStore;
+
+    /// A broker's life in which it is this time.
+    fn hub(store: &Arc<dyn Store>, now_ms: u64) -> Arc<Hub> {
+        Hub::new(Arc::clone(store), Clock::start_at(now_ms), Ageing::default(), Duration::from_secs(1))
+    }
+
+    fn request(import: &str, from: u64, records: u64) -> raw::ImportRecords {
+        let begin = wire::ImportBegin {
+            end: 100,
+            lineage: vec![wire::LineageEntry { epoch: 0, from_offset: 0 }],
+            session: "old".into(),
+            ..Default::default()
+        };
+        let records = (0..records).map(|_| Bytes::new()).collect();
+        raw::ImportRecords { import: import.into(), begin: Some(begin), from, records, ..Default::default() }
+    }
+
+    async fn wake_all(hub: &Arc<Hub>, now_ms: u64) -> Vec<SessionId> {
+        let due = hub.store().due(now_ms, None, 9).await.unwrap();
+        for due in &due {
+            // That of one that is deleted now is answered by that.
+            drop(hub.ask(&due.session, Operation::Wake).await);
+        }
+        hub.drain().await;
+        due.into_iter().map(|due| due.session).collect()
+    }
+
+    #[tokio::test]
+    async fn an_import_that_nobody_goes_on_with_is_removed() {
+        const START: u64 = 1_700_000_000_000;
+        const HOUR: u64 = 60 * 60 * 1000;
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let session = SessionId::parse("a").unwrap();
+        let sender = Sender { principal: "ada".into(), ..Sender::default() };
+        let take = async |now_ms, import, from, records| {
+            let hub = hub(&store, now_ms);
+            let step = step(&hub, sender.clone(), &session, request(import, from, records)).await.unwrap();
+            hub.drain().await;
+            step.next
+        };
+        assert_eq!(take(START, "left", 0, 5).await, 5);
+        assert_eq!(take(START, "slow", 0, 5).await, 5);
+        assert_eq!(take(START + 23 * HOUR, "slow", 5, 5).await, 10);
+        let later = START + 25 * HOUR;
+        assert_eq!(wake_all(&hub(&store, later), later).await.len(), 2);
+        assert_eq!(take(later, "slow", 10, 5).await, 15, "it goes on");
+        assert_eq!(wake_all(&hub(&store, later), later).await, []);
+        // The other one begins again: what it had is gone.
+        let hub = hub(&store, later);
+        let gone = step(&hub, sender.clone(), &session, request("left", 5, 5)).await.unwrap_err();
+        assert_eq!(gone.code, ErrorCode::ImportOutOfOrder);
+        hub.drain().await;
+        // That one has no record: it goes as well.
+        let later = later + 49 * HOUR;
+        assert_eq!(wake_all(&self::hub(&store, later), later).await.len(), 2);
+        assert_eq!(store.due(u64::MAX, None, 9).await.unwrap(), []);
+    }
 }

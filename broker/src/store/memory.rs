@@ -493,7 +493,7 @@ impl Store for MemoryStore {
 
     fn due(&self, until_ms: u64, after: Option<(u64, LogId)>, limit: usize) -> StoreFuture<Vec<Due>> {
         self.answer(|inner| {
-            let live = inner.logs.iter().filter(|(_, log)| !log.deleted && !is_hidden(&log.name));
+            let live = inner.logs.iter().filter(|(_, log)| !log.deleted);
             let mut due: Vec<Due> = live
                 .filter_map(|(id, log)| {
                     let when_ms = log.projection.deadline_ms?;

@@ -283,7 +283,7 @@ pub trait Store: Send + Sync + 'static {
     fn trim(&self, log: LogId, term: Term, start: u64, freed_bytes: u64) -> StoreFuture<()>;
 
     /// Durably gives the log another name, which must be free. The old name is as if it had never had a log. An id that
-    /// begins with `~` is not listed, is not in the feed and is never due. Who has opened the vacant name is fenced.
+    /// begins with `~` is not listed and not in the feed. Who has opened the vacant name is fenced.
     ///
     /// # Errors
     /// [`StoreError::AlreadyExists`]; [`StoreError::VersionConflict`] when a session created under the name would begin

@@ -280,7 +280,7 @@ async fn an_import_is_there_as_a_whole_or_not_at_all() {
         );
         let reserved = wire::Record { kind: 5, ..Default::default() };
         let bad = client.import(&target, "three", begin(0, 1)).step(0, vec![reserved], true).await;
-        assert!(bad.is_ok() || bad.is_err(), "kinds of other brokers are carried");
+        assert!(bad.is_ok(), "kinds of other brokers are carried: {bad:?}");
     }
     broker.kill();
     broker = Broker::start(&data);

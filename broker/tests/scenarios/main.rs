@@ -10,6 +10,7 @@ mod damage;
 mod drain;
 mod faults;
 mod hostile;
+mod journey;
 mod kill9;
 mod life;
 mod order;

@@ -8,10 +8,13 @@ use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::position::{Position, Resume};
 use tokio::time::Instant;
 
-use crate::driver::owner::{LOOK_AGAIN_MS, Oldest, Owner, RETENTION_PAUSE, TRIMS_MAX, Turn, not_found};
+use crate::driver::owner::{
+    Ending, LOOK_AGAIN_MS, Oldest, Owner, RETENTION_PAUSE, TRIMS_MAX, Turn, not_found,
+};
 use crate::driver::trimmer::{Extent, Plan, Stage, Trimming, Wish, plan};
-use crate::driver::{Loaded, unknown};
+use crate::driver::{Loaded, UNFINISHED_MS, unknown};
 use crate::request::ReplyTo;
+use crate::store::list::is_hidden;
 use crate::store::{StoreError, reconcile};
 use crate::store_error::in_session;
 
@@ -96,6 +99,7 @@ impl Owner {
                 self.loaded.machine.trimmed(plan.start);
                 self.loaded.bytes = self.loaded.bytes.saturating_sub(plan.freed_bytes);
                 self.tail.trimmed(plan.start);
+                self.prune();
                 self.trimming_done(Ok(()));
                 None
             }
@@ -131,6 +135,9 @@ impl Owner {
 
     /// The deadline that the list of sessions has for this one has come.
     pub(super) fn wake(&mut self, reply_to: ReplyTo) {
+        if self.is_abandoned() {
+            return self.end(Ending::Delete, reply_to);
+        }
         self.woken.push(reply_to);
         if self.trimming.is_none() {
             match self.retention_due() {
@@ -174,8 +181,24 @@ impl Owner {
         due.then_some(Wish::Retained { retention, now_ms })
     }
 
-    /// When the first retained record is too old, in Unix milliseconds.
+    /// Whether this is an import that nobody goes on with.
+    fn is_abandoned(&self) -> bool {
+        let state = self.loaded.machine.state();
+        let nothing = self.loaded.machine.durable_end() == self.start();
+        let unfinished = self.loaded.exists && is_hidden(&self.session) && self.at_rest();
+        unfinished && (nothing || self.now_for_age().saturating_sub(state.last_time_ms()) > UNFINISHED_MS)
+    }
+
+    /// When the session wants to be woken apart from its expiry, in Unix milliseconds.
     pub(super) fn wake_ms(&self) -> Option<u64> {
+        if is_hidden(&self.session) {
+            return Some(self.loaded.machine.state().last_time_ms().saturating_add(UNFINISHED_MS + 1));
+        }
+        self.too_old_ms()
+    }
+
+    /// When the first retained record is too old, in Unix milliseconds.
+    fn too_old_ms(&self) -> Option<u64> {
         let age_ms = self.loaded.machine.state().summary().meta.retention.age_ms?;
         let oldest_ms = match self.oldest {
             Oldest::At(oldest_ms) => oldest_ms,
@@ -195,7 +218,7 @@ impl Owner {
         let retention_at = match (self.trimming.is_some(), self.retention_due()) {
             (true, _) => None,
             (false, Some(_)) => Some(now),
-            (false, None) => self.wake_ms().filter(|_| !self.ageing.is_suspended()).map(at),
+            (false, None) => self.too_old_ms().filter(|_| !self.ageing.is_suspended()).map(at),
         };
         let retention_at = retention_at.map(|at| at.max(self.retention_not_before));
         [expires_at, retention_at].into_iter().flatten().min()

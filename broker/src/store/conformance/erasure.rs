@@ -137,6 +137,14 @@ pub(crate) async fn erases_what_others_show(store: impl Store) {
     fork.publish(&store, &["f4"], &[3..4]).await.unwrap();
     assert_eq!(fork.bodies(&store, 0, 9).await, ["p0", "-", "p2", "-", "f4"]);
     assert_eq!(low.bodies(&store, 1, 9).await, ["-", "own"]);
+    // What the parent has trimmed is nobody's but theirs who show it.
+    parent.snapshot(&store).await;
+    store.trim(shared, parent.opened.term, 1, 0).await.unwrap();
+    let refused = fork.publish(&store, &["x"], &[0..1, 2..3]).await;
+    assert!(matches!(&refused, Err(StoreError::OutOfRange(text)) if text.contains("2 ")), "{refused:?}");
+    store.check_erase(fork.opened.log, vec![0..1]).await.unwrap();
+    fork.publish(&store, &[], &[0..1]).await.unwrap();
+    assert_eq!(fork.bodies(&store, 0, 9).await, ["-", "-", "p2", "-", "f4"]);
     store.delete(shared, parent.opened.term).await.unwrap();
     low.publish(&store, &["l3"], &[]).await.unwrap();
     fork.publish(&store, &["f5"], &[0..1, 2..4]).await.unwrap();

@@ -197,9 +197,7 @@ struct Entry {
 /// database has the word.
 fn confirmed(state: &State, when_ms: u64, log: LogId) -> Option<Option<SessionId>> {
     let log = state.logs.get(&log)?;
-    let is_so = log.durable.stage == Stage::Live
-        && log.projection.deadline_ms() == Some(when_ms)
-        && !is_hidden(&log.name);
+    let is_so = log.durable.stage == Stage::Live && log.projection.deadline_ms() == Some(when_ms);
     Some(is_so.then(|| log.name.clone()))
 }
 

@@ -98,12 +98,15 @@ pub fn erase(
         let mut from = if range.start < inherited { range.start.max(log.start) } else { range.start };
         while from < range.end {
             let (holder, until) = log.ancestry.holder(from).unwrap_or((id, u64::MAX));
+            let mut until = until.min(range.end);
             // One that is not resident was looked for, and is not in the database: it was deleted.
-            let lives =
-                holder != id && state.logs.get(&holder).is_some_and(|h| h.next.stage != Stage::Deleted);
-            let until = until.min(range.end);
-            if lives {
-                return refuse(format!("the records {from} to {until} are those of log {}", holder.0));
+            let other = state.logs.get(&holder).filter(|_| holder != id);
+            if let Some(other) = other.filter(|other| other.next.stage != Stage::Deleted) {
+                // What the other has trimmed nobody could erase there.
+                if from >= other.next_start {
+                    return refuse(format!("the records {from} to {until} are those of log {}", holder.0));
+                }
+                until = until.min(other.next_start);
             }
             found.push(Erase { log: holder, offsets: from..until });
             from = until;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use longwire_proto::record;
 
-use crate::store::memory::Inner;
+use crate::store::memory::{Inner, Log};
 use crate::store::{LogId, StoreError};
 
 impl Inner {
@@ -30,7 +30,8 @@ impl Inner {
                 if holder != id && offset < log.start {
                     continue;
                 }
-                if holder != id && self.logs.get(&holder).is_some_and(|holder| !holder.deleted) {
+                let shown = |other: &Log| !other.deleted && offset >= other.start;
+                if holder != id && self.logs.get(&holder).is_some_and(shown) {
                     let what = format!("the record {offset} is one of log {}", holder.0);
                     return Err(StoreError::OutOfRange(what));
                 }

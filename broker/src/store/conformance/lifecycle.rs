@@ -91,7 +91,6 @@ pub(crate) async fn trims(store: impl Store) {
     session.snapshot(&store).await;
     store.trim(log, session.opened.term, 4, 11).await.unwrap();
     assert_eq!(read(0).await, (4, vec![]));
-    trims_what_a_snapshot_under_way_covers(&store).await;
     session.append(&store, &["four"]).await.unwrap();
     assert_eq!(read(0).await, (4, vec!["four".into()]));
     let listed = store.list(ListQuery { limit: 9, ..ListQuery::default() }).await.unwrap().sessions;
@@ -104,17 +103,16 @@ pub(crate) async fn trims(store: impl Store) {
 }
 
 /// An owner that opens the log finds the snapshot that the last one has put, whether it is durable or not.
-async fn trims_what_a_snapshot_under_way_covers(store: &impl Store) {
-    for number in 0..20 {
-        let name = format!("under-way/{number}");
-        let mut session = Session::open(store, &name).await;
-        session.append(store, &["zero", "one"]).await.unwrap();
+pub(crate) async fn trims_what_a_snapshot_under_way_covers(store: impl Store) {
+    for end in 1..20 {
+        let mut session = Session::open(&store, "a").await;
+        session.append(&store, &["x"]).await.unwrap();
         let (log, term) = (session.opened.log, session.opened.term);
-        let put = store.put_snapshot(log, term, Snapshot { through: 1, rows: vec![] });
-        let opened = store.open(&id(&name)).await.unwrap();
-        if opened.snapshot_through == Some(1) {
-            store.trim(log, opened.term, 1, 4).await.unwrap();
-            assert_eq!(store.open(&id(&name)).await.unwrap().start, 1);
+        let put = store.put_snapshot(log, term, Snapshot { through: end, rows: vec![] });
+        let opened = store.open(&id("a")).await.unwrap();
+        if opened.snapshot_through == Some(end) {
+            store.trim(log, opened.term, end, 1).await.unwrap();
+            assert_eq!(store.open(&id("a")).await.unwrap().start, end);
         }
         drop(put.await);
     }

@@ -43,6 +43,9 @@ pub struct Config {
     pub trust_clock: bool,
     /// How much of the store is read a second, in bytes, to find damage before it matters; 0 for nothing.
     pub scrub_bytes_per_second: u64,
+    /// The store gets the manners of a distributed log, from this seed.
+    #[cfg(feature = "hostile")]
+    pub hostile: Option<u64>,
 }
 
 impl Default for Config {
@@ -62,6 +65,8 @@ impl Default for Config {
             backups_keep_ms: None,
             trust_clock: false,
             scrub_bytes_per_second: 4 << 20,
+            #[cfg(feature = "hostile")]
+            hostile: None,
         }
     }
 }

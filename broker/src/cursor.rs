@@ -11,7 +11,7 @@ use longwire_proto::short_id::check_short_id;
 
 use crate::hub::Hub;
 use crate::life::{offset, progress};
-use crate::store::{Cas, LogId, Store, StoreError};
+use crate::store::{Cas, LogId, Store, StoreError, reconcile};
 use crate::store_error::to_error;
 
 /// Where the keys of cursors begin.
@@ -129,7 +129,7 @@ pub async fn commit(
             }
         }
         let write = Cas { key: key.clone(), expected, value: Some(encode(moved)) };
-        match hub.store().cas(vec![write]).await {
+        match reconcile::cas(&**hub.store(), vec![write]).await {
             Ok(()) => return Ok(()),
             // Another device of the same principal was quicker; the further of the two stays.
             Err(StoreError::VersionConflict) => {}

@@ -19,6 +19,7 @@ pub mod listing;
 pub mod page;
 pub mod pattern_subscription;
 pub mod projections;
+mod ramp;
 pub mod request;
 pub mod scheduler;
 pub mod scrub;

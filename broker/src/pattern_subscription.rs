@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use longwire_proto::codec::{DeliveryBody, Encoding};
 use longwire_proto::error::{Error, ErrorCode};
-use longwire_proto::limits::{DELIVERY_BYTES_MAX, PATTERN_SESSIONS_MAX};
+use longwire_proto::limits::PATTERN_SESSIONS_MAX;
 use longwire_proto::outcome::Outcome;
 use longwire_proto::pattern::Pattern;
 use longwire_proto::position::Lineage;
@@ -23,12 +23,14 @@ use tokio::time::timeout;
 
 use crate::cursor::{CursorName, positions};
 use crate::filter::Filter;
+use crate::ramp::Ramp;
+use crate::store::reconcile::retry_read;
 use crate::store::{Change, ListQuery, LogId, ReadLimit, Store, StoreError};
 use crate::store_error::{corrupt, in_session, to_error};
 use crate::subscription::{Event, Window};
 
-/// Records and bytes of one delivery.
-const PIECE: ReadLimit = ReadLimit { records: 4096, bytes: DELIVERY_BYTES_MAX };
+/// Records of one delivery.
+const PIECE_RECORDS: usize = 4096;
 /// Changes looked at together.
 const CHANGES: usize = 1024;
 /// Sessions listed together when the subscription begins.
@@ -86,6 +88,7 @@ pub struct PatternSubscription {
     news: VecDeque<Frame>,
     /// Offsets that its deliveries have covered, of all sessions together: what credit counts.
     covered: u64,
+    ramp: Ramp,
     window: Option<Window>,
     ended: bool,
 }
@@ -108,6 +111,7 @@ impl PatternSubscription {
             unread: VecDeque::new(),
             news: VecDeque::new(),
             covered: 0,
+            ramp: Ramp::default(),
             window: None,
             ended: false,
         };
@@ -137,7 +141,7 @@ impl PatternSubscription {
         let prefix = self.wish.pattern.prefix().to_owned();
         let mut query = ListQuery { prefix, limit: LISTED, ..ListQuery::default() };
         loop {
-            let page = store.list(query.clone()).await.map_err(|error| to_error(&error))?;
+            let page = retry_read(|| store.list(query.clone())).await.map_err(|error| to_error(&error))?;
             for listed in page.sessions {
                 if !self.wish.pattern.matches(&listed.session) {
                     continue;
@@ -245,8 +249,14 @@ impl PatternSubscription {
                 return None;
             }
         };
-        let records = usize::try_from(end - next).unwrap_or(usize::MAX).min(PIECE.records);
-        let read = self.store.read(log, next, ReadLimit { records, ..PIECE }).await;
+        let records = usize::try_from(end - next).unwrap_or(usize::MAX).min(PIECE_RECORDS);
+        let limit = ReadLimit { records, bytes: self.ramp.bytes_max() };
+        let read = retry_read(|| self.store.read(log, next, limit)).await;
+        if let Err(error @ StoreError::Read(_)) = &read {
+            // Nothing is wrong with this session. Left, it would be joined again with its first record at its next change.
+            self.ended = true;
+            return Some(Event::Ended { epoch: 0, next: 0, error: to_error(error) });
+        }
         self.dequeue(log);
         let chunk = match read {
             Ok(chunk) if !chunk.records.is_empty() || chunk.from > next => chunk,
@@ -267,6 +277,7 @@ impl PatternSubscription {
             self.enqueue(log);
             return None;
         }
+        self.ramp.given(chunk.records.iter().map(Bytes::len).sum());
         followed.next = chunk.next();
         let (session, after) = (followed.session.clone(), followed.next);
         let epoch = followed.lineage.epoch_at(after);
@@ -332,7 +343,8 @@ impl PatternSubscription {
 
     async fn look_at_changes(&mut self) -> Result<(), Error> {
         self.commits.mark_unchanged();
-        let page = self.store.changes(self.through, CHANGES).await.map_err(|error| to_error(&error))?;
+        let page = retry_read(|| self.store.changes(self.through, CHANGES)).await;
+        let page = page.map_err(|error| to_error(&error))?;
         let nothing = page.changes.is_empty();
         for change in page.changes {
             self.changed(change)?;

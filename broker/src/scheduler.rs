@@ -16,6 +16,7 @@ use crate::ageing::Ageing;
 use crate::clock::Clock;
 use crate::hub::Hub;
 use crate::request::Operation;
+use crate::store::reconcile::{self, retry_read};
 use crate::store::{Cas, Store, StoreError};
 
 /// How often deadlines are looked for: what expires is late by this much.
@@ -35,7 +36,7 @@ const CLOCK_KEY: Bytes = Bytes::from_static(b"clock");
 /// # Errors
 /// Those of the store.
 pub async fn last_known_ms(store: &dyn Store) -> Result<Option<u64>, StoreError> {
-    let value = store.get(CLOCK_KEY).await?;
+    let value = retry_read(|| store.get(CLOCK_KEY)).await?;
     Ok(value.and_then(|value| Some(u64::from_le_bytes(value.as_ref().try_into().ok()?))))
 }
 
@@ -43,8 +44,8 @@ pub async fn last_known_ms(store: &dyn Store) -> Result<Option<u64>, StoreError>
 pub async fn write_clock(store: &dyn Store, clock: Clock) {
     let value = Bytes::copy_from_slice(&clock.now_ms().to_le_bytes());
     let written = async {
-        let expected = store.get(CLOCK_KEY).await?;
-        store.cas(vec![Cas { key: CLOCK_KEY, expected, value: Some(value) }]).await
+        let expected = retry_read(|| store.get(CLOCK_KEY)).await?;
+        reconcile::cas(store, vec![Cas { key: CLOCK_KEY, expected, value: Some(value) }]).await
     };
     if let Err(error) = written.await {
         tracing::debug!(%error, "the time was not written down; it is tried again");

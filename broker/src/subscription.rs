@@ -9,19 +9,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 use longwire_proto::codec::{DeliveryBody, Encoding};
 use longwire_proto::error::{Error, ErrorCode};
-use longwire_proto::limits::DELIVERY_BYTES_MAX;
 use longwire_proto::outcome::Outcome;
 use longwire_proto::position::{Position, Resume};
 use longwire_proto::wire;
 use tokio::sync::watch;
 
 use crate::filter::{Filter, Passed};
+use crate::ramp::Ramp;
 use crate::store::{ReadLimit, Store};
 use crate::store_error::{corrupt, in_session};
 use crate::tail::{Progress, Tail, TailRead, TailReader, TailState};
 
-/// Records and bytes of one delivery from the store.
-const CATCH_UP_LIMIT: ReadLimit = ReadLimit { records: 4096, bytes: DELIVERY_BYTES_MAX };
+/// Records of one delivery from the store.
+const CATCH_UP_RECORDS: usize = 4096;
 
 /// Where a reader asked to begin, resolved against where the session stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +139,7 @@ pub struct Subscription {
     reader: TailReader,
     progress: Progress,
     next: u64,
+    ramp: Ramp,
     window: Option<Window>,
     filter: Option<Filter>,
     ended: bool,
@@ -155,7 +156,18 @@ impl Subscription {
         progress: Progress,
         next: u64,
     ) -> Self {
-        Self { number, encoding, store, reader, progress, next, window: None, filter: None, ended: false }
+        Self {
+            number,
+            encoding,
+            store,
+            reader,
+            progress,
+            next,
+            ramp: Ramp::default(),
+            window: None,
+            filter: None,
+            ended: false,
+        }
     }
 
     /// Keeps at most `bytes_max` bytes of records that were sent and not consumed; one delivery may pass it.
@@ -198,11 +210,14 @@ impl Subscription {
             }
             match self.reader.read(self.next) {
                 TailRead::Batch(batch) => {
-                    let (next, bytes) = (batch.next(), batch.bytes());
+                    let part = batch.part(self.next, self.ramp.bytes_max());
+                    let next = self.next + part.len() as u64;
+                    let bytes = part.iter().map(Bytes::len).sum();
+                    self.ramp.given(bytes);
                     return Some(match &self.filter {
-                        None => self.deliver(batch.body(self.encoding, self.next), next, bytes),
+                        None => self.deliver(batch.body(self.encoding, self.next, part), next, bytes),
                         Some(filter) => {
-                            let passed = filter.apply(self.next, batch.records_from(self.next));
+                            let passed = filter.apply(self.next, part);
                             self.deliver_passed(next, passed)
                         }
                     });
@@ -260,7 +275,7 @@ impl Subscription {
         // A delivery is of one epoch: a reader makes positions of it.
         let until = self.progress.lineage.until(self.next).map_or(end, |until| until.min(end));
         let records = usize::try_from(until - self.next).unwrap_or(usize::MAX);
-        let limit = ReadLimit { records: records.min(CATCH_UP_LIMIT.records), ..CATCH_UP_LIMIT };
+        let limit = ReadLimit { records: records.min(CATCH_UP_RECORDS), bytes: self.ramp.bytes_max() };
         let chunk = match self.store.read(self.progress.log, self.next, limit).await {
             Ok(chunk) => chunk,
             Err(error) => return self.end(in_session(&self.progress.session, &error)),
@@ -273,13 +288,14 @@ impl Subscription {
             let what = format!("at offset {}: records are missing", self.next);
             return self.end(corrupt(&self.progress.session, what));
         }
+        let bytes = chunk.records.iter().map(Bytes::len).sum();
+        self.ramp.given(bytes);
         if let Some(filter) = &self.filter {
             let passed = filter.apply(chunk.from, &chunk.records);
             return self.deliver_passed(chunk.next(), passed);
         }
         let epoch = self.progress.lineage.epoch_at(chunk.next());
         let body = DeliveryBody::new(self.encoding, epoch, chunk.from, &chunk.records);
-        let bytes = chunk.records.iter().map(Bytes::len).sum();
         self.deliver(body, chunk.next(), bytes)
     }
 

@@ -89,31 +89,34 @@ impl TailBatch {
         self.from + self.records.len() as u64
     }
 
-    /// Bytes of the records.
+    /// The records from `from` on that have at most `bytes_max` bytes together, except that one is always there.
     #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// The records from `from` on.
-    #[must_use]
-    pub fn records_from(&self, from: u64) -> &[Bytes] {
+    pub fn part(&self, from: u64, bytes_max: usize) -> &[Bytes] {
         let skip = usize::try_from(from.saturating_sub(self.from)).unwrap_or(usize::MAX);
-        &self.records[skip.min(self.records.len())..]
+        let rest = &self.records[skip.min(self.records.len())..];
+        if self.bytes <= bytes_max {
+            return rest;
+        }
+        let mut bytes = 0;
+        let fitting = rest.iter().take_while(|record| {
+            bytes += record.len();
+            bytes <= bytes_max
+        });
+        &rest[..fitting.count().max(1).min(rest.len())]
     }
 
-    /// The delivery of the records from `from` on: the shared one when that is all of them.
+    /// The delivery of a part that begins at `from`: the shared one when that is all of it.
     ///
     /// # Errors
     /// As [`DeliveryBody::new`].
-    pub fn body(&self, encoding: Encoding, from: u64) -> Result<DeliveryBody, Error> {
-        if from <= self.from {
+    pub fn body(&self, encoding: Encoding, from: u64, part: &[Bytes]) -> Result<DeliveryBody, Error> {
+        if part.len() == self.records.len() {
             let slot = &self.bodies[encoding as usize];
             return slot
                 .get_or_init(|| DeliveryBody::new(encoding, self.epoch, self.from, &self.records))
                 .clone();
         }
-        DeliveryBody::new(encoding, self.epoch, from, self.records_from(from))
+        DeliveryBody::new(encoding, self.epoch, from, part)
     }
 }
 
@@ -394,7 +397,9 @@ mod tests {
         tail.extend(0, vec![Bytes::from_static(&[0x92, 0x01, 0x01, b'x']); 3], false);
         for encoding in Encoding::ALL {
             let shared = readers.each_mut().map(|reader| match reader.read(0) {
-                TailRead::Batch(batch) => batch.body(encoding, 0).unwrap().shared().as_ptr(),
+                TailRead::Batch(batch) => {
+                    batch.body(encoding, 0, batch.part(0, usize::MAX)).unwrap().shared().as_ptr()
+                }
                 other => panic!("{other:?}"),
             });
             assert_eq!(shared[0], shared[1]);
@@ -433,6 +438,22 @@ mod tests {
         tail.extend(0, records(10, DELIVERY_BYTES_MAX / 4), false);
         let TailRead::Batch(batch) = reader.read(9) else { panic!("the last part is kept") };
         assert_eq!((batch.from, batch.next()), (8, 10));
+    }
+
+    #[test]
+    fn a_batch_is_taken_in_parts_by_who_wants_it_small() {
+        let tail = live(0);
+        let mut reader = tail.attach().unwrap();
+        tail.extend(0, records(10, 100), false);
+        let TailRead::Batch(batch) = reader.read(0) else { panic!("the batch is kept") };
+        let parts = [(0, 1000), (3, 1000), (0, 999), (0, 350), (8, 350), (0, 1), (9, 1)];
+        let lengths = parts.map(|(from, bytes_max)| batch.part(from, bytes_max).len());
+        assert_eq!(lengths, [10, 7, 9, 3, 2, 1, 1]);
+        let body = batch.body(Encoding::Proto, 3, batch.part(3, 350)).unwrap();
+        assert_eq!(body.frame(1, None), {
+            let whole = DeliveryBody::new(Encoding::Proto, 0, 3, &records(3, 100)).unwrap();
+            whole.frame(1, None)
+        });
     }
 
     #[test]

@@ -2,25 +2,30 @@
 //! other owners write in between, reads fail. What was acknowledged stays, once, and readers see it once, in order.
 #![allow(clippy::unwrap_used)] // a test: a panic is its failure
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use longwire_broker::ageing::Ageing;
 use longwire_broker::clock::Clock;
 use longwire_broker::hub::Hub;
+use longwire_broker::pattern_subscription::{PatternFrom, PatternSubscription, PatternWish};
 use longwire_broker::request::{Answer, Operation, ReplyTo, Request};
+use longwire_broker::scheduler::{last_known_ms, write_clock};
+use longwire_broker::store::Store;
+use longwire_broker::store::hostile::Hostile;
+use longwire_broker::store::hostile::faults::Faults;
 use longwire_broker::store::memory::MemoryStore;
-use longwire_broker::store::{
-    Batch, Capabilities, Cas, Changes, Chunk, Due, Health, ListPage, ListQuery, LogId, Opened, ReadLimit,
-    Reservation, Snapshot, Store, StoreError, StoreFuture, Term, Version,
-};
 use longwire_broker::subscription::{Event, Subscription};
 use longwire_core::command::{Command, Reply};
 use longwire_proto::codec::{Encoding, decode_server};
 use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::limits::EXPIRY_MS_MIN;
+use longwire_proto::meta::Meta;
+use longwire_proto::position::Position;
 use longwire_proto::record::{ProducerRef, Sender};
+use longwire_proto::retention::Retention;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use longwire_proto::wire::server_frame::Frame;
@@ -29,160 +34,22 @@ use tokio::sync::{mpsc, watch};
 
 const PUBLISHES: u64 = 1500;
 const WRITERS: u64 = 3;
+const SEED: u64 = 0x0dd_5eed;
 /// A session that nobody uses for this long leaves memory: short, so that it happens in between too.
 const IDLE: Duration = Duration::from_millis(1);
 
-struct HostileStore {
-    inner: MemoryStore,
-    random: Mutex<u64>,
-    /// One call in so many fails; 0 for none.
-    one_in: u64,
-    /// The session whose log is damaged.
-    damaged: Option<SessionId>,
-    faults: AtomicU64,
-}
-
-impl HostileStore {
-    fn new(seed: u64, one_in: u64, damaged: Option<SessionId>) -> Self {
-        println!("seed {seed}");
-        let inner = MemoryStore::default();
-        Self { inner, random: Mutex::new(seed), one_in, damaged, faults: AtomicU64::new(0) }
-    }
-
-    /// Which of `choices` faults happens now, if any.
-    fn fault(&self, choices: u64) -> Option<u64> {
-        let mut random = self.random.lock().unwrap();
-        *random ^= *random << 13;
-        *random ^= *random >> 7;
-        *random ^= *random << 17;
-        let fault =
-            (self.one_in > 0 && (*random).is_multiple_of(self.one_in)).then_some((*random >> 32) % choices);
-        self.faults.fetch_add(u64::from(fault.is_some()), Ordering::Relaxed);
-        fault
-    }
-}
-
-fn failed<T: Send + 'static>(error: StoreError) -> StoreFuture<T> {
-    Box::pin(async move { Err(error) })
-}
-
-impl Store for HostileStore {
-    fn open(&self, session: &SessionId) -> StoreFuture<Opened> {
-        if self.damaged.as_ref() == Some(session) {
-            return failed(StoreError::Corrupt {
-                log: LogId(1),
-                offset: 7,
-                what: "its checksum is wrong".into(),
-            });
-        }
-        self.inner.open(session)
-    }
-
-    fn reserve(&self, log: LogId, bytes: usize) -> StoreFuture<Reservation> {
-        match self.fault(2) {
-            Some(0) => failed(StoreError::Overloaded { scope: "this session", limit: 1 }),
-            Some(_) => failed(StoreError::Unavailable("the disk is full".into())),
-            None => self.inner.reserve(log, bytes),
-        }
-    }
-
-    fn append(&self, log: LogId, term: Term, version: Version, batch: Batch) -> StoreFuture<Version> {
-        match self.fault(4) {
-            Some(0) => failed(StoreError::VersionConflict),
-            Some(1) => failed(StoreError::Fenced),
-            Some(2) => failed(StoreError::Unknown("the request was lost".into())),
-            Some(_) => {
-                let applied = self.inner.append(log, term, version, batch);
-                Box::pin(async move {
-                    applied.await?;
-                    Err(StoreError::Unknown("the answer was lost".into()))
-                })
-            }
-            None => self.inner.append(log, term, version, batch),
-        }
-    }
-
-    fn read(&self, log: LogId, from: u64, limit: ReadLimit) -> StoreFuture<Chunk> {
-        self.inner.read(log, from, ReadLimit { records: limit.records.min(7), ..limit })
-    }
-
-    fn rows(&self, log: LogId, keys: Vec<Bytes>) -> StoreFuture<Vec<Option<Bytes>>> {
-        self.inner.rows(log, keys)
-    }
-
-    fn put_snapshot(&self, log: LogId, term: Term, snapshot: Snapshot) -> StoreFuture<()> {
-        match self.fault(1) {
-            Some(_) => failed(StoreError::Unavailable("the disk is full".into())),
-            None => self.inner.put_snapshot(log, term, snapshot),
-        }
-    }
-
-    fn delete(&self, log: LogId, term: Term) -> StoreFuture<()> {
-        self.inner.delete(log, term)
-    }
-
-    fn check_erase(&self, log: LogId, ranges: Vec<std::ops::Range<u64>>) -> StoreFuture<()> {
-        self.inner.check_erase(log, ranges)
-    }
-
-    fn trim(&self, log: LogId, term: Term, start: u64, freed_bytes: u64) -> StoreFuture<()> {
-        self.inner.trim(log, term, start, freed_bytes)
-    }
-
-    fn rename(&self, log: LogId, term: Term, to: SessionId) -> StoreFuture<()> {
-        self.inner.rename(log, term, to)
-    }
-
-    fn scan_rows(
-        &self,
-        log: LogId,
-        prefix: Bytes,
-        after: Option<Bytes>,
-        limit: usize,
-    ) -> StoreFuture<Vec<(Bytes, Bytes)>> {
-        self.inner.scan_rows(log, prefix, after, limit)
-    }
-
-    fn list(&self, query: ListQuery) -> StoreFuture<ListPage> {
-        self.inner.list(query)
-    }
-
-    fn changes(&self, after: u64, limit: usize) -> StoreFuture<Changes> {
-        self.inner.changes(after, limit)
-    }
-
-    fn commits(&self) -> watch::Receiver<u64> {
-        self.inner.commits()
-    }
-
-    fn due(&self, until_ms: u64, after: Option<(u64, LogId)>, limit: usize) -> StoreFuture<Vec<Due>> {
-        self.inner.due(until_ms, after, limit)
-    }
-
-    fn get(&self, key: Bytes) -> StoreFuture<Option<Bytes>> {
-        self.inner.get(key)
-    }
-
-    fn scan(&self, prefix: Bytes, after: Option<Bytes>, limit: usize) -> StoreFuture<Vec<(Bytes, Bytes)>> {
-        self.inner.scan(prefix, after, limit)
-    }
-
-    fn cas(&self, writes: Vec<Cas>) -> StoreFuture<()> {
-        self.inner.cas(writes)
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
-    }
-
-    fn health(&self) -> Health {
-        self.inner.health()
-    }
-
-    fn shutdown(&self) -> StoreFuture<()> {
-        self.inner.shutdown()
-    }
-}
+/// Faults that come far more often than in anything that clients wait for.
+const FAULTS: Faults = Faults {
+    lost_answers: 10,
+    lost_requests: 10,
+    late_appends: 10,
+    takeovers: 20,
+    failed_reads: 40,
+    short_reads: 2,
+    delays: 0,
+    lost_hints: 3,
+    refusals: 20,
+};
 
 fn record(text: &str) -> Bytes {
     let record = wire::Record { body: Some(wire::record::Body::Text(text.into())), ..Default::default() };
@@ -198,18 +65,21 @@ async fn ask(hub: &Arc<Hub>, session: &SessionId, command: Command) -> Result<Re
     result.map(|reply| reply.expect("a command has a reply"))
 }
 
+fn publish(name: &str, sequence: u64) -> Command {
+    Command::Publish {
+        sender: Sender { principal: "ada".into(), device: String::new() },
+        producer: Some(ProducerRef { id: name.into(), epoch: 0, sequence }),
+        if_end: None,
+        records: vec![record(&format!("{name}-{sequence}"))],
+    }
+}
+
 async fn write(hub: Arc<Hub>, session: SessionId, name: String) -> Vec<(String, u64)> {
     let mut acknowledged = Vec::new();
     for sequence in 0..PUBLISHES {
         let text = format!("{name}-{sequence}");
-        let publish = || Command::Publish {
-            sender: Sender { principal: "ada".into(), device: String::new() },
-            producer: Some(ProducerRef { id: name.clone(), epoch: 0, sequence }),
-            if_end: None,
-            records: vec![record(&text)],
-        };
         let from = loop {
-            match ask(&hub, &session, publish()).await {
+            match ask(&hub, &session, publish(&name, sequence)).await {
                 Ok(Reply::Published { from, next, .. }) => {
                     assert_eq!(next, from + 1);
                     break from;
@@ -227,7 +97,13 @@ async fn read(hub: Arc<Hub>, session: SessionId, until: u64) -> Vec<String> {
     let mut seen = Vec::new();
     while (seen.len() as u64) < until {
         let mut reader = hub.attach(&session).await.unwrap();
-        let progress = reader.loaded().await.unwrap();
+        let progress = match reader.loaded().await {
+            Ok(progress) => progress,
+            Err(error) => {
+                assert!(error.code.retryable(), "{error}");
+                continue;
+            }
+        };
         let next = seen.len() as u64;
         let store = Arc::clone(hub.store());
         let mut subscription = Subscription::new(1, Encoding::Proto, store, reader, progress, next);
@@ -246,7 +122,11 @@ async fn read(hub: Arc<Hub>, session: SessionId, until: u64) -> Vec<String> {
                         other => panic!("{other:?}"),
                     }));
                 }
-                Event::Ended { error, .. } => panic!("{error}"),
+                Event::Ended { error, next, .. } => {
+                    assert!(error.code.retryable(), "{error}");
+                    assert_eq!(next, seen.len() as u64);
+                    break;
+                }
             }
         }
     }
@@ -255,7 +135,8 @@ async fn read(hub: Arc<Hub>, session: SessionId, until: u64) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_store_loses_repeats_and_reorders_nothing() {
-    let store = Arc::new(HostileStore::new(0x0dd_5eed, 10, None));
+    println!("seed {SEED}");
+    let store = Arc::new(Hostile::new(MemoryStore::new(), FAULTS, SEED));
     let hub = Hub::new(Arc::clone(&store) as Arc<dyn Store>, Clock::start(), Ageing::default(), IDLE);
     let session = SessionId::parse("s").unwrap();
     let writers: Vec<_> = (0..WRITERS)
@@ -276,7 +157,7 @@ async fn a_hostile_store_loses_repeats_and_reorders_nothing() {
         }
     }
     assert!(acknowledged.iter().all(|of_writer| of_writer.is_sorted_by_key(|(_, offset)| *offset)));
-    let faults = store.faults.load(Ordering::Relaxed);
+    let faults = store.injected();
     assert!(faults > PUBLISHES / 10, "{faults} faults");
     hub.drain().await;
 }
@@ -284,14 +165,226 @@ async fn a_hostile_store_loses_repeats_and_reorders_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_cannot_be_loaded_says_so_and_the_others_go_on() {
     let damaged = SessionId::parse("damaged").unwrap();
-    let store = HostileStore::new(1, 0, Some(damaged.clone()));
+    let store = Hostile::with_damage(MemoryStore::new(), Faults::none(), SEED, Some(damaged.clone()));
     let hub = Hub::new(Arc::new(store), Clock::start(), Ageing::default(), IDLE);
     for _ in 0..20 {
         let error = ask(&hub, &damaged, Command::Describe).await.unwrap_err();
         assert_eq!(error.code, ErrorCode::DataCorrupt);
-        assert!(error.message.contains("offset 7"), "{}", error.message);
+        assert!(error.message.contains("offset 0"), "{}", error.message);
         let absent = ask(&hub, &SessionId::parse("other").unwrap(), Command::Describe).await.unwrap_err();
         assert_eq!(absent.code, ErrorCode::SessionNotFound);
+    }
+    hub.drain().await;
+}
+
+/// An answer that is lost once is found out by asking again. One that is lost again and again is the client's to repeat,
+/// whether the publish was carried out or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_engine_never_answers_is_unknown_and_can_be_repeated() {
+    for (faults, carried_out) in [
+        (Faults { lost_answers: 1, ..Faults::none() }, true),
+        (Faults { lost_requests: 1, ..Faults::none() }, false),
+    ] {
+        let inner = MemoryStore::new();
+        let session = SessionId::parse("s").unwrap();
+        let silent = Hostile::new(inner.clone(), faults, SEED);
+        let hub = Hub::new(Arc::new(silent), Clock::start(), Ageing::default(), IDLE);
+        let error = ask(&hub, &session, publish("w", 0)).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::OutcomeUnknown);
+        hub.drain().await;
+        let hub = Hub::new(Arc::new(inner), Clock::start(), Ageing::default(), IDLE);
+        match ask(&hub, &session, publish("w", 0)).await {
+            Ok(Reply::Published { from, duplicate, .. }) => assert_eq!((from, duplicate), (0, carried_out)),
+            other => panic!("{other:?}"),
+        }
+        hub.drain().await;
+    }
+}
+
+/// What clients see of an engine that loses answers now and then is nothing: no session is found to be there already by the
+/// one who has just made it, and none is gone before it was deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_answers_are_found_out() {
+    println!("seed {SEED}");
+    let store = Hostile::new(MemoryStore::new(), Faults { delays: 0, ..Faults::of_an_engine() }, SEED);
+    let hub = Hub::new(Arc::new(store), Clock::start(), Ageing::default(), IDLE);
+    for number in 0..100 {
+        let name = |kind: &str| SessionId::parse(&format!("{kind}/{number}")).unwrap();
+        let (session, other) = (name("a"), name("b"));
+        for sequence in 0..3 {
+            match ask(&hub, &session, publish("w", sequence)).await {
+                Ok(Reply::Published { from, duplicate, .. }) => {
+                    assert_eq!((from, duplicate), (sequence, false));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        hub.ask(&session, Operation::Rename(other.clone())).await.unwrap();
+        let error = loop {
+            let error = ask(&hub, &session, Command::Describe).await.unwrap_err();
+            // What comes while its owner leaves is sent back, with any store.
+            if error.code != ErrorCode::OutcomeUnknown {
+                break error;
+            }
+        };
+        assert_eq!(error.code, ErrorCode::SessionNotFound);
+        hub.ask(&other, Operation::Delete).await.unwrap();
+    }
+    hub.drain().await;
+}
+
+/// A read that fails makes a pattern neither forget a session nor begin it again, and a missed hint costs time alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pattern_reads_on_when_reads_fail_and_hints_are_missed() {
+    const SESSIONS: u64 = 8;
+    const RECORDS: u64 = 40;
+    println!("seed {SEED}");
+    let faults = Faults { failed_reads: 6, short_reads: 2, lost_hints: 3, ..Faults::none() };
+    let store: Arc<dyn Store> = Arc::new(Hostile::new(MemoryStore::new(), faults, SEED));
+    let wish = PatternWish {
+        number: 1,
+        encoding: Encoding::Proto,
+        pattern: "s/*".parse().unwrap(),
+        from: PatternFrom::End,
+        filter: None,
+    };
+    let mut pattern = PatternSubscription::open(Arc::clone(&store), wish).await.unwrap();
+    let hub = Hub::new(store, Clock::start(), Ageing::default(), Duration::from_secs(60));
+    let writer = {
+        let hub = Arc::clone(&hub);
+        tokio::spawn(async move {
+            for sequence in 0..RECORDS {
+                for number in 0..SESSIONS {
+                    let session = SessionId::parse(&format!("s/{number}")).unwrap();
+                    ask(&hub, &session, publish(session.as_str().trim_start_matches("s/"), sequence))
+                        .await
+                        .unwrap();
+                }
+            }
+        })
+    };
+    let mut places: HashMap<String, u64> = HashMap::new();
+    while places.values().sum::<u64>() < SESSIONS * RECORDS {
+        match pattern.next().await.unwrap() {
+            Event::Frame(frame) => match *frame {
+                Frame::Subscribed(subscribed) => {
+                    assert_eq!(places.insert(subscribed.session, subscribed.from), None, "it joins once");
+                }
+                other => panic!("{other:?}"),
+            },
+            Event::Delivery { frame, .. } => {
+                let Frame::Delivery(delivery) = decode_server(Encoding::Proto, frame).unwrap() else {
+                    panic!()
+                };
+                let place = places.get_mut(&delivery.session).unwrap();
+                assert_eq!(*place, delivery.from);
+                *place = delivery.next;
+            }
+            Event::Ended { error, .. } => panic!("{error}"),
+        }
+    }
+    writer.await.unwrap();
+    hub.drain().await;
+}
+
+/// What is too old goes, however often the store does not say whether the snapshot that a trim relies on is durable.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_retention_does_not_give_up() {
+    println!("seed {SEED}");
+    let faults = Faults { lost_answers: 2, ..Faults::none() };
+    let store = Hostile::new(MemoryStore::new(), faults, SEED);
+    let idle = Duration::from_secs(60);
+    let hub = Hub::new(Arc::new(store), Clock::start(), Ageing::default(), idle);
+    let sessions: Vec<_> = (0..16).map(|number| SessionId::parse(&format!("s/{number}")).unwrap()).collect();
+    for session in &sessions {
+        let retention = Retention { age_ms: Some(EXPIRY_MS_MIN as u64), ..Retention::default() };
+        let create = || Command::Create {
+            sender: Sender { principal: "ada".into(), device: String::new() },
+            meta: Box::new(Meta { retention, ..Meta::default() }),
+            update: true,
+        };
+        while let Err(error) = ask(&hub, session, create()).await {
+            assert!(error.code.retryable(), "{error}");
+        }
+    }
+    for session in &sessions {
+        loop {
+            match ask(&hub, session, Command::Describe).await {
+                Ok(Reply::Described(description)) if description.start == description.end => break,
+                Ok(_) => tokio::task::yield_now().await,
+                Err(error) => assert!(error.code.retryable(), "{error}"),
+            }
+        }
+    }
+    hub.drain().await;
+}
+
+/// A broker that starts has nobody who would ask again: it finds the time that was written down, and writes it down.
+#[tokio::test]
+async fn the_clock_of_the_last_life_is_known_at_the_start() {
+    let (clock, mut injected) = (Clock::start(), 0);
+    for seed in SEED..SEED + 64 {
+        println!("seed {seed}");
+        let faults = Faults { delays: 0, ..Faults::of_an_engine() };
+        let store = Hostile::new(MemoryStore::new(), faults, seed);
+        assert_eq!(last_known_ms(&store).await, Ok(None));
+        let before_ms = clock.now_ms();
+        write_clock(&store, clock).await;
+        assert!(last_known_ms(&store).await.unwrap().is_some_and(|known_ms| known_ms >= before_ms));
+        injected += store.injected();
+    }
+    assert!(injected > 0);
+}
+
+/// Whoever waits for a batch that is on its way when a trim fails is told so, and asks again.
+#[tokio::test(flavor = "multi_thread")]
+async fn everybody_is_answered_when_a_trim_fails() {
+    const TRIMS: u64 = 60;
+    println!("seed {SEED}");
+    let faults = Faults { takeovers: 8, delays: 2, ..Faults::none() };
+    let store = Hostile::new(MemoryStore::new(), faults, SEED);
+    let hub = Hub::new(Arc::new(store), Clock::start(), Ageing::default(), Duration::from_secs(60));
+    let session = SessionId::parse("s").unwrap();
+    let (trimmed, is_trimmed) = watch::channel(false);
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let (hub, session, is_trimmed) = (Arc::clone(&hub), session.clone(), is_trimmed.clone());
+            tokio::spawn(async move {
+                let mut published = 0;
+                while !*is_trimmed.borrow() {
+                    // Producers are forgotten with their last record.
+                    let publish = Command::Publish {
+                        sender: Sender { principal: format!("w{writer}"), device: String::new() },
+                        producer: None,
+                        if_end: None,
+                        records: vec![record("x")],
+                    };
+                    match ask(&hub, &session, publish).await {
+                        Ok(_) => published += 1,
+                        Err(error) => assert!(error.code.retryable(), "{error}"),
+                    }
+                }
+                published
+            })
+        })
+        .collect();
+    let (mut trims, mut failed) = (0, 0);
+    while trims < TRIMS || failed == 0 {
+        let Ok(Reply::Described(description)) = ask(&hub, &session, Command::Describe).await else {
+            continue;
+        };
+        let before = Position { epoch: description.epoch, offset: description.end };
+        match hub.ask(&session, Operation::Trim(before)).await {
+            Ok(_) => trims += 1,
+            Err(error) => {
+                assert!(error.code.retryable(), "{error}");
+                failed += 1;
+            }
+        }
+    }
+    trimmed.send_replace(true);
+    for writer in writers {
+        assert!(writer.await.unwrap() > 0);
     }
     hub.drain().await;
 }

@@ -68,7 +68,7 @@ pub(crate) async fn run(args: ServeArgs, json: bool) -> anyhow::Result<ExitCode>
     );
     let local = LocalConfig::new(config.data.clone());
     let store = tokio::task::spawn_blocking(move || LocalStore::open(local)).await??;
-    let store: Arc<dyn Store> = Arc::new(store);
+    let store = behind_faults(store, &config);
     let server = match Server::bind(config, Arc::clone(&store), Some(metrics)).await {
         Ok(server) => server,
         Err(error) => {
@@ -88,6 +88,24 @@ pub(crate) async fn run(args: ServeArgs, json: bool) -> anyhow::Result<ExitCode>
         })
         .await;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(feature = "hostile")]
+fn behind_faults(store: LocalStore, config: &Config) -> Arc<dyn Store> {
+    use longwire_broker::store::hostile::Hostile;
+    use longwire_broker::store::hostile::faults::Faults;
+    match config.hostile {
+        Some(seed) => {
+            tracing::warn!(seed, "the store behaves like a distributed log in trouble: this is for tests");
+            Arc::new(Hostile::new(store, Faults::all(), seed))
+        }
+        None => Arc::new(store),
+    }
+}
+
+#[cfg(not(feature = "hostile"))]
+fn behind_faults(store: LocalStore, _config: &Config) -> Arc<dyn Store> {
+    Arc::new(store)
 }
 
 fn announce(address: SocketAddr, json: bool) {

@@ -8,16 +8,19 @@ mod trimmer;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use longwire_core::machine::Machine;
 use longwire_core::state::State;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::session_id::SessionId;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::ageing::Ageing;
 use crate::clock::Clock;
 use crate::driver::owner::{Owner, Turn};
 use crate::request::{ReplyTo, Request};
+use crate::store::reconcile::{self, retry_read};
 use crate::store::{LogId, Opened, ReadLimit, Store, StoreError, Term, Version};
 use crate::store_error::in_session;
 use crate::tail::{Progress, Tail};
@@ -39,6 +42,8 @@ pub struct Driver {
     tail: Arc<Tail>,
     inbox: mpsc::Receiver<Request>,
     idle: Duration,
+    /// When the retention is looked after again at the earliest: a trim that fails leads to the next turn.
+    retention_not_before: Instant,
 }
 
 /// What a loaded session consists of.
@@ -67,7 +72,8 @@ impl Driver {
         inbox: mpsc::Receiver<Request>,
         idle: Duration,
     ) -> Self {
-        Self { session, store, clock, ageing, tail, inbox, idle }
+        let retention_not_before = Instant::now();
+        Self { session, store, clock, ageing, tail, inbox, idle, retention_not_before }
     }
 
     /// Owns the session until nobody uses it.
@@ -94,6 +100,7 @@ impl Driver {
             let mut turn = Owner::new(&self, loaded, nonce, asked_next.take());
             match turn.run(&mut self.inbox).await {
                 Turn::Reload(ask_next) => {
+                    self.retention_not_before = turn.retention_not_before;
                     tracing::debug!(session = %self.session, "loading the session again");
                     asked_next = ask_next;
                 }
@@ -127,7 +134,7 @@ impl Driver {
 }
 
 async fn load(store: &dyn Store, session: &SessionId) -> Result<(Loaded, Progress), StoreError> {
-    let opened = store.open(session).await?;
+    let opened = reconcile::open(store, session).await?;
     let (state, through) = replay(store, &opened).await?;
     let Opened { log, exists, term, version, lineage, start, end, own_from, bytes, .. } = opened;
     let closed = state.summary().closed;
@@ -144,7 +151,7 @@ pub(crate) async fn replay(store: &dyn Store, opened: &Opened) -> Result<(State,
     let Opened { log, start, end, born, snapshot_through, .. } = *opened;
     let lineage = opened.lineage.clone();
     let head = match snapshot_through {
-        Some(_) => store.rows(log, vec![State::head_key()]).await?.pop().flatten(),
+        Some(_) => row(store, log, State::head_key()).await?,
         None => None,
     };
     let snapshot = head.and_then(|head| State::from_head(lineage.clone(), start, &head));
@@ -155,7 +162,7 @@ pub(crate) async fn replay(store: &dyn Store, opened: &Opened) -> Result<(State,
     let mut state = snapshot.unwrap_or_else(|| State::beginning_at(lineage, born));
     let through = state.end();
     while state.end() < end {
-        let chunk = store.read(log, state.end(), REPLAY_LIMIT).await?;
+        let chunk = retry_read(|| store.read(log, state.end(), REPLAY_LIMIT)).await?;
         if chunk.from != state.end() || chunk.records.is_empty() {
             return Err(StoreError::Corrupt {
                 log,
@@ -165,13 +172,17 @@ pub(crate) async fn replay(store: &dyn Store, opened: &Opened) -> Result<(State,
         }
         for record in &chunk.records {
             if let Some(key) = State::producer_of(record).filter(|key| state.is_cold(key)) {
-                let row = store.rows(log, vec![key.row_key()]).await?.pop().flatten();
+                let row = row(store, log, key.row_key()).await?;
                 state.load(key, row.as_deref());
             }
             state.fold(record);
         }
     }
     Ok((state, through))
+}
+
+async fn row(store: &dyn Store, log: LogId, key: Bytes) -> Result<Option<Bytes>, StoreError> {
+    Ok(retry_read(|| store.rows(log, vec![key.clone()])).await?.pop().flatten())
 }
 
 fn unknown(why: &str) -> Error {

@@ -23,8 +23,9 @@ use crate::ageing::Ageing;
 use crate::clock::Clock;
 use crate::driver::owner::pruning::Pruning;
 use crate::driver::trimmer::{Plan, Stage, Trimming};
-use crate::driver::{Driver, Loaded, RECORD_OVERHEAD_BYTES, begin, unknown};
+use crate::driver::{Driver, Loaded, RECORD_OVERHEAD_BYTES, begin, row, unknown};
 use crate::request::{Begin, Operation, ReplyTo, Request};
+use crate::store::reconcile;
 use crate::store::{
     Batch, BatchId, LogId, Projection, Reservation, Snapshot, Store, StoreError, StoreFuture, Version,
 };
@@ -112,7 +113,7 @@ pub(super) struct Owner {
     /// Who waits for what a deadline brings.
     woken: Vec<ReplyTo>,
     oldest: Oldest,
-    retention_not_before: Instant,
+    pub(super) retention_not_before: Instant,
 }
 
 enum Event {
@@ -164,7 +165,7 @@ impl Owner {
             prune_from: 0,
             woken: Vec::new(),
             oldest: Oldest::Unknown,
-            retention_not_before: Instant::now(),
+            retention_not_before: driver.retention_not_before,
         };
         if let Some(reply_to) = asked {
             owner.command(Command::Describe, reply_to);
@@ -397,7 +398,7 @@ impl Owner {
             erase: write.erase,
             reservation: std::mem::replace(&mut self.reserved, Reservation::none()),
         };
-        self.append = Some(self.store.append(log, term, version, batch));
+        self.append = Some(reconcile::append(&self.store, log, term, version, batch));
     }
 
     fn appended(&mut self, outcome: Result<Version, StoreError>) {
@@ -430,7 +431,8 @@ impl Owner {
                 Output::Expired => {
                     tracing::info!(log = self.loaded.log.0, "a session has expired");
                     self.ending = Some((Ending::Delete, None));
-                    self.carried_out = Some(self.store.delete(self.loaded.log, self.loaded.term));
+                    self.carried_out =
+                        Some(reconcile::delete(&self.store, self.loaded.log, self.loaded.term));
                 }
                 Output::Reply { ticket, result } => self.reply(ticket, result),
                 Output::Snapshot { through, rows } => {
@@ -475,11 +477,12 @@ impl Owner {
         let Some((ending, _)) = &mut self.ending else { return };
         let refused = match ending {
             Ending::Delete if exists => {
-                self.carried_out = Some(self.store.delete(log, term));
+                self.carried_out = Some(reconcile::delete(&self.store, log, term));
                 return;
             }
             Ending::Rename(to) if exists => {
-                self.carried_out = Some(self.store.rename(log, term, to.clone()));
+                let (from, to) = (self.session.clone(), to.clone());
+                self.carried_out = Some(reconcile::rename(&self.store, log, term, from, to));
                 return;
             }
             Ending::Begin(begin) if !exists => {
@@ -488,7 +491,7 @@ impl Owner {
                 let id = BatchId((u128::from(self.nonce) << 64) | u128::from(self.batches));
                 match begin::batch(begin, vacant, id, self.clock.now_ms()) {
                     Ok(batch) => {
-                        let appended = self.store.append(log, term, version, batch);
+                        let appended = reconcile::append(&self.store, log, term, version, batch);
                         self.carried_out = Some(Box::pin(async move { appended.await.map(drop) }));
                         return;
                     }
@@ -536,9 +539,11 @@ impl Owner {
         let trims = self.waiting_trims.drain(..).map(|(_, reply_to)| reply_to);
         let ending = self.ending.take().and_then(|(_, reply_to)| reply_to);
         let woken = self.woken.drain(..);
+        // Who waits for a batch that is on its way; the next turn knows nothing of them.
+        let tickets = self.tickets.drain().map(|(_, reply_to)| reply_to);
         let waiting =
             admitted.into_iter().chain(parked).chain(trimming).chain(trims).chain(ending).chain(woken);
-        waiting.for_each(|reply_to| reply_to.answer(Err(error.clone())));
+        waiting.chain(tickets).for_each(|reply_to| reply_to.answer(Err(error.clone())));
     }
 }
 
@@ -558,7 +563,7 @@ async fn producer_row(
     key: Option<ProducerKey>,
 ) -> Result<Option<Row>, StoreError> {
     let Some(key) = key else { return Ok(None) };
-    let row = store.rows(log, vec![key.row_key()]).await?.pop().flatten();
+    let row = row(&*store, log, key.row_key()).await?;
     Ok(Some((key, row)))
 }
 

@@ -30,6 +30,23 @@ pub struct Batch {
     pub reservation: Reservation,
 }
 
+impl Batch {
+    /// The same batch, to be appended again when its answer was lost. The quota was released with the first attempt.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self {
+            id: self.id,
+            base: self.base,
+            records: self.records.clone(),
+            last_time_ms: self.last_time_ms,
+            projection: self.projection.clone(),
+            origin: self.origin.clone(),
+            erase: self.erase.clone(),
+            reservation: Reservation::none(),
+        }
+    }
+}
+
 /// A session's row in the list of sessions, and what it can be found by: derived from its records, and kept so that a
 /// session need not be loaded to be found. The store does not look into it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

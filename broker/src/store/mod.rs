@@ -6,7 +6,14 @@
 //! - [`Store::read`] returns durable records only.
 //! - A log that was opened again fences every earlier term: its appends fail with [`StoreError::Fenced`].
 //! - A failed append other than `Fenced`, `VersionConflict`, `Deleted` and `BatchTooLarge` means *unknown*: the batch
-//!   may be durable.
+//!   may be durable, or become so until the log is opened again.
+//! - A batch is recognised by its id: while it is the last one of its log, appending it again in the same opening, after the
+//!   version that it was appended after, answers the version that it led to. So an owner that does not know what became of
+//!   a batch finds out by appending it again ([`reconcile`]).
+//! - One batch of a log is in flight: an engine may refuse another one of the same opening with `VersionConflict` until the
+//!   first is answered. Tried again, a batch waits for itself.
+//! - [`StoreError::Read`], and `Unknown` for a write other than an append, come from engines that are somewhere else: the
+//!   same call can succeed at once. What an `Unknown` write was to do is done as a whole or not at all.
 
 pub mod ancestry;
 pub mod backed_up;
@@ -14,9 +21,12 @@ pub mod batch;
 pub mod change;
 #[cfg(test)]
 mod conformance;
+#[cfg(any(test, feature = "hostile"))]
+pub mod hostile;
 pub mod list;
 pub mod local;
 pub mod memory;
+pub mod reconcile;
 pub mod table;
 
 use std::future::Future;
@@ -246,7 +256,8 @@ pub trait Store: Send + Sync + 'static {
     /// the log contains an earlier one. Its rows are readable as soon as this is called.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`] or [`StoreError::Deleted`].
+    /// [`StoreError::Fenced`] or [`StoreError::Deleted`]. [`StoreError::Unavailable`] when nothing of it was taken;
+    /// [`StoreError::Unknown`] when it may be durable: whoever puts the next one names its rows again.
     fn put_snapshot(&self, log: LogId, term: Term, snapshot: Snapshot) -> StoreFuture<()>;
 
     /// Deletes a session durably. A session created later under its name gets a new log whose epoch is above every
@@ -264,11 +275,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Durably drops the records below `start`, of which `freed_bytes` bytes are the log's own. Readers no longer see them
     /// when this resolves; their bytes leave the disk in the background. A `start` at or below the log's is no error and
-    /// does nothing.
+    /// does nothing. A snapshot that was put before and covers `start` is durable first, also one of an earlier opening.
     ///
     /// # Errors
-    /// [`StoreError::OutOfRange`] when `start` is beyond the durable end or not covered by a durable snapshot, and those
-    /// of [`Store::delete`].
+    /// [`StoreError::OutOfRange`] when `start` is beyond the durable end or no snapshot covers it, and those of
+    /// [`Store::delete`].
     fn trim(&self, log: LogId, term: Term, start: u64, freed_bytes: u64) -> StoreFuture<()>;
 
     /// Durably gives the log another name, which must be free. The old name is as if it had never had a log. An id that
@@ -276,7 +287,8 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::AlreadyExists`]; [`StoreError::VersionConflict`] when a session created under the name would begin
-    /// above the log's epoch, because one of it was deleted; and those of [`Store::delete`].
+    /// above the log's epoch, because one of it was deleted; and those of [`Store::delete`]. After an `Unknown` one,
+    /// `AlreadyExists` can mean the log itself.
     fn rename(&self, log: LogId, term: Term, to: SessionId) -> StoreFuture<()>;
 
     /// Rows of the log's snapshot whose keys begin with `prefix` and sort after `after`, in order, at most `limit`.
@@ -306,7 +318,7 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Corrupt`] or [`StoreError::Read`].
     fn changes(&self, after: u64, limit: usize) -> StoreFuture<Changes>;
 
-    /// The last durable commit. Only a hint that [`Store::changes`] has more: it may be late, or be missed.
+    /// The last durable commit. Only a hint that [`Store::changes`] has more: its change may be told late, or to nobody.
     fn commits(&self) -> watch::Receiver<u64>;
 
     /// Logs whose deadline is at or before `until_ms`, in order of deadline and log, after the given place, at most

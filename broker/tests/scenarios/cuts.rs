@@ -24,6 +24,12 @@ const IN_FLIGHT: usize = 16;
 const UP_BYTES: u64 = 6_000;
 const DOWN_BYTES: u64 = 20_000;
 const SESSION: &str = "cut";
+/// Of a reader that is far behind, connections last for this long, in bytes down; one delivery may be a dozen times as large.
+const SHORT_BYTES: u64 = 20_000;
+/// What it is behind by, in records and the bytes of one.
+const BEHIND: (u64, usize) = (2_000, 200);
+/// What a connection brings it ahead by at least: a fifth of what passes, the opening and frames included.
+const AHEAD_BYTES: u64 = SHORT_BYTES / 5;
 
 fn client(url: &str, encoding: Encoding) -> Client {
     let backoff = Backoff { base: Duration::from_millis(1), cap: Duration::from_millis(5) };
@@ -115,4 +121,32 @@ async fn a_thousand_cuts_lose_and_repeat_nothing() {
     assert!(sizes.ok > cuts && sizes.failed > 0 && sizes.looks > 0, "{sizes:?} shows nothing");
     let (records, looks) = (log.len(), sizes.looks);
     println!("COUNT cuts={}\nCOUNT records={records}\nCOUNT answers={looks}", proxy.cuts());
+}
+
+/// However large deliveries may be, one that is as large as what a connection passes would never arrive.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_far_behind_gets_ahead_over_short_connections() {
+    let (_folder, data) = folder();
+    let broker = Broker::start(&data);
+    let (records, bytes) = BEHIND;
+    let connections_max = records * bytes as u64 / AHEAD_BYTES;
+    // A reader that does not get there is let through, to fail.
+    let plan = move |connection| (connection < connections_max).then_some((u64::MAX, SHORT_BYTES));
+    let proxy = Proxy::start_with(broker.address(), Arc::new(plan)).await;
+    let writer = client(&broker.url(), Encoding::Proto).session(SESSION).unwrap();
+    let mut acknowledgements = Vec::new();
+    for number in 0..records {
+        acknowledgements.push(writer.enqueue(format!("{number:bytes$}")).await.unwrap());
+    }
+    for acknowledgement in acknowledgements {
+        acknowledgement.await.unwrap();
+    }
+    let session = client(&proxy.url(), Encoding::Proto).session(SESSION).unwrap();
+    let mut reading = session.subscribe(From::Start).await.unwrap();
+    for number in 0..records {
+        let record = reading.next().await.unwrap().unwrap();
+        assert_eq!(record.text().unwrap().trim(), number.to_string());
+    }
+    let cuts = proxy.cuts();
+    assert!(0 < cuts && cuts < connections_max, "{cuts} connections of {connections_max}");
 }

@@ -93,6 +93,8 @@ struct Pending {
 struct Stall {
     /// What is left needs a new epoch.
     renumber: bool,
+    /// It was counted as a refusal: the broker refuses everything that is under way for one reason.
+    counted: bool,
     until: Duration,
 }
 
@@ -109,6 +111,7 @@ struct Writer {
     stall: Option<Stall>,
     /// Whether it is in `Outbox::ready`.
     queued: bool,
+    /// Stalls since the last publish that succeeded, of those that the broker asked for.
     refusals: u32,
 }
 
@@ -291,20 +294,11 @@ impl Outbox {
         refusal: Refusal,
         jitter: &mut Jitter,
     ) {
-        let backoff = self.backoff;
         let Some(writer) = self.landed(session, entry) else { return };
         let Some(index) = writer.find(entry) else { return self.resume_if_quiet(now, session) };
         let lowest = writer.pending[0].sequence;
-        let mut wait = |writer: &mut Writer| {
-            let delay = backoff.delay(writer.refusals, jitter);
-            writer.refusals = writer.refusals.saturating_add(1);
-            now + delay.max(Duration::from_millis(refusal.retry_after_ms))
-        };
         match refusal.code {
-            _ if refusal.retryable => {
-                let until = wait(writer);
-                self.stall(session, false, until);
-            }
+            _ if refusal.retryable => self.back_off(now, session, &refusal, jitter),
             // What the broker waits for was refused, or it was restored and knows less than it acknowledged: nothing
             // fills that hole, and nothing behind it was applied.
             Some(ErrorCode::SequenceGap) if refusal.expected < lowest => self.stall(session, true, now),
@@ -315,10 +309,7 @@ impl Outbox {
                 self.stall(session, false, now);
             }
             // The lowest of ours is not the next that the broker wants: it contradicts itself. Ask again, slowly.
-            Some(ErrorCode::SequenceGap) => {
-                let until = wait(writer);
-                self.stall(session, false, until);
-            }
+            Some(ErrorCode::SequenceGap) => self.back_off(now, session, &refusal, jitter),
             Some(ErrorCode::Duplicate) => {
                 self.settle(session, entry, Err(PublishError::AlreadyPublished));
             }
@@ -375,6 +366,19 @@ impl Outbox {
             writer.producer = format!("{}-{}", self.producer_base, self.minted);
             self.minted += 1;
             (writer.epoch, writer.next_sequence) = (0, 0);
+        }
+    }
+
+    /// Stalls for as long as the broker says, and for longer each time that this happens. Further refusals of what was
+    /// under way belong to the same time.
+    fn back_off(&mut self, now: Duration, session: &SessionId, refusal: &Refusal, jitter: &mut Jitter) {
+        let asked = Duration::from_millis(refusal.retry_after_ms);
+        self.stall(session, false, now + asked);
+        let Some(writer) = self.writers.get_mut(session) else { return };
+        if let Some(stall) = writer.stall.as_mut().filter(|stall| !stall.counted) {
+            stall.counted = true;
+            stall.until = stall.until.max(now + self.backoff.delay(writer.refusals, jitter));
+            writer.refusals = writer.refusals.saturating_add(1);
         }
     }
 
@@ -435,5 +439,96 @@ impl Outbox {
             .filter(|writer| writer.in_flight == 0)
             .filter_map(|writer| Some(writer.stall.as_ref()?.until))
             .min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use longwire_proto::error::Error;
+
+    use super::*;
+
+    const PIPELINE: usize = 64;
+
+    fn session() -> SessionId {
+        SessionId::parse("s").unwrap()
+    }
+
+    fn refusal(code: ErrorCode, expected: u64, retry_after_ms: u64) -> Refusal {
+        Refusal::from(Some(
+            Error::new(code, "no").expected(expected).retry_after_ms(retry_after_ms).to_wire(),
+        ))
+    }
+
+    fn outbox(publishes: usize) -> Outbox {
+        let mut outbox = Outbox::new("p".into(), Backoff::default(), Recovered::default());
+        for entry in 0..publishes as Entry {
+            outbox.reserve(&session());
+            outbox.accept(&session(), entry, 1);
+        }
+        outbox
+    }
+
+    fn send_all(outbox: &mut Outbox) -> Vec<Due> {
+        std::iter::from_fn(|| outbox.poll_send()).collect()
+    }
+
+    /// Everything is sent and refused as a broker does that loads the session again; gives the time of the next try.
+    fn fail_pipeline(outbox: &mut Outbox, now: Duration, jitter: &mut Jitter) -> Duration {
+        let sent = send_all(outbox);
+        assert_eq!(sent.len(), PIPELINE);
+        for due in sent {
+            outbox.refused(now, &session(), due.entry, refusal(ErrorCode::OutcomeUnknown, 0, 0), jitter);
+        }
+        let until = outbox.poll_timeout().unwrap();
+        outbox.timeout(until);
+        until
+    }
+
+    #[test]
+    fn waiting_rises_once_with_each_stall_and_begins_anew_after_a_success() {
+        let backoff = Backoff::default();
+        for seed in 0..100 {
+            let (mut outbox, jitter) = (outbox(PIPELINE), &mut Jitter::new(seed));
+            let mut now = Duration::ZERO;
+            for stall in 0..12 {
+                let until = fail_pipeline(&mut outbox, now, jitter);
+                let ceiling = backoff.base.saturating_mul(1 << stall).min(backoff.cap);
+                assert!(until - now <= ceiling, "seed {seed}: {:?} at stall {stall}", until - now);
+                now = until;
+            }
+            assert_eq!(outbox.writers[&session()].refusals, 12);
+            let first = outbox.poll_send().unwrap();
+            outbox.published(
+                now,
+                &session(),
+                first.entry,
+                &wire::Published { next: 1, ..Default::default() },
+            );
+            outbox.reserve(&session());
+            outbox.accept(&session(), PIPELINE as Entry, 1);
+            let until = fail_pipeline(&mut outbox, now, jitter);
+            assert!(until - now <= backoff.base, "seed {seed}: {:?} after a success", until - now);
+        }
+    }
+
+    #[test]
+    fn a_stall_lasts_as_long_as_the_last_refusal_of_it_wants() {
+        let (mut outbox, jitter) = (outbox(3), &mut Jitter::new(1));
+        let sent = send_all(&mut outbox);
+        let now = Duration::from_secs(5);
+        // A gap before what is lowest of ours does not count; the broker's trouble does, once.
+        outbox.refused(now, &session(), sent[1].entry, refusal(ErrorCode::SequenceGap, 0, 0), jitter);
+        assert_eq!(outbox.writers[&session()].refusals, 0);
+        outbox.refused(now, &session(), sent[0].entry, refusal(ErrorCode::Overloaded, 0, 0), jitter);
+        outbox.refused(
+            now,
+            &session(),
+            sent[2].entry,
+            refusal(ErrorCode::StorageUnavailable, 0, 60_000),
+            jitter,
+        );
+        assert_eq!(outbox.writers[&session()].refusals, 1);
+        assert_eq!(outbox.poll_timeout(), Some(now + Duration::from_secs(60)));
     }
 }

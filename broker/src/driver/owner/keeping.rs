@@ -14,8 +14,8 @@ use crate::driver::owner::{
 use crate::driver::trimmer::{Extent, Plan, Stage, Trimming, Wish, plan};
 use crate::driver::{Loaded, UNFINISHED_MS, unknown};
 use crate::request::ReplyTo;
-use crate::store::StoreError;
 use crate::store::list::is_hidden;
+use crate::store::{StoreError, reconcile};
 use crate::store_error::in_session;
 
 impl Owner {
@@ -83,7 +83,8 @@ impl Owner {
         let Stage::Covering(plan) = *stage else { return };
         if self.loaded.machine.snapshot_through() >= plan.start {
             let Loaded { log, term, .. } = self.loaded;
-            *stage = Stage::Storing(plan, self.store.trim(log, term, plan.start, plan.freed_bytes));
+            let trimmed = reconcile::trim(&self.store, log, term, plan.start, plan.freed_bytes);
+            *stage = Stage::Storing(plan, trimmed);
         } else {
             self.loaded.machine.request_snapshot();
             self.release();
@@ -112,6 +113,10 @@ impl Owner {
 
     pub(super) fn trimming_done(&mut self, outcome: Result<(), Error>) {
         let reply_to = self.trimming.take().and_then(|trimming| trimming.reply_to);
+        if outcome.is_err() {
+            // What the plan said of the first record holds once what is before it has gone.
+            self.oldest = Oldest::Unknown;
+        }
         match (reply_to, outcome) {
             (Some(reply_to), Ok(())) => self.command(Command::Describe, reply_to),
             (Some(reply_to), Err(error)) => reply_to.answer(Err(error)),

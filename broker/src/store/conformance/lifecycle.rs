@@ -102,6 +102,22 @@ pub(crate) async fn trims(store: impl Store) {
     assert_eq!(store.trim(log, opened.term, 5, 4).await, Err(StoreError::NotFound));
 }
 
+/// An owner that opens the log finds the snapshot that the last one has put, whether it is durable or not.
+pub(crate) async fn trims_what_a_snapshot_under_way_covers(store: impl Store) {
+    for end in 1..3 {
+        let mut session = Session::open(&store, "a").await;
+        session.append(&store, &["x"]).await.unwrap();
+        let (log, term) = (session.opened.log, session.opened.term);
+        let put = store.put_snapshot(log, term, Snapshot { through: end, rows: vec![] });
+        let opened = store.open(&id("a")).await.unwrap();
+        if opened.snapshot_through == Some(end) {
+            store.trim(log, opened.term, end, 1).await.unwrap();
+            assert_eq!(store.open(&id("a")).await.unwrap().start, end);
+        }
+        drop(put.await);
+    }
+}
+
 pub(crate) async fn begins_elsewhere(store: impl Store) {
     let session = Session::open(&store, "a").await;
     let (log, term, version) = (session.opened.log, session.opened.term, session.version);

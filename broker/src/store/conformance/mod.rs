@@ -3,6 +3,7 @@
 pub(crate) mod erasure;
 pub(crate) mod feed;
 pub(crate) mod lifecycle;
+pub(crate) mod owner;
 
 use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
@@ -15,6 +16,7 @@ use crate::store::{
 pub(crate) use crate::store::conformance::erasure::{erases, erases_what_others_show};
 pub(crate) use crate::store::conformance::lifecycle::{
     begins_elsewhere, forks_share_and_outlive, renames, scans_rows, trims,
+    trims_what_a_snapshot_under_way_covers,
 };
 
 /// No bound.
@@ -272,6 +274,7 @@ macro_rules! suite {
             lists_in_order,
             keeps_snapshots,
             trims,
+            trims_what_a_snapshot_under_way_covers,
             begins_elsewhere,
             forks_share_and_outlive,
             renames,

@@ -18,6 +18,16 @@ use crate::store::local::state::State;
 use crate::store::local::{LocalStore, Outcome};
 use crate::store::{Batch, LogId, Origin, StoreError, Term};
 
+/// What became of the wish to trim a log.
+pub(super) enum QueuedTrim {
+    /// There is nothing to do.
+    Nothing,
+    /// It will be durable.
+    Queued(Outcome),
+    /// A snapshot that covers it is being settled.
+    NotCoveredYet,
+}
+
 /// The creation of a log with its first batch.
 ///
 /// # Errors
@@ -204,19 +214,42 @@ impl LocalStore {
         Ok(durable)
     }
 
-    /// `None` when there is nothing to do.
+    /// The snapshot that it relies on may have been put a moment ago: its rows are readable, and so it counts for whoever
+    /// opens the log, before it is durable.
+    pub(super) async fn trim_log(
+        shared: Arc<Shared>,
+        id: LogId,
+        term: Term,
+        start: u64,
+        freed_bytes: u64,
+    ) -> Result<(), StoreError> {
+        let mut settlings = shared.settled.subscribe();
+        loop {
+            settlings.mark_unchanged();
+            match Self::queue_trim(&shared, id, term, start, freed_bytes)? {
+                QueuedTrim::Nothing => return Ok(()),
+                QueuedTrim::Queued(outcome) => return crate::store::local::durable(outcome).await,
+                QueuedTrim::NotCoveredYet => {}
+            }
+            tokio::select! {
+                _ = settlings.changed() => {}
+                trouble = shared.health.troubled() => return Err(trouble),
+            }
+        }
+    }
+
     pub(super) fn queue_trim(
         shared: &Shared,
         id: LogId,
         term: Term,
         start: u64,
         freed_bytes: u64,
-    ) -> Result<Option<Outcome>, StoreError> {
+    ) -> Result<QueuedTrim, StoreError> {
         let mut state = shared.state();
         state.check_queue()?;
         let log = owned(&mut state, id, term)?;
         if start <= log.start {
-            return Ok(None);
+            return Ok(QueuedTrim::Nothing);
         }
         let (end, settled) = (log.durable.end, log.settled.as_ref());
         let through = settled.and_then(|settled| settled.snapshot_through);
@@ -224,6 +257,9 @@ impl LocalStore {
             return Err(StoreError::OutOfRange(format!("{start} is beyond the durable end {end}")));
         }
         if through.is_none_or(|through| start > through) {
+            if log.snapshot_through.is_some_and(|through| start <= through) {
+                return Ok(QueuedTrim::NotCoveredYet);
+            }
             let through = through.map_or("there is none".into(), |through| format!("it ends at {through}"));
             let what = format!("{start} is not covered by a durable snapshot: {through}");
             return Err(StoreError::OutOfRange(what));
@@ -232,7 +268,7 @@ impl LocalStore {
         let (reply, durable) = oneshot::channel();
         state.queue.push_back(Queued::Trim { trim: Trim { log: id, start, freed_bytes }, reply });
         shared.work.notify_one();
-        Ok(Some(durable))
+        Ok(QueuedTrim::Queued(durable))
     }
 
     pub(super) async fn rename_session(

@@ -466,11 +466,7 @@ impl Store for LocalStore {
     }
 
     fn trim(&self, log: LogId, term: Term, start: u64, freed_bytes: u64) -> StoreFuture<()> {
-        match Self::queue_trim(&self.shared, log, term, start, freed_bytes) {
-            Ok(Some(outcome)) => Box::pin(durable(outcome)),
-            Ok(None) => Box::pin(ready(Ok(()))),
-            Err(error) => Box::pin(ready(Err(error))),
-        }
+        Box::pin(Self::trim_log(Arc::clone(&self.shared), log, term, start, freed_bytes))
     }
 
     fn rename(&self, log: LogId, term: Term, to: SessionId) -> StoreFuture<()> {

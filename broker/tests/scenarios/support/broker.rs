@@ -132,11 +132,21 @@ impl Drop for Broker {
 
 fn serve(mut command: Command, data: &Path, settings: &[(&str, &str)]) -> Command {
     command.args(["--json", "serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
+    if let Some(seed) = hostile() {
+        println!("hostile store, seed {seed}; repeat with LONGWIRE_TEST_HOSTILE={seed}");
+        command.env("LONGWIRE_SERVE_HOSTILE", seed);
+    }
     for (key, value) in settings {
         command.env(format!("LONGWIRE_SERVE_{key}"), value);
     }
     command.env("LONGWIRE_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::piped());
     command
+}
+
+/// The seed of the faults that every broker's store has in this run, which the build must know
+/// (`--features longwire-broker/hostile`).
+pub(crate) fn hostile() -> Option<String> {
+    std::env::var("LONGWIRE_TEST_HOSTILE").ok()
 }
 
 fn address(line: &str) -> Option<SocketAddr> {

@@ -3,6 +3,7 @@
 pub(crate) mod acknowledged;
 pub(crate) mod broker;
 pub(crate) mod history;
+pub(crate) mod patience;
 pub(crate) mod probe;
 pub(crate) mod proxy;
 pub(crate) mod rng;

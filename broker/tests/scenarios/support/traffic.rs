@@ -12,6 +12,7 @@ use longwire_proto::wire::server_frame::Frame as ServerFrame;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::support::broker::hostile;
 use crate::support::history::{By, Invocation, Outcome, Recorder, Value, moment};
 use crate::support::probe::ask;
 use crate::support::rng::Rng;
@@ -103,6 +104,12 @@ pub(crate) fn values(from: u64, records: &[wire::Record]) -> Vec<(u64, Value)> {
 fn may_be_repeated(refused: &wire::Refused) {
     let error = refused.error.as_ref().unwrap();
     assert!(error.retryable, "{refused:?}");
+}
+
+/// A store that misses a read ends a subscription for now. Nothing else here ends one.
+fn may_be_resumed(ended: &wire::SubscriptionEnded) {
+    let error = ended.error.as_ref().unwrap();
+    assert!(error.retryable && hostile().is_some(), "{ended:?}");
 }
 
 /// A writer without a producer: what it does not know, it does not repeat.
@@ -245,6 +252,11 @@ pub(crate) async fn follow(
                     may_be_repeated(&refused);
                     break;
                 }
+                Some(ServerFrame::SubscriptionEnded(ended)) => {
+                    may_be_resumed(&ended);
+                    assert_eq!(ended.next, next, "{ended:?}");
+                    break;
+                }
                 Some(other) => panic!("{other:?}"),
                 None => break,
             }
@@ -286,6 +298,10 @@ pub(crate) async fn visit(traffic: Arc<Traffic>, index: usize, name: String, mut
                 (Some(ServerFrame::Heartbeat(_) | ServerFrame::Goodbye(_)), _) => {}
                 (Some(ServerFrame::Refused(refused)), None) => {
                     may_be_repeated(&refused);
+                    break;
+                }
+                (Some(ServerFrame::SubscriptionEnded(ended)), Some(_)) => {
+                    may_be_resumed(&ended);
                     break;
                 }
                 (Some(other), _) => panic!("{other:?}"),

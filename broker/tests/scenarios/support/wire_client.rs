@@ -15,6 +15,9 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
+use crate::support::broker::hostile;
+use crate::support::patience::{Patience, Received};
+
 /// A hang is a failure; nothing here takes this long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -22,6 +25,8 @@ pub(crate) struct WireClient {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     encoding: Encoding,
     requests: u64,
+    /// In a run with a hostile store; who connects to what may not be there tries again in ways of their own.
+    patience: Option<Patience>,
 }
 
 /// How a connection ended.
@@ -54,7 +59,12 @@ impl WireClient {
         }
         let (socket, _) = tokio_tungstenite::connect_async(request).await?;
         let json = protocol == Encoding::Json.subprotocol();
-        Ok(Self { socket, encoding: if json { Encoding::Json } else { Encoding::Proto }, requests: 0 })
+        Ok(Self {
+            socket,
+            encoding: if json { Encoding::Json } else { Encoding::Proto },
+            requests: 0,
+            patience: None,
+        })
     }
 
     /// Connects, says hello, and takes the welcome.
@@ -62,7 +72,10 @@ impl WireClient {
         let mut client = Self::open(address, encoding.subprotocol()).await.unwrap();
         client.send(ClientFrame::Hello(wire::Hello::default())).await;
         match client.receive().await {
-            ServerFrame::Welcome(_) => client,
+            ServerFrame::Welcome(_) => {
+                client.patience = hostile().map(|_| Patience::default());
+                client
+            }
             other => panic!("{other:?} came instead of a welcome"),
         }
     }
@@ -78,6 +91,15 @@ impl WireClient {
     }
 
     pub(crate) async fn send(&mut self, frame: ClientFrame) {
+        let frame = match &mut self.patience {
+            Some(patience) => patience.sending(frame),
+            None => frame,
+        };
+        self.send_as_is(frame).await;
+    }
+
+    /// Sends a frame that is not sent again when it is refused for now.
+    pub(crate) async fn send_as_is(&mut self, frame: ClientFrame) {
         let bytes = encode_client(self.encoding, frame);
         self.send_bytes(bytes).await;
     }
@@ -113,6 +135,24 @@ impl WireClient {
 
     /// The next frame; `None` when the connection has ended.
     pub(crate) async fn receive_any(&mut self) -> Option<ServerFrame> {
+        loop {
+            let frame = self.receive_as_is().await?;
+            let Some(patience) = &mut self.patience else { return Some(frame) };
+            let Received { frame, again, after } = patience.received(frame);
+            if !again.is_empty() {
+                tokio::time::sleep(after).await;
+            }
+            for again in again {
+                self.send_as_is(again).await;
+            }
+            if frame.is_some() {
+                return frame;
+            }
+        }
+    }
+
+    /// The next frame, also when it only says that something is to be tried again.
+    pub(crate) async fn receive_as_is(&mut self) -> Option<ServerFrame> {
         loop {
             let next = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("nothing came");
             return match next {
@@ -177,6 +217,19 @@ impl WireClient {
         self.receive().await
     }
 
+    /// The records of a range, in however many deliveries they come.
+    pub(crate) async fn take(&mut self, from: u64, until: u64) -> Vec<wire::Record> {
+        let (mut next, mut records) = (from, Vec::new());
+        while next < until {
+            let delivery = delivery(self.receive().await);
+            assert_eq!((delivery.from, delivery.next), (next, next + delivery.records.len() as u64));
+            next = delivery.next;
+            records.extend(delivery.records);
+        }
+        assert_eq!(next, until);
+        records
+    }
+
     /// The refusal that the next frame is.
     pub(crate) async fn refusal(&mut self) -> wire::Error {
         refusal(self.receive().await)
@@ -189,6 +242,16 @@ impl Ended {
             self.goodbye = Some(goodbye);
         }
     }
+}
+
+/// Whether a frame says that something may succeed when it is tried again, which only a hostile store brings about.
+pub(crate) fn is_for_now(frame: &ServerFrame) -> bool {
+    let error = match frame {
+        ServerFrame::Refused(refused) => refused.error.as_ref(),
+        ServerFrame::SubscriptionEnded(ended) => ended.error.as_ref(),
+        _ => None,
+    };
+    hostile().is_some() && error.is_some_and(|error| error.retryable)
 }
 
 /// The error of a refusal.

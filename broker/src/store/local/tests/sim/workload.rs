@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 use crate::store::conformance::id;
 use crate::store::conformance::lifecycle::lineage;
 use crate::store::local::keyed;
+use crate::store::local::lifecycle::QueuedTrim;
 use crate::store::local::opening;
 use crate::store::local::plan::LogChange;
 use crate::store::local::quota::QuotaLimits;
@@ -417,7 +418,8 @@ impl Front {
         let own = (log.start..).zip(&log.records[..gone]);
         let own = own.filter(|(offset, _)| self.model.holder(&log, *offset) == Some(log.id));
         let freed = own.map(|(_, record)| record.len() as u64).sum();
-        let outcome = LocalStore::queue_trim(&self.shared, id, term, start, freed).ok()??;
+        let queued = LocalStore::queue_trim(&self.shared, id, term, start, freed);
+        let Ok(QueuedTrim::Queued(outcome)) = queued else { return None };
         let log = Arc::make_mut(self.model.logs.get_mut(name)?);
         log.start = start;
         log.commit = self.models.len() as u64;

@@ -110,7 +110,7 @@ impl Op {
             },
             Self::Erase { from, count } => Command::Erase {
                 sender: sender(),
-                ranges: vec![*from..from + count],
+                ranges: std::iter::once(*from..from + count).collect(),
                 of: String::new(),
                 reason: String::new(),
             },

@@ -11,7 +11,8 @@ use longwire_proto::short_id::check_short_id;
 
 use crate::hub::Hub;
 use crate::life::{offset, progress};
-use crate::store::{Cas, LogId, Store, StoreError, reconcile};
+use crate::store::reconcile::{self, retry_read};
+use crate::store::{Cas, LogId, Store, StoreError};
 use crate::store_error::to_error;
 
 /// Where the keys of cursors begin.
@@ -73,7 +74,7 @@ fn decode(mut value: &[u8]) -> Option<Position> {
 /// # Errors
 /// [`ErrorCode::DataCorrupt`] or [`ErrorCode::StorageUnavailable`].
 pub async fn position(store: &dyn Store, cursor: &CursorName, log: LogId) -> Result<Option<Position>, Error> {
-    let value = store.get(cursor.key(log)).await.map_err(|error| to_error(&error))?;
+    let value = retry_read(|| store.get(cursor.key(log))).await.map_err(|error| to_error(&error))?;
     Ok(value.as_deref().and_then(decode))
 }
 
@@ -85,7 +86,9 @@ pub async fn positions(store: &dyn Store, cursor: &CursorName) -> Result<HashMap
     let prefix = cursor.prefix().freeze();
     let (mut found, mut after) = (HashMap::new(), None);
     loop {
-        let values = store.scan(prefix.clone(), after, SCANNED).await.map_err(|error| to_error(&error))?;
+        let values = retry_read(|| store.scan(prefix.clone(), after.clone(), SCANNED))
+            .await
+            .map_err(|error| to_error(&error))?;
         let Some((last, _)) = values.last() else { return Ok(found) };
         after = Some(last.clone());
         for (key, value) in &values {
@@ -115,7 +118,7 @@ pub async fn commit(
     let moved = Position { epoch: whole.lineage.epoch_at(offset), offset };
     let key = cursor.key(whole.log);
     loop {
-        let expected = hub.store().get(key.clone()).await.map_err(|error| to_error(&error))?;
+        let expected = retry_read(|| hub.store().get(key.clone())).await.map_err(|error| to_error(&error))?;
         let known = expected.as_deref().and_then(decode);
         if let Some(known) = known {
             if known.offset > offset {

@@ -9,6 +9,7 @@ use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::store::reconcile::retry_read;
 use crate::store::{ListPage, ListQuery, Store};
 use crate::store_error::to_error;
 
@@ -89,7 +90,8 @@ impl Listing {
         let mut found = ListPage::default();
         for _ in 0..STORE_PAGES_MAX {
             self.query.limit = limit - found.sessions.len();
-            let page = store.list(self.query.clone()).await.map_err(|error| to_error(&error))?;
+            let page =
+                retry_read(|| store.list(self.query.clone())).await.map_err(|error| to_error(&error))?;
             let matching = |session: &SessionId| self.pattern.as_ref().is_none_or(|p| p.matches(session));
             found.sessions.extend(page.sessions.into_iter().filter(|listed| matching(&listed.session)));
             found.more_after = page.more_after;

@@ -10,6 +10,7 @@ use longwire_proto::record::{Sealed, kind};
 use longwire_proto::session_id::SessionId;
 
 use crate::filter::{Filter, Passed};
+use crate::store::reconcile::retry_read;
 use crate::store::{Chunk, LogId, ReadLimit, Store};
 use crate::store_error::{corrupt, in_session};
 
@@ -164,9 +165,7 @@ impl PageReader {
     async fn piece(&self, from: u64, until: u64, records: usize) -> Result<Chunk, Error> {
         let left = usize::try_from(until - from).unwrap_or(usize::MAX);
         let limit = ReadLimit { records: records.min(left), ..PIECE };
-        let chunk = self
-            .store
-            .read(self.log, from, limit)
+        let chunk = retry_read(|| self.store.read(self.log, from, limit))
             .await
             .map_err(|error| in_session(&self.session, &error))?;
         if chunk.from > from {

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::filter::{Filter, Passed};
 use crate::ramp::Ramp;
+use crate::store::reconcile::retry_read;
 use crate::store::{ReadLimit, Store};
 use crate::store_error::{corrupt, in_session};
 use crate::tail::{Progress, Tail, TailRead, TailReader, TailState};
@@ -276,7 +277,7 @@ impl Subscription {
         let until = self.progress.lineage.until(self.next).map_or(end, |until| until.min(end));
         let records = usize::try_from(until - self.next).unwrap_or(usize::MAX);
         let limit = ReadLimit { records: records.min(CATCH_UP_RECORDS), bytes: self.ramp.bytes_max() };
-        let chunk = match self.store.read(self.progress.log, self.next, limit).await {
+        let chunk = match retry_read(|| self.store.read(self.progress.log, self.next, limit)).await {
             Ok(chunk) => chunk,
             Err(error) => return self.end(in_session(&self.progress.session, &error)),
         };

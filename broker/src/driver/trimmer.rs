@@ -6,6 +6,7 @@ use longwire_proto::record::Sealed;
 use longwire_proto::retention::Retention;
 
 use crate::request::ReplyTo;
+use crate::store::reconcile::retry_read;
 use crate::store::{LogId, ReadLimit, Store, StoreError, StoreFuture};
 
 /// Records read at a time while it is found out where a log is to begin.
@@ -73,7 +74,7 @@ pub(super) struct Trimming {
 pub(super) async fn plan(store: Arc<dyn Store>, extent: Extent, wish: Wish) -> Result<Plan, StoreError> {
     let mut plan = Plan { start: extent.start, freed_bytes: 0, oldest_ms: None };
     while plan.start < extent.end {
-        let chunk = store.read(extent.log, plan.start, PIECE).await?;
+        let chunk = retry_read(|| store.read(extent.log, plan.start, PIECE)).await?;
         if chunk.from != plan.start || chunk.records.is_empty() {
             let what = "records are missing".to_owned();
             return Err(StoreError::Corrupt { log: extent.log, offset: plan.start, what });

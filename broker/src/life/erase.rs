@@ -15,6 +15,7 @@ use crate::hub::Hub;
 use crate::life::progress;
 use crate::request::Operation;
 use crate::store::ReadLimit;
+use crate::store::reconcile::retry_read;
 use crate::store_error::{corrupt, in_session};
 
 /// Records read at a time.
@@ -75,8 +76,9 @@ async fn written_by(hub: &Arc<Hub>, session: &SessionId, principal: &str) -> Res
     let mut ranges: Vec<Range<u64>> = Vec::new();
     let mut next = progress.start;
     while next < progress.end {
-        let chunk =
-            hub.store().read(progress.log, next, PIECE).await.map_err(|error| in_session(session, &error))?;
+        let chunk = retry_read(|| hub.store().read(progress.log, next, PIECE))
+            .await
+            .map_err(|error| in_session(session, &error))?;
         if chunk.records.is_empty() {
             return Err(corrupt(session, format!("at offset {next}: records are missing")));
         }

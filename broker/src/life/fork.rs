@@ -14,6 +14,7 @@ use crate::hub::Hub;
 use crate::life::{describe, offset, progress};
 use crate::request::{Begin, Operation};
 use crate::store::ReadLimit;
+use crate::store::reconcile::retry_read;
 use crate::store_error::in_session;
 use crate::tail::Progress;
 
@@ -70,7 +71,7 @@ async fn time_before(hub: &Arc<Hub>, known: &Progress, base: u64) -> Result<u64,
         return Ok(0);
     }
     let one = ReadLimit { records: 1, bytes: usize::MAX };
-    let chunk = hub.store().read(known.log, base - 1, one).await;
+    let chunk = retry_read(|| hub.store().read(known.log, base - 1, one)).await;
     let chunk = chunk.map_err(|error| in_session(&known.session, &error))?;
     let last = chunk.records.first().and_then(|record| Sealed::parse(record).ok());
     Ok(last.map_or(0, |sealed| sealed.time_ms))

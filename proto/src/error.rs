@@ -57,6 +57,14 @@ codes! {
     UnsupportedProtocol = "unsupported_protocol", false, 400, 1002;
     /// A page of another origin may not connect.
     OriginForbidden = "origin_forbidden", false, 403, 1008;
+    /// No token, or one that is not accepted.
+    Unauthenticated = "unauthenticated", false, 401, 1008;
+    /// The token is no longer valid; a new one is.
+    TokenExpired = "token_expired", false, 401, 1008;
+    /// The token was revoked.
+    TokenRevoked = "token_revoked", false, 401, 1008;
+    /// The principal may see this, and may not do that to it.
+    Forbidden = "forbidden", false, 403, 1008;
     /// The first frame was not `hello`.
     HelloExpected = "hello_expected", false, 400, 1008;
     /// A second `hello`.
@@ -180,6 +188,14 @@ impl Error {
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), field: "", limit: 0, expected: 0, retry_after_ms: 0 }
+    }
+
+    /// There is no such session, or it may not be read: one refusal, so that nobody learns which of the two it is.
+    #[must_use]
+    pub fn no_such_session() -> Self {
+        let message = "there is no session of this name that may be read; where that is allowed, a publish creates one, and \
+                       `wait` subscribes before that";
+        Self::new(ErrorCode::SessionNotFound, message).field("session")
     }
 
     /// Names the field that was wrong.

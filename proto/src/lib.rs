@@ -2,6 +2,8 @@
 
 pub mod codec;
 pub mod error;
+pub mod grant;
+pub mod grants;
 pub mod limits;
 pub mod meta;
 pub mod outcome;
@@ -10,6 +12,7 @@ pub mod position;
 pub mod raw;
 pub mod record;
 pub mod retention;
+pub mod right;
 pub mod session_id;
 pub mod short_id;
 

@@ -63,6 +63,8 @@ pub const PATTERN_BYTES_MAX: usize = SESSION_ID_BYTES_MAX;
 pub const PATTERN_SESSIONS_MAX: usize = 10_000;
 /// Subscriptions of patterns of one connection: each looks at every change of the store.
 pub const PATTERNS_MAX: usize = 16;
+/// Grants of one principal: each is tried for every request.
+pub const GRANTS_MAX: usize = 64;
 /// Epochs in the lineage of one log: each fork, import and restore adds one.
 pub const LINEAGE_ENTRIES_MAX: usize = 1024;
 
@@ -99,5 +101,6 @@ pub const TABLE: &[(&str, usize)] = &[
     ("pattern_bytes_max", PATTERN_BYTES_MAX),
     ("pattern_sessions_max", PATTERN_SESSIONS_MAX),
     ("patterns_max", PATTERNS_MAX),
+    ("grants_max", GRANTS_MAX),
     ("lineage_entries_max", LINEAGE_ENTRIES_MAX),
 ];

@@ -18,7 +18,7 @@ pub fn to_error(error: &StoreError) -> Error {
         StoreError::Unavailable(_) | StoreError::Read(_) => (ErrorCode::StorageUnavailable, RETRY_AFTER_MS),
         StoreError::Corrupt { .. } => (ErrorCode::DataCorrupt, 0),
         StoreError::Deleted => (ErrorCode::SessionDeleted, 0),
-        StoreError::NotFound => (ErrorCode::SessionNotFound, 0),
+        StoreError::NotFound => return Error::no_such_session(),
         StoreError::Fenced | StoreError::VersionConflict | StoreError::Unknown(_) => {
             (ErrorCode::OutcomeUnknown, 0)
         }

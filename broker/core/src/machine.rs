@@ -448,8 +448,7 @@ impl Machine {
         if self.exists() {
             return Ok(());
         }
-        Err(Error::new(ErrorCode::SessionNotFound, "there is no such session; a publish creates it")
-            .field("session"))
+        Err(Error::no_such_session())
     }
 
     fn check_open(&self) -> Result<(), Error> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use longwire_proto::codec::{Encoding, encode_page};
-use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::error::Error;
 use longwire_proto::limits::{READ_PAGE_DEFAULT, READ_PAGE_MAX};
 use longwire_proto::outcome::Outcome;
 use longwire_proto::session_id::SessionId;
@@ -20,7 +20,7 @@ use crate::subscription::resolve;
 /// Reads one page. With `after_requests` it reflects what the session was asked before.
 ///
 /// # Errors
-/// [`ErrorCode::SessionNotFound`], [`ErrorCode::InvalidPosition`], [`ErrorCode::InvalidArgument`], and those of reading.
+/// `session_not_found`, `invalid_position`, `invalid_argument`, and those of reading.
 pub(super) async fn page(
     hub: &Arc<Hub>,
     encoding: Encoding,
@@ -42,7 +42,7 @@ pub(super) async fn page(
     let mut reader = hub.attach(&session).await?;
     let progress = reader.loaded().await?;
     if !progress.exists() {
-        return Err(Error::new(ErrorCode::SessionNotFound, "there is no such session").field("session"));
+        return Err(Error::no_such_session());
     }
     let (wish, field) = match &place {
         None => (From::End(true), ""),

@@ -367,8 +367,7 @@ async fn attach(
     let mut reader = hub.attach(&session).await?;
     let progress = reader.loaded().await?;
     if !progress.exists() && !wait {
-        let message = "there is no such session; a publish creates it, and `wait` subscribes before that";
-        return Err(Error::new(ErrorCode::SessionNotFound, message).field("session"));
+        return Err(Error::no_such_session());
     }
     if let Some(From::Cursor(name)) = &from {
         let cursor = CursorName::new(principal, name)?;

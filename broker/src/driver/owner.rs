@@ -553,7 +553,7 @@ fn projection(projection: summary::Projection) -> Projection {
 }
 
 fn not_found() -> Error {
-    Error::new(ErrorCode::SessionNotFound, "there is no such session").field("session")
+    Error::no_such_session()
 }
 
 /// Reads the row of a producer that is not resident.

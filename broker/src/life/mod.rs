@@ -26,7 +26,7 @@ pub(crate) async fn progress(hub: &Arc<Hub>, session: &SessionId) -> Result<Prog
     if progress.exists() {
         return Ok(progress);
     }
-    Err(Error::new(ErrorCode::SessionNotFound, "there is no such session").field("session"))
+    Err(Error::no_such_session())
 }
 
 /// Describes a session.

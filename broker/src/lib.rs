@@ -4,6 +4,7 @@
 //! subscription → connection → transport.
 
 pub mod ageing;
+pub mod auth;
 pub mod backup;
 pub mod clock;
 pub mod config;

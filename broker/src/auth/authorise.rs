@@ -1,0 +1,66 @@
+//! The one place where it is decided whether somebody may do something.
+
+use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::right::{Right, Rights};
+use longwire_proto::session_id::SessionId;
+
+use crate::auth::operation::{Operation, Reach};
+use crate::auth::principal::Principal;
+
+/// What somebody wants to do something to.
+#[derive(Clone, Copy, Debug)]
+pub enum Subject<'a> {
+    /// One session, which may not exist.
+    Session(&'a SessionId),
+    /// Every session there is.
+    Everything,
+}
+
+impl<'a> From<&'a SessionId> for Subject<'a> {
+    fn from(session: &'a SessionId) -> Self {
+        Self::Session(session)
+    }
+}
+
+/// Whether a principal may do something.
+///
+/// It knows grants and names, and nothing of what exists, so its answer cannot tell. A session that may not be read is
+/// refused in the words in which one that does not exist is.
+///
+/// # Errors
+/// [`ErrorCode::SessionNotFound`] when the principal may not read the session either, else [`ErrorCode::Forbidden`].
+pub fn authorise<'a>(
+    principal: &Principal,
+    operation: Operation,
+    subject: impl Into<Subject<'a>>,
+) -> Result<(), Error> {
+    let grants = &principal.grants;
+    let (reach, rights) = operation.takes();
+    match (reach, subject.into()) {
+        (Reach::Session, Subject::Session(session)) => {
+            let missing: Rights = rights.iter().filter(|right| !grants.allows(session, *right)).collect();
+            if missing.is_empty() && !rights.is_empty() {
+                Ok(())
+            } else if grants.allows(session, Right::Read) {
+                Err(forbidden(&format!("this session with the right `{missing}`")).field(operation.field()))
+            } else {
+                Err(Error::no_such_session().field(operation.field()))
+            }
+        }
+        (Reach::Everything, Subject::Everything)
+            if !rights.is_empty() && rights.iter().all(|right| grants.allows_everywhere(right)) =>
+        {
+            Ok(())
+        }
+        // An operation asked about what it cannot be about is refused too.
+        (_, Subject::Everything) => Err(forbidden(&format!("`**` with the right `{rights}`"))),
+        (Reach::Everything, Subject::Session(_)) => Err(Error::no_such_session()),
+    }
+}
+
+fn forbidden(what: &str) -> Error {
+    Error::new(ErrorCode::Forbidden, format!("that takes a grant of {what}"))
+}
+
+#[cfg(test)]
+mod tests;

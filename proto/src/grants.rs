@@ -74,6 +74,15 @@ impl Grants {
         self.0.iter().any(|grant| grant.is_everywhere() && grant.rights().contains(right))
     }
 
+    /// Exactly what they allow to one session, and to no other.
+    #[must_use]
+    pub fn only(&self, session: &SessionId) -> Self {
+        let rights = Right::ALL.into_iter().filter(|right| self.allows(session, *right)).collect();
+        // Every id is the pattern of itself; without a right there is no grant.
+        let pattern = session.as_str().parse().ok();
+        Self(pattern.and_then(|pattern| Grant::new(pattern, rights).ok()).into_iter().collect())
+    }
+
     /// The one tenant that all of them are of.
     #[must_use]
     pub fn tenant(&self) -> Option<&str> {
@@ -201,6 +210,25 @@ mod tests {
             prop_assert!(!needless, "seed {SEED}: {left} {right} {common}");
             prop_assert!(left.covers(&common) && right.covers(&common), "seed {SEED}: {left} {right} {common}");
         }
+    }
+
+    #[test]
+    fn what_is_allowed_to_one_session_is_allowed_to_no_other() {
+        let all = grants(&["a/**:read,publish", "a/b:manage", "b:state"]);
+        for one in ids() {
+            let only = all.only(&one);
+            for id in ids() {
+                for right in Right::ALL {
+                    assert_eq!(
+                        only.allows(&id, right),
+                        id == one && all.allows(&id, right),
+                        "{one} {id} {right}"
+                    );
+                }
+            }
+        }
+        assert_eq!(all.only(&SessionId::parse("a/b").unwrap()).to_string(), "a/b:read,publish,manage");
+        assert_eq!(grants(&["**:read"]).only(&SessionId::reserved("~a").unwrap()), Grants::default());
     }
 
     #[test]

@@ -2,56 +2,67 @@
 
 use longwire_proto::right::{Right, Rights};
 
-/// Everything that is asked of the broker by somebody.
-///
-/// What names two sessions is two operations. What names sessions by a pattern, a prefix or other conditions is asked for
-/// each session that is found, and leaves out those that are refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operation {
+macro_rules! operations {
+    ($($(#[$doc:meta])* $name:ident;)*) => {
+        /// Everything that is asked of the broker by somebody.
+        ///
+        /// What names two sessions is two operations. What names sessions by a pattern, a prefix or other conditions is
+        /// asked for each session that is found, and leaves out those that are refused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Operation { $($(#[$doc])* $name,)* }
+
+        impl Operation {
+            /// Every operation.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+        }
+    };
+}
+
+operations! {
     /// Append records; that creates the session.
-    Publish,
+    Publish;
     /// Follow a session.
-    SubscribeLive,
+    SubscribeLive;
     /// Follow a session from an earlier record on.
-    SubscribeReplay,
+    SubscribeReplay;
     /// Follow a session that a pattern matches.
-    SubscribePattern,
+    SubscribePattern;
     /// Read a page of records.
-    Read,
+    Read;
     /// See a session in a list.
-    List,
+    List;
     /// See one session's description.
-    Describe,
+    Describe;
     /// Create a session.
-    Create,
+    Create;
     /// Replace a session's metadata; that creates it.
-    Update,
+    Update;
     /// No more publishes.
-    Close,
+    Close;
     /// Delete a session.
-    Delete,
+    Delete;
     /// Drop its first records.
-    Trim,
+    Trim;
     /// Make records tombstones.
-    Erase,
+    Erase;
     /// Fork a session off this one.
-    ForkFrom,
+    ForkFrom;
     /// Make this session a fork.
-    ForkInto,
+    ForkInto;
     /// Read all of it, in order to take it elsewhere.
-    Export,
+    Export;
     /// Make this session of what was exported.
-    Import,
+    Import;
     /// Say how far one has consumed a session.
-    CommitCursor,
+    CommitCursor;
     /// See how far one has.
-    DescribeCursor,
+    DescribeCursor;
     /// Do something in the name of somebody else.
-    ActAs,
+    ActAs;
     /// Write a backup of every session.
-    BackUp,
+    BackUp;
     /// See what the broker measures, of every session.
-    Metrics,
+    Metrics;
 }
 
 /// What an operation is about.
@@ -64,32 +75,6 @@ pub enum Reach {
 }
 
 impl Operation {
-    /// Every operation.
-    pub const ALL: [Self; 22] = [
-        Self::Publish,
-        Self::SubscribeLive,
-        Self::SubscribeReplay,
-        Self::SubscribePattern,
-        Self::Read,
-        Self::List,
-        Self::Describe,
-        Self::Create,
-        Self::Update,
-        Self::Close,
-        Self::Delete,
-        Self::Trim,
-        Self::Erase,
-        Self::ForkFrom,
-        Self::ForkInto,
-        Self::Export,
-        Self::Import,
-        Self::CommitCursor,
-        Self::DescribeCursor,
-        Self::ActAs,
-        Self::BackUp,
-        Self::Metrics,
-    ];
-
     /// The table: what it is about, and the rights that it takes, all of them.
     #[must_use]
     pub fn takes(self) -> (Reach, Rights) {
@@ -118,5 +103,73 @@ impl Operation {
             Self::ForkFrom => "from_session",
             _ => "session",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use longwire_proto::wire::client_frame::Frame;
+
+    use super::Operation as Op;
+
+    /// What each frame asks for. A new frame does not compile here until that was thought about.
+    fn operations(frame: &Frame) -> &'static [Op] {
+        match frame {
+            // They are about the connection itself, or about what was allowed to it before.
+            Frame::Hello(_) | Frame::Ping(_) | Frame::Unsubscribe(_) | Frame::Credit(_) => &[],
+            Frame::Publish(_) => &[Op::Publish],
+            Frame::Subscribe(_) => {
+                &[Op::SubscribeLive, Op::SubscribeReplay, Op::SubscribePattern, Op::DescribeCursor]
+            }
+            Frame::DescribeSession(_) => &[Op::Describe],
+            Frame::CreateSession(_) => &[Op::Create, Op::Update],
+            Frame::CloseSession(_) => &[Op::Close],
+            Frame::DeleteSession(_) => &[Op::Delete],
+            Frame::ListSessions(_) => &[Op::List],
+            Frame::Read(_) => &[Op::Read, Op::Export],
+            Frame::TrimSession(_) => &[Op::Trim],
+            Frame::EraseRecords(_) => &[Op::Erase],
+            Frame::ForkSession(_) => &[Op::ForkFrom, Op::ForkInto],
+            Frame::ImportRecords(_) => &[Op::Import],
+            Frame::CommitCursor(_) => &[Op::CommitCursor],
+            Frame::DescribeCursor(_) => &[Op::DescribeCursor],
+            Frame::BackUp(_) => &[Op::BackUp],
+        }
+    }
+
+    #[test]
+    fn every_operation_is_asked_by_a_frame_or_beside_them() {
+        let frames = [
+            Frame::Hello(Default::default()),
+            Frame::Ping(Default::default()),
+            Frame::Unsubscribe(Default::default()),
+            Frame::Credit(Default::default()),
+            Frame::Publish(Default::default()),
+            Frame::Subscribe(Default::default()),
+            Frame::DescribeSession(Default::default()),
+            Frame::CreateSession(Default::default()),
+            Frame::CloseSession(Default::default()),
+            Frame::DeleteSession(Default::default()),
+            Frame::ListSessions(Default::default()),
+            Frame::Read(Default::default()),
+            Frame::TrimSession(Default::default()),
+            Frame::EraseRecords(Default::default()),
+            Frame::ForkSession(Default::default()),
+            Frame::ImportRecords(Default::default()),
+            Frame::CommitCursor(Default::default()),
+            Frame::DescribeCursor(Default::default()),
+            Frame::BackUp(Default::default()),
+        ];
+        // What is asked by HTTP, and what no frame has a field for yet.
+        let beside = [Op::Metrics, Op::ActAs];
+        for operation in Op::ALL {
+            let asked = frames.iter().any(|frame| operations(frame).contains(operation));
+            assert!(asked || beside.contains(operation), "{operation:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_for_nothing() {
+        assert!(Op::ALL.iter().all(|operation| !operation.takes().1.is_empty()));
     }
 }

@@ -6,8 +6,9 @@ use std::str::FromStr;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::grants::Grants;
 use longwire_proto::limits::PRINCIPAL_BYTES_MAX;
+use longwire_proto::session_id::SessionId;
 
-use crate::auth::authorise::{Subject, authorise};
+use crate::auth::authorise::authorise;
 use crate::auth::operation::Operation;
 use crate::auth::token_id::TokenId;
 
@@ -131,18 +132,20 @@ impl Principal {
         Err(Error::new(ErrorCode::Forbidden, message).field("grants"))
     }
 
-    /// The one that it is while it acts in the name of somebody else on a session. What it may do stays what its own token
-    /// says.
+    /// The one that it is while it acts in the name of somebody else on a session. It may do there what its own token says,
+    /// and nothing elsewhere: the right to act for others is one to sessions.
     ///
     /// # Errors
     /// [`ErrorCode::InvalidArgument`] when that is nobody's name, and those of [`authorise`].
-    pub fn act_as<'a>(&self, id: &str, session: impl Into<Subject<'a>>) -> Result<Self, Error> {
+    pub fn act_as(&self, id: &str, session: &SessionId) -> Result<Self, Error> {
         check_name(id)
             .map_err(|error| Error::new(ErrorCode::InvalidArgument, error.to_string()).field("act_as"))?;
         authorise(self, Operation::ActAs, session)?;
         // Who acts stays who acts, however often it changes in whose name.
         let via = self.via.clone().unwrap_or_else(|| self.id.clone());
-        Ok(Self { id: id.to_owned(), via: Some(via), ..self.clone() })
+        let grants = self.grants.only(session);
+        let tenant = grants.tenant().map(str::to_owned);
+        Ok(Self { id: id.to_owned(), via: Some(via), grants, tenant, ..self.clone() })
     }
 }
 
@@ -205,8 +208,6 @@ pub fn check_own_name(text: &str) -> Result<(), InvalidName> {
 
 #[cfg(test)]
 mod tests {
-    use longwire_proto::session_id::SessionId;
-
     use super::*;
     use crate::auth::testing::{self, NOW_MS};
 
@@ -324,7 +325,11 @@ mod tests {
     fn acting_for_somebody_takes_a_right_and_shows() {
         let bridge = alice().act_as("bob", &id("acme/bridge/x")).unwrap();
         assert_eq!((bridge.id.as_str(), bridge.via.as_deref()), ("bob", Some("alice")));
-        assert_eq!(bridge.grants, alice().grants);
+        assert_eq!(bridge.grants.to_string(), "acme/bridge/x:read,publish,manage");
+        assert_eq!(
+            authorise(&bridge, Operation::Publish, &id("acme/a")).unwrap_err().code,
+            ErrorCode::SessionNotFound
+        );
         // Not even twice in a row does it lose sight of who acts.
         let again = bridge.act_as("carol", &id("acme/bridge/x")).unwrap();
         assert_eq!((again.id.as_str(), again.via.as_deref()), ("carol", Some("alice")));

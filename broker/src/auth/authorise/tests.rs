@@ -209,7 +209,7 @@ fn every_role_can_do_what_is_written_down_and_nothing_else() {
         let somebody = principal(role.grants);
         for path in PATHS {
             let place = role.places.iter().find(|place| place.paths.contains(&path));
-            for operation in Op::ALL {
+            for operation in Op::ALL.iter().copied() {
                 let allowed =
                     place.is_some_and(|place| place.allowed.iter().any(|set| set.contains(&operation)));
                 let visible = place.is_some_and(|place| place.visible);
@@ -225,7 +225,7 @@ fn every_role_can_do_what_is_written_down_and_nothing_else() {
                 count += 1;
             }
         }
-        for operation in Op::ALL {
+        for operation in Op::ALL.iter().copied() {
             let expected = !(role.everything && EVERYTHING.contains(&operation));
             let found = authorise(&somebody, operation, Subject::Everything).err().map(|error| error.code);
             assert_eq!(found, expected.then_some(ErrorCode::Forbidden), "{} {operation:?}", role.name);
@@ -240,7 +240,7 @@ fn every_role_can_do_what_is_written_down_and_nothing_else() {
 fn the_sets_name_every_operation_once() {
     let sets =
         [READING, PUBLISHING, CREATING, MANAGING, PUBLISHING_AND_CREATING, CREATING_AND_MANAGING, EVERYTHING];
-    for operation in Op::ALL {
+    for operation in Op::ALL.iter().copied() {
         let named = sets.iter().map(|set| set.iter().filter(|one| **one == operation).count());
         assert_eq!(named.sum::<usize>(), 1, "{operation:?}");
     }
@@ -252,7 +252,7 @@ fn what_may_not_be_read_is_refused_like_what_does_not_exist() {
     let absent = Error::no_such_session();
     for role in ROLES {
         let somebody = principal(role.grants);
-        for operation in Op::ALL {
+        for operation in Op::ALL.iter().copied() {
             for path in PATHS {
                 let Err(refused) = authorise(&somebody, operation, &id(path)) else { continue };
                 if refused.code != ErrorCode::SessionNotFound {
@@ -285,7 +285,7 @@ fn a_refusal_says_what_is_missing_and_no_more() {
 fn the_brokers_own_sessions_are_nobodys() {
     let operator = principal(&["**:read,publish,create,answer,control,lease,state,manage"]);
     for path in ["~import/acme/a", "~acme/a", "~a"] {
-        for operation in Op::ALL {
+        for operation in Op::ALL.iter().copied() {
             let error = authorise(&operator, operation, &SessionId::reserved(path).unwrap()).unwrap_err();
             assert_eq!(error.code, ErrorCode::SessionNotFound, "{operation:?} {path}");
         }

@@ -133,7 +133,7 @@ fn a_secret_is_not_taken_from_elsewhere() {
 fn an_id_names_one_key() {
     let (one, two) = (Signer::ed().jwk("k-1"), Signer::es().jwk("k-1"));
     assert_eq!(read(&[one.clone(), two.clone()]).unwrap_err(), InvalidKeys::Twice(2));
-    let both = read(&[one.clone()]).unwrap().and(read(&[two]).unwrap());
+    let both = read(std::slice::from_ref(&one)).unwrap().and(read(&[two]).unwrap());
     assert_eq!(both.unwrap_err(), InvalidKeys::Twice(2));
     assert_eq!(read(&[without(&one, "kid")]).unwrap_err(), InvalidKeys::Id(1));
     for id in ["", "a b", "é", "a\0", &"a".repeat(KEY_ID_BYTES_MAX + 1)] {

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use serde_json::{Value, json};
 
 use super::*;
@@ -626,4 +628,45 @@ fn nothing_is_made_that_would_not_be_accepted() {
     let mut verifier = Verifier::new(vec![issuer()]).unwrap();
     verifier.put_keys(ISSUER, rotated.keys(longest.expires_ms - 1));
     assert!(verifier.verify(&longest.token, longest.expires_ms - 1).is_ok());
+}
+
+const SEED: u64 = 0x746f_6b65_6e73;
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 500, rng_seed: RngSeed::Fixed(SEED), failure_persistence: None, ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn whatever_is_sent_is_refused_and_not_shown(
+        header in prop_oneof![Just(String::new()), "[ -~]{0,40}", "\\{\"alg\":\"[a-zA-Z0-9]{0,5}\",\"kid\":\"[a-z0-9-]{0,4}\"\\}"],
+        claims in any::<String>(),
+        signature in any::<Vec<u8>>(),
+        raw in any::<bool>(),
+    ) {
+        let verifier = verifier(&Signer::hs());
+        let token = match raw {
+            true => format!("{header}.{claims}"),
+            false => format!("{}.{}.{}", b64(&header), b64(&claims), b64(signature)),
+        };
+        let refused = verifier.verify(&token, NOW_MS);
+        prop_assert!(refused.is_err(), "seed {SEED}: {token:?}");
+        prop_assert!(Keys::from_file(&claims, "k-1").is_err() && Keys::from_file(&header, "k-1").is_err());
+    }
+
+    #[test]
+    fn whoever_has_the_key_makes_no_broker_panic(claims in any::<String>(), member in "[a-z]{3}", number in any::<f64>()) {
+        let fixture = (Signer::hs(), verifier(&Signer::hs()));
+        let header = fixture.0.header("k-1");
+        let numbers = [with(&self::claims(), "exp", number), with(&self::claims(), "nbf", number)];
+        let tokens = [with(&self::claims(), "sub", claims.clone()), with(&self::claims(), &member, claims.clone())];
+        for claims in numbers.iter().chain(&tokens) {
+            // Accepted or refused; what is accepted is somebody who has a name and an end.
+            if let Ok(somebody) = fixture.1.verify(&fixture.0.token(&header, claims), NOW_MS) {
+                prop_assert!(check_name(&somebody.id).is_ok() && somebody.expires_ms > NOW_MS, "seed {SEED}: {claims}");
+            }
+        }
+        let token = fixture.0.token_of_text(&header.to_string(), &claims);
+        prop_assert!(fixture.1.verify(&token, NOW_MS).is_err(), "seed {SEED}: {claims}");
+    }
 }

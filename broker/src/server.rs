@@ -92,7 +92,19 @@ async fn ageing(store: &dyn Store, clock: Clock, trust: bool) -> Result<Ageing, 
         write_clock(store, clock).await;
         return Ok(Ageing::default());
     }
-    let known_ms = last_known_ms(store).await.map_err(ServeError::Store)?;
+    let known_ms = match last_known_ms(store).await {
+        Ok(known_ms) => known_ms,
+        // One value must not keep every session from being served.
+        Err(StoreError::Corrupt { what, .. }) => {
+            tracing::error!(
+                what,
+                "what the store knew of the time is damaged: nothing expires by age for the next 24 hours; if the clock \
+                 is right, start with `--trust-clock`"
+            );
+            return Ok(Ageing::suspended());
+        }
+        Err(error) => return Err(ServeError::Store(error)),
+    };
     let ageing = Ageing::after(known_ms, clock.now_ms());
     if ageing.is_suspended() {
         tracing::warn!(

@@ -261,3 +261,30 @@ async fn serve_http(stream: TcpStream, router: Router, permit: SocketPermit, sto
         () = stop.cancelled() => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::local::{LocalConfig, LocalStore};
+
+    #[tokio::test]
+    async fn a_damaged_time_keeps_nobody_from_starting_and_lets_nothing_expire() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || LocalStore::open(LocalConfig::new(folder.path())).unwrap();
+        let store = open();
+        assert!(!ageing(&store, Clock::start(), false).await.unwrap().is_suspended());
+        let known = last_known_ms(&store).await.unwrap().unwrap().to_le_bytes();
+        store.shutdown().await.unwrap();
+        drop(store);
+        let path = folder.path().join("sessions.redb");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let places: Vec<usize> =
+            (0..bytes.len() - known.len()).filter(|at| bytes[*at..].starts_with(&known)).collect();
+        assert!(!places.is_empty());
+        places.into_iter().for_each(|place| bytes[place] ^= 1);
+        std::fs::write(path, bytes).unwrap();
+        let store = open();
+        assert!(ageing(&store, Clock::start(), false).await.unwrap().is_suspended());
+        assert!(!ageing(&store, Clock::start(), true).await.unwrap().is_suspended());
+    }
+}

@@ -20,7 +20,13 @@ impl Ageing {
     #[must_use]
     pub fn after(known_ms: Option<u64>, now_ms: u64) -> Self {
         let jumped = known_ms.is_some_and(|known_ms| known_ms.abs_diff(now_ms) > JUMP_MS);
-        Self { suspended_until: jumped.then(|| Instant::now() + SUSPENDED_FOR) }
+        if jumped { Self::suspended() } else { Self::default() }
+    }
+
+    /// Suspended from now on, because nothing is known of the time before.
+    #[must_use]
+    pub fn suspended() -> Self {
+        Self { suspended_until: Some(Instant::now() + SUSPENDED_FOR) }
     }
 
     /// Whether it is suspended.

@@ -92,7 +92,19 @@ async fn ageing(store: &dyn Store, clock: Clock, trust: bool) -> Result<Ageing, 
         write_clock(store, clock).await;
         return Ok(Ageing::default());
     }
-    let known_ms = last_known_ms(store).await.map_err(ServeError::Store)?;
+    let known_ms = match last_known_ms(store).await {
+        Ok(known_ms) => known_ms,
+        // One value must not keep every session from being served.
+        Err(StoreError::Corrupt { what, .. }) => {
+            tracing::error!(
+                what,
+                "what the store knew of the time is damaged: nothing expires by age for the next 24 hours; if the clock \
+                 is right, start with `--trust-clock`"
+            );
+            return Ok(Ageing::suspended());
+        }
+        Err(error) => return Err(ServeError::Store(error)),
+    };
     let ageing = Ageing::after(known_ms, clock.now_ms());
     if ageing.is_suspended() {
         tracing::warn!(
@@ -247,5 +259,32 @@ async fn serve_http(stream: TcpStream, router: Router, permit: SocketPermit, sto
             }
         }
         () = stop.cancelled() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::local::{LocalConfig, LocalStore};
+
+    #[tokio::test]
+    async fn a_damaged_time_keeps_nobody_from_starting_and_lets_nothing_expire() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || LocalStore::open(LocalConfig::new(folder.path())).unwrap();
+        let store = open();
+        assert!(!ageing(&store, Clock::start(), false).await.unwrap().is_suspended());
+        let known = last_known_ms(&store).await.unwrap().unwrap().to_le_bytes();
+        store.shutdown().await.unwrap();
+        drop(store);
+        let path = folder.path().join("sessions.redb");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let places: Vec<usize> =
+            (0..bytes.len() - known.len()).filter(|at| bytes[*at..].starts_with(&known)).collect();
+        assert!(!places.is_empty());
+        places.into_iter().for_each(|place| bytes[place] ^= 1);
+        std::fs::write(path, bytes).unwrap();
+        let store = open();
+        assert!(ageing(&store, Clock::start(), false).await.unwrap().is_suspended());
+        assert!(!ageing(&store, Clock::start(), true).await.unwrap().is_suspended());
     }
 }

@@ -12,6 +12,7 @@ use longwire_broker::http::CONNECT_PATH;
 use longwire_broker::server::Server;
 use longwire_broker::store::Store;
 use longwire_broker::store::local::backup::made_ms;
+use longwire_broker::store::local::folder::DATABASE_FILE;
 use longwire_broker::store::local::{LocalConfig, LocalStore};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -66,6 +67,7 @@ pub(crate) async fn run(args: ServeArgs, json: bool) -> anyhow::Result<ExitCode>
         "{} is a backup, which stays what it is; `longwire store restore {0} --data DIR` makes a data folder of it",
         config.data.display()
     );
+    tell_of_damage(config.data.join(DATABASE_FILE));
     let local = LocalConfig::new(config.data.clone());
     let store = tokio::task::spawn_blocking(move || LocalStore::open(local)).await??;
     let store = behind_faults(store, &config);
@@ -88,6 +90,21 @@ pub(crate) async fn run(args: ServeArgs, json: bool) -> anyhow::Result<ExitCode>
         })
         .await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// redb panics where its pages are damaged, and may then panic again while it cleans up, which ends the process: what is
+/// said before that must name the file.
+fn tell_of_damage(database: PathBuf) {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        if panic.location().is_some_and(|location| location.file().contains("/redb-")) {
+            eprintln!(
+                "longwire: {} is damaged: redb could not follow its pages; restore the folder from a backup",
+                database.display()
+            );
+        }
+    }));
 }
 
 #[cfg(feature = "hostile")]

@@ -1,18 +1,16 @@
 //! The owner of a loaded session: one turn, from loading it to a failed write, a delete, or rest.
 
+mod admission;
 mod keeping;
 mod pruning;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use longwire_core::command::{Command, Reply};
 use longwire_core::machine::{Output, Persisted, Ticket};
-use longwire_core::producer::ProducerKey;
 use longwire_core::summary;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::session_id::SessionId;
@@ -21,37 +19,26 @@ use tokio::time::Instant;
 
 use crate::ageing::Ageing;
 use crate::clock::Clock;
+use crate::driver::owner::admission::{Admission, Prepared};
 use crate::driver::owner::pruning::Pruning;
 use crate::driver::trimmer::{Plan, Stage, Trimming};
-use crate::driver::{Driver, Loaded, RECORD_OVERHEAD_BYTES, begin, row, unknown};
-use crate::request::{Begin, Operation, ReplyTo, Request};
+use crate::driver::{Driver, Loaded, begin, unknown};
+use crate::request::{Begin, ReplyTo, Request};
 use crate::store::reconcile;
 use crate::store::{
-    Batch, BatchId, LogId, Projection, Reservation, Snapshot, Store, StoreError, StoreFuture, Version,
+    Batch, BatchId, Projection, Reservation, Snapshot, Store, StoreError, StoreFuture, Version,
 };
 use crate::store_error::in_session;
 use crate::tail::{Progress, Tail};
 
 /// How often the retention of one session is looked after at most: each time costs a snapshot.
 const RETENTION_PAUSE: Duration = Duration::from_secs(1);
+/// How long a session that is to leave memory waits for its snapshot before it looks again: what a settling takes.
+const SNAPSHOT_PAUSE: Duration = Duration::from_secs(1);
 /// A timer is not set for longer than this: what it waits for may change.
 const LOOK_AGAIN_MS: u64 = 60 * 60 * 1000;
 /// Trims that wait for one that is at work.
 const TRIMS_MAX: usize = 64;
-
-/// A request on its way into the machine: room is being reserved and rows are being read for it.
-struct Admission {
-    request: Request,
-    prepared: Pin<Box<dyn Future<Output = Result<Prepared, StoreError>> + Send>>,
-}
-
-struct Prepared {
-    reservation: Reservation,
-    row: Option<Row>,
-}
-
-/// A producer, and what the store has of it.
-type Row = (ProducerKey, Option<Bytes>);
 
 /// How a turn as owner of a session ended.
 pub(super) enum Turn {
@@ -174,8 +161,8 @@ impl Owner {
     }
 
     pub(super) async fn run(&mut self, inbox: &mut mpsc::Receiver<Request>) -> Turn {
-        let mut last_used = Instant::now();
-        let mut abandoned = false;
+        let mut idle_at = Instant::now() + self.idle;
+        let (mut abandoned, mut snapshotted) = (false, false);
         loop {
             self.release();
             if self.loaded.machine.failed() {
@@ -198,7 +185,7 @@ impl Owner {
             if abandoned && self.at_rest() {
                 return Turn::Rest;
             }
-            let event = self.event(inbox, last_used + self.idle, abandoned).await;
+            let event = self.event(inbox, idle_at, abandoned).await;
             match event {
                 Event::Appended(outcome) => self.appended(outcome),
                 Event::Snapshotted(through, outcome) => self.snapshotted(through, outcome),
@@ -217,7 +204,8 @@ impl Owner {
                 }
                 Event::Pruned(step) => self.pruned(step),
                 Event::Asked(request) => {
-                    last_used = Instant::now();
+                    idle_at = Instant::now() + self.idle;
+                    snapshotted = false;
                     self.admit(request);
                 }
                 Event::Due => self.look_after_age(),
@@ -226,8 +214,12 @@ impl Owner {
                     self.loaded.machine.request_snapshot();
                 }
                 Event::Idle => {
-                    last_used = Instant::now();
-                    if self.at_rest() && self.tail.retire() {
+                    idle_at = Instant::now() + self.idle;
+                    // Taken while requests are: whoever comes after the inbox is closed waits until the session has left.
+                    if self.at_rest() && !snapshotted && self.takes_snapshot() {
+                        snapshotted = true;
+                        idle_at = Instant::now() + self.idle.min(SNAPSHOT_PAUSE);
+                    } else if self.at_rest() && self.tail.retire() {
                         // What was sent before this is still received, then the end.
                         inbox.close();
                     }
@@ -259,18 +251,6 @@ impl Owner {
         }
     }
 
-    /// Whether a command still fits into the batch that is gathering. Alone it always does: what a client may publish at
-    /// once is below what the store takes at once.
-    fn fits(&self, command: &Command) -> bool {
-        let (bytes, records) = self.loaded.machine.gathering();
-        let capabilities = self.store.capabilities();
-        let adds = command.bytes() + command.records() * RECORD_OVERHEAD_BYTES;
-        records == 0
-            || adds == 0
-            || (bytes + adds <= capabilities.batch_bytes_max
-                && records + command.records() <= capabilities.batch_records_max)
-    }
-
     fn at_rest(&self) -> bool {
         self.loaded.machine.is_idle()
             && self.append.is_none()
@@ -281,43 +261,6 @@ impl Owner {
             && self.trimming.is_none()
             && self.waiting_trims.is_empty()
             && self.snapshots.is_empty()
-    }
-
-    /// Prepares a request for the machine. What needs no preparation, or is prepared at once, goes straight in.
-    fn admit(&mut self, request: Request) {
-        let Request { operation, reply_to } = request;
-        let command = match operation {
-            Operation::Command(command) => command,
-            Operation::Delete => return self.end(Ending::Delete, reply_to),
-            Operation::Rename(to) => return self.end(Ending::Rename(to), reply_to),
-            Operation::Begin(begin) => return self.end(Ending::Begin(begin), reply_to),
-            Operation::Reload => return self.end(Ending::Reload, reply_to),
-            Operation::Trim(before) => return self.trim(before, reply_to),
-            Operation::Wake => return self.wake(reply_to),
-        };
-        let bytes = match command.records() {
-            0 => 0,
-            records => command.bytes() + records * RECORD_OVERHEAD_BYTES,
-        };
-        let key = self.loaded.machine.key(&command);
-        let request = Request { operation: Operation::Command(command), reply_to };
-        if bytes == 0 && key.is_none() {
-            return self.handle(request, Prepared { reservation: Reservation::none(), row: None });
-        }
-        let (store, log) = (Arc::clone(&self.store), self.loaded.log);
-        let erase = match &request.operation {
-            Operation::Command(Command::Erase { ranges, .. }) if self.loaded.own_from > 0 => ranges.clone(),
-            _ => Vec::new(),
-        };
-        let prepared = Box::pin(async move {
-            if !erase.is_empty() {
-                store.check_erase(log, erase).await?;
-            }
-            let reservation =
-                if bytes == 0 { Reservation::none() } else { store.reserve(log, bytes).await? };
-            Ok(Prepared { reservation, row: producer_row(store, log, key).await? })
-        });
-        self.admission = Some(Admission { request, prepared });
     }
 
     /// Nothing is taken in until this is done; the flush is answered when all before it is durable.
@@ -337,44 +280,6 @@ impl Owner {
         let ticket = self.ticket();
         self.tickets.insert(ticket, reply_to);
         self.loaded.machine.handle(ticket, command, self.clock.now_ms());
-    }
-
-    fn admitted(&mut self, prepared: Result<Prepared, StoreError>) {
-        let Some(Admission { request, .. }) = self.admission.take() else { return };
-        match prepared {
-            Ok(prepared) => self.handle(request, prepared),
-            Err(StoreError::OutOfRange(what)) => {
-                let message = format!("erase them in the session that this one was forked off: {what}");
-                let error = Error::new(ErrorCode::EraseElsewhere, message).field("ranges");
-                request.reply_to.answer(Err(error));
-            }
-            Err(error) => request.reply_to.answer(Err(in_session(&self.session, &error))),
-        }
-    }
-
-    fn handle(&mut self, request: Request, prepared: Prepared) {
-        let Operation::Command(command) = request.operation else { return };
-        if !self.fits(&command) {
-            let request = Request { operation: Operation::Command(command), reply_to: request.reply_to };
-            self.parked = Some((request, prepared));
-            return;
-        }
-        let key = self.loaded.machine.key(&command);
-        match prepared.row {
-            Some((key, row)) => self.loaded.machine.load(key, row.as_deref()),
-            None if key.is_some() => {
-                // Its producer left memory while room was reserved.
-                let request = Request { operation: Operation::Command(command), reply_to: request.reply_to };
-                let row = producer_row(Arc::clone(&self.store), self.loaded.log, key);
-                let reservation = prepared.reservation;
-                let prepared = Box::pin(async move { Ok(Prepared { reservation, row: row.await? }) });
-                self.admission = Some(Admission { request, prepared });
-                return;
-            }
-            None => {}
-        }
-        self.reserved.absorb(prepared.reservation);
-        self.command(command, request.reply_to);
     }
 
     /// Hands the next batch to the store when the last one is done.
@@ -442,6 +347,13 @@ impl Owner {
                 }
             }
         }
+    }
+
+    /// Begins a snapshot, when the last one does not have everything.
+    fn takes_snapshot(&mut self) -> bool {
+        self.loaded.machine.request_snapshot();
+        self.release();
+        !self.snapshots.is_empty()
     }
 
     fn snapshotted(&mut self, through: u64, outcome: Result<(), StoreError>) {
@@ -554,17 +466,6 @@ fn projection(projection: summary::Projection) -> Projection {
 
 fn not_found() -> Error {
     Error::no_such_session()
-}
-
-/// Reads the row of a producer that is not resident.
-async fn producer_row(
-    store: Arc<dyn Store>,
-    log: LogId,
-    key: Option<ProducerKey>,
-) -> Result<Option<Row>, StoreError> {
-    let Some(key) = key else { return Ok(None) };
-    let row = row(&*store, log, key.row_key()).await?;
-    Ok(Some((key, row)))
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -53,7 +53,7 @@ pub async fn step(
         let message = "there is a session of this name already; import under another one";
         return Err(Error::new(ErrorCode::SessionExists, message).field("session"));
     };
-    let staging = SessionId::reserved(&format!("~import/{}/{import}", segment(&sender, session)))
+    let staging = SessionId::reserved(&format!("~import/{}/{import}", segment(&sender, session, &begin)))
         .map_err(|error| refuse("import", &error.to_string()))?;
     let origin = begin.session.as_str();
     let records = records.iter().map(|one| record::import(one, origin)).collect::<Result<Vec<_>, _>>()?;
@@ -83,7 +83,8 @@ pub async fn step(
     }
     let command = Command::Import { sender: sender.clone(), from, records };
     let next = match hub.ask(&staging, Operation::Command(command)).await? {
-        Some(Reply::Imported { next }) => next,
+        // The record that ends an import is not one of its own.
+        Some(Reply::Imported { next }) => next.min(begin.end),
         _ => return Err(Error::new(ErrorCode::Internal, "the import did not say where it is")),
     };
     if !finish {
@@ -104,9 +105,10 @@ async fn vacant(hub: &Arc<Hub>, session: &SessionId) -> Result<Option<u64>, Erro
     Ok((!progress.exists()).then(|| progress.epoch()))
 }
 
-/// Who imports what, as a segment of a name: imports of others, and into other sessions, do not meet.
-fn segment(sender: &Sender, session: &SessionId) -> String {
-    let names = [sender.principal.as_bytes(), b"\0", session.as_str().as_bytes()].concat();
+/// Who imports what, as a segment of a name: imports of others, into other sessions, and of other offsets do not meet.
+fn segment(sender: &Sender, session: &SessionId, begin: &wire::ImportBegin) -> String {
+    let offsets = [begin.start.to_le_bytes(), begin.end.to_le_bytes()].concat();
+    let names = [sender.principal.as_bytes(), b"\0", session.as_str().as_bytes(), b"\0", &offsets].concat();
     format!("p{:032x}", xxh3_128(&names))
 }
 
@@ -214,5 +216,22 @@ mod tests {
         let later = later + 49 * HOUR;
         assert_eq!(wake_all(&self::hub(&store, later), later).await.len(), 2);
         assert_eq!(store.due(u64::MAX, None, 9).await.unwrap(), []);
+    }
+    #[tokio::test]
+    async fn a_finish_that_was_cut_short_is_finished_by_asking_again() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let hub = hub(&store, 1);
+        let session = SessionId::parse("a").unwrap();
+        let sender = Sender { principal: "ada".into(), ..Sender::default() };
+        step(&hub, sender.clone(), &session, request("cut", 0, 100)).await.unwrap();
+        let finish = raw::ImportRecords { finish: true, ..request("cut", 100, 0) };
+        let begin = finish.begin.clone().unwrap();
+        let staging = format!("~import/{}/cut", segment(&sender, &session, &begin));
+        let adopt =
+            Command::Adopt { sender: sender.clone(), end: 100, session: begin.session, meta: Box::default() };
+        hub.ask(&SessionId::reserved(&staging).unwrap(), Operation::Command(adopt)).await.unwrap();
+        let done = step(&hub, sender, &session, finish).await.unwrap();
+        assert_eq!((done.next, done.finished.unwrap().end), (100, 101));
+        hub.drain().await;
     }
 }

@@ -50,9 +50,15 @@ impl DatabaseFailure {
         matches!(self, Self::Redb(redb::Error::Io(error)) if error.kind() == std::io::ErrorKind::StorageFull)
     }
 
+    /// Whether what is in the file is damaged, and not the disk at fault.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damage(_) | Self::Redb(redb::Error::Corrupted(_)) | Self::Panic)
+    }
+
     /// Whether the handle is to be opened again: damage is there after that too, anything else may be its state.
     pub(super) fn poisons(&self) -> bool {
-        !matches!(self, Self::Damage(_) | Self::Redb(redb::Error::Corrupted(_)) | Self::Panic)
+        !self.is_damage()
     }
 }
 

@@ -1,6 +1,6 @@
 //! How the store opens: recovery, then the threads.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -70,7 +70,7 @@ pub fn open(
     let pool = SegmentPool::new(Arc::clone(&disk), tuning.segment_bytes, found.next_number());
     let segments = replay(&mut state, &database, found, &root)?;
     let shared = Shared::new(Arc::clone(&disk), folder, salt, tuning, database, pool, state);
-    settle(&shared)?;
+    settle(&shared, root.join(DATABASE_FILE))?;
     // Only now: until they are settled the segments are all there is.
     for segment in segments {
         let name = file_name(segment);
@@ -134,8 +134,8 @@ fn replay(
     Ok(found.segments)
 }
 
-/// Settles what was replayed. When the disk is full, the ballast makes room.
-fn settle(shared: &Shared) -> Result<(), OpenStoreError> {
+/// Settles what was replayed. When the disk is full, the ballast makes room. `database` is the file's name for people.
+fn settle(shared: &Shared, database: PathBuf) -> Result<(), OpenStoreError> {
     let Some(plan) = shared.state().plan() else { return Ok(()) };
     let mut result = plan.apply(&shared.database);
     if result.as_ref().is_err_and(DatabaseFailure::is_full) {
@@ -143,9 +143,12 @@ fn settle(shared: &Shared) -> Result<(), OpenStoreError> {
         result = plan.apply(&shared.database);
     }
     match result {
-        Err(failure) if !plan.is_applied(&shared.database) => {
-            Err(OpenStoreError::Settle(failure.to_string()))
-        }
+        Err(failure) if !plan.is_applied(&shared.database) => Err(if failure.is_damage() {
+            let what = format!("what the journal holds cannot be settled into it: {failure}");
+            OpenStoreError::DamagedDatabase { path: database, what }
+        } else {
+            OpenStoreError::Settle(failure.to_string())
+        }),
         _ => {
             finish(shared, plan);
             Ok(())

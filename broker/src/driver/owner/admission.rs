@@ -1,0 +1,130 @@
+//! The way of a request into the machine: room is reserved and rows are read for it, then it is decided.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use longwire_core::command::Command;
+use longwire_core::producer::ProducerKey;
+use longwire_proto::error::{Error, ErrorCode};
+
+use crate::driver::owner::{Ending, Owner};
+use crate::driver::{RECORD_OVERHEAD_BYTES, row};
+use crate::request::{Operation, Request};
+use crate::store::{LogId, Reservation, Store, StoreError};
+use crate::store_error::in_session;
+
+/// A request on its way into the machine: room is being reserved and rows are being read for it.
+pub(super) struct Admission {
+    pub(super) request: Request,
+    pub(super) prepared: Pin<Box<dyn Future<Output = Result<Prepared, StoreError>> + Send>>,
+}
+
+pub(super) struct Prepared {
+    reservation: Reservation,
+    row: Option<Row>,
+}
+
+/// A producer, and what the store has of it.
+type Row = (ProducerKey, Option<Bytes>);
+
+impl Owner {
+    /// Whether a command still fits into the batch that is gathering. Alone it always does: what a client may publish at
+    /// once is below what the store takes at once.
+    fn fits(&self, command: &Command) -> bool {
+        let (bytes, records) = self.loaded.machine.gathering();
+        let capabilities = self.store.capabilities();
+        let adds = command.bytes() + command.records() * RECORD_OVERHEAD_BYTES;
+        records == 0
+            || adds == 0
+            || (bytes + adds <= capabilities.batch_bytes_max
+                && records + command.records() <= capabilities.batch_records_max)
+    }
+
+    /// Prepares a request for the machine. What needs no preparation, or is prepared at once, goes straight in.
+    pub(super) fn admit(&mut self, request: Request) {
+        let Request { operation, reply_to } = request;
+        let command = match operation {
+            Operation::Command(command) => command,
+            Operation::Delete => return self.end(Ending::Delete, reply_to),
+            Operation::Rename(to) => return self.end(Ending::Rename(to), reply_to),
+            Operation::Begin(begin) => return self.end(Ending::Begin(begin), reply_to),
+            Operation::Reload => return self.end(Ending::Reload, reply_to),
+            Operation::Trim(before) => return self.trim(before, reply_to),
+            Operation::Wake => return self.wake(reply_to),
+        };
+        let bytes = match command.records() {
+            0 => 0,
+            records => command.bytes() + records * RECORD_OVERHEAD_BYTES,
+        };
+        let key = self.loaded.machine.key(&command);
+        let request = Request { operation: Operation::Command(command), reply_to };
+        if bytes == 0 && key.is_none() {
+            return self.handle(request, Prepared { reservation: Reservation::none(), row: None });
+        }
+        let (store, log) = (Arc::clone(&self.store), self.loaded.log);
+        let erase = match &request.operation {
+            Operation::Command(Command::Erase { ranges, .. }) if self.loaded.own_from > 0 => ranges.clone(),
+            _ => Vec::new(),
+        };
+        let prepared = Box::pin(async move {
+            if !erase.is_empty() {
+                store.check_erase(log, erase).await?;
+            }
+            let reservation =
+                if bytes == 0 { Reservation::none() } else { store.reserve(log, bytes).await? };
+            Ok(Prepared { reservation, row: producer_row(store, log, key).await? })
+        });
+        self.admission = Some(Admission { request, prepared });
+    }
+
+    pub(super) fn admitted(&mut self, prepared: Result<Prepared, StoreError>) {
+        let Some(Admission { request, .. }) = self.admission.take() else { return };
+        match prepared {
+            Ok(prepared) => self.handle(request, prepared),
+            Err(StoreError::OutOfRange(what)) => {
+                let message = format!("erase them in the session that this one was forked off: {what}");
+                let error = Error::new(ErrorCode::EraseElsewhere, message).field("ranges");
+                request.reply_to.answer(Err(error));
+            }
+            Err(error) => request.reply_to.answer(Err(in_session(&self.session, &error))),
+        }
+    }
+
+    pub(super) fn handle(&mut self, request: Request, prepared: Prepared) {
+        let Operation::Command(command) = request.operation else { return };
+        if !self.fits(&command) {
+            let request = Request { operation: Operation::Command(command), reply_to: request.reply_to };
+            self.parked = Some((request, prepared));
+            return;
+        }
+        let key = self.loaded.machine.key(&command);
+        match prepared.row {
+            Some((key, row)) => self.loaded.machine.load(key, row.as_deref()),
+            None if key.is_some() => {
+                // Its producer left memory while room was reserved.
+                let request = Request { operation: Operation::Command(command), reply_to: request.reply_to };
+                let row = producer_row(Arc::clone(&self.store), self.loaded.log, key);
+                let reservation = prepared.reservation;
+                let prepared = Box::pin(async move { Ok(Prepared { reservation, row: row.await? }) });
+                self.admission = Some(Admission { request, prepared });
+                return;
+            }
+            None => {}
+        }
+        self.reserved.absorb(prepared.reservation);
+        self.command(command, request.reply_to);
+    }
+}
+
+/// Reads the row of a producer that is not resident.
+async fn producer_row(
+    store: Arc<dyn Store>,
+    log: LogId,
+    key: Option<ProducerKey>,
+) -> Result<Option<Row>, StoreError> {
+    let Some(key) = key else { return Ok(None) };
+    let row = row(&*store, log, key.row_key()).await?;
+    Ok(Some((key, row)))
+}

@@ -19,6 +19,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Names that the broker answers to besides addresses and `localhost`, such as that of a proxy in front of it.
     pub hosts: Vec<String>,
+    /// Everybody shows a token; without this, whoever reaches the broker may do everything.
+    pub auth: bool,
     /// The data folder; created when it does not exist.
     pub data: PathBuf,
     /// The broker sends a heartbeat after this time of silence.
@@ -53,6 +55,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8700)),
             hosts: Vec::new(),
+            auth: false,
             data: PathBuf::from("longwire-data"),
             heartbeat_ms: 15_000,
             idle_timeout_ms: 60_000,

@@ -10,8 +10,8 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{any, get};
 use http::header::{
-    CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
 };
 use http::uri::Authority;
 use http::{HeaderName, StatusCode};
@@ -23,6 +23,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::authorise::{Subject, authorise};
+use crate::auth::operation::Operation;
 use crate::connection::{ConnectionContext, serve};
 use crate::store::Health;
 use crate::transport::websocket::accept;
@@ -98,7 +100,12 @@ async fn ready(State(context): State<Arc<HttpContext>>) -> (StatusCode, String) 
     }
 }
 
-async fn metrics(State(context): State<Arc<HttpContext>>) -> Response {
+async fn metrics(State(context): State<Arc<HttpContext>>, request: Request) -> Response {
+    let principal = bearer(request.headers()).and_then(|token| context.connections.guard.admit(token, ""));
+    let allowed = principal.and_then(|who| authorise(&who, Operation::Metrics, Subject::Everything));
+    if let Err(error) = allowed {
+        return problem(&error);
+    }
     metrics::gauge!("longwire_sessions_live").set(context.connections.hub.live() as f64);
     let text = context.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default();
     let mut response = Response::new(Body::from(text));
@@ -162,6 +169,16 @@ fn check(headers: &HeaderMap) -> Result<(Encoding, HeaderValue), Error> {
     Ok((encoding, accept_key))
 }
 
+/// The token of a request (RFC 6750, section 2.1); empty without one.
+fn bearer(headers: &HeaderMap) -> Result<&str, Error> {
+    let Some(header) = headers.get(AUTHORIZATION) else { return Ok("") };
+    let token = header.to_str().ok().and_then(|header| header.split_once(' '));
+    match token {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
+        _ => Err(Error::new(ErrorCode::Unauthenticated, "send `Authorization: Bearer TOKEN`")),
+    }
+}
+
 /// Browsers tell where a page came from; a page of another origin must not reach a broker that trusts its network.
 fn check_origin(headers: &HeaderMap) -> Result<(), Error> {
     let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
@@ -201,6 +218,9 @@ fn problem(error: &Error) -> Response {
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     response
 }
 

@@ -18,6 +18,7 @@ pub mod inspect;
 pub mod life;
 pub mod listing;
 pub mod page;
+pub mod page_token;
 pub mod pattern_subscription;
 pub mod projections;
 mod ramp;

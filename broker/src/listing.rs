@@ -1,5 +1,7 @@
 //! Pages of the list of sessions: the conditions of a request, and the token that says where its next page begins.
 
+use std::sync::Arc;
+
 use longwire_core::term;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::{LIST_PAGE_DEFAULT, LIST_PAGE_MAX, SESSION_ID_BYTES_MAX};
@@ -9,6 +11,10 @@ use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::auth::authorise::authorise;
+use crate::auth::operation::Operation;
+use crate::auth::principal::Principal;
+use crate::page_token::{NoRandom, PageTokens};
 use crate::store::reconcile::retry_read;
 use crate::store::{ListPage, ListQuery, Store};
 use crate::store_error::to_error;
@@ -16,15 +22,13 @@ use crate::store_error::to_error;
 /// Pages of the store that one page looks at: a pattern that few sessions match gives short pages, not long waits.
 const STORE_PAGES_MAX: usize = 8;
 
-/// Digits of a page token before the session id: a hash of the conditions.
-const HASH_DIGITS: usize = 16;
-
 /// The conditions of a list, and where it goes on.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Listing {
     query: ListQuery,
     pattern: Option<Pattern>,
     hash: u64,
+    tokens: Arc<PageTokens>,
 }
 
 /// One page.
@@ -42,7 +46,7 @@ impl Listing {
     /// # Errors
     /// [`ErrorCode::InvalidPattern`], [`ErrorCode::InvalidArgument`], [`ErrorCode::InvalidSessionId`] or
     /// [`ErrorCode::PageMismatch`].
-    pub fn from_wire(list: wire::ListSessions) -> Result<Self, Error> {
+    pub fn from_wire(list: wire::ListSessions, tokens: Arc<PageTokens>) -> Result<Self, Error> {
         let wire::ListSessions { request: _, prefix, page, limit, pattern, labels, status, parent } = list;
         let hash = conditions_hash(&[&prefix, &pattern, &status, &parent], &labels);
         // A prefix may end within a segment, so it need not be an id.
@@ -66,42 +70,51 @@ impl Listing {
                 return Err(Error::new(ErrorCode::InvalidArgument, message).field("status"));
             }
         }
-        let after = (!page.is_empty()).then(|| after(&page, hash)).transpose()?;
+        let after = (!page.is_empty()).then(|| after(&tokens, &page, hash)).transpose()?;
         let limit = match usize::try_from(limit) {
             Ok(0) => LIST_PAGE_DEFAULT,
             Ok(limit) => limit.min(LIST_PAGE_MAX),
             Err(_) => LIST_PAGE_MAX,
         };
-        Ok(Self { query: ListQuery { prefix, after, terms, limit }, pattern, hash })
+        Ok(Self { query: ListQuery { prefix, after, terms, limit }, pattern, hash, tokens })
     }
 
-    /// Looks the page up.
+    /// Looks the page up, as somebody may see it.
     ///
     /// # Errors
     /// [`ErrorCode::DataCorrupt`] or [`ErrorCode::StorageUnavailable`].
-    pub async fn page(mut self, store: &dyn Store) -> Result<Page, Error> {
-        let pattern_prefix = self.pattern.as_ref().map_or("", Pattern::prefix);
-        if pattern_prefix.starts_with(&self.query.prefix) {
-            self.query.prefix = pattern_prefix.to_owned();
-        } else if !self.query.prefix.starts_with(pattern_prefix) {
-            return Ok(Page { found: ListPage::default(), next_page: String::new() });
+    pub async fn page(mut self, store: &dyn Store, principal: &Principal) -> Result<Page, Error> {
+        let pattern = self.pattern.take();
+        // Who is of one tenant does not wait for others to be passed over.
+        let narrower =
+            [pattern.as_ref().map_or("", Pattern::prefix), principal.tenant.as_deref().unwrap_or_default()];
+        for prefix in narrower {
+            if prefix.starts_with(&self.query.prefix) {
+                self.query.prefix = prefix.to_owned();
+            } else if !self.query.prefix.starts_with(prefix) {
+                return Ok(Page { found: ListPage::default(), next_page: String::new() });
+            }
         }
+        let shown = |session: &SessionId| {
+            pattern.as_ref().is_none_or(|pattern| pattern.matches(session))
+                && authorise(principal, Operation::List, session).is_ok()
+        };
         let limit = self.query.limit;
         let mut found = ListPage::default();
         for _ in 0..STORE_PAGES_MAX {
             self.query.limit = limit - found.sessions.len();
             let page =
                 retry_read(|| store.list(self.query.clone())).await.map_err(|error| to_error(&error))?;
-            let matching = |session: &SessionId| self.pattern.as_ref().is_none_or(|p| p.matches(session));
-            found.sessions.extend(page.sessions.into_iter().filter(|listed| matching(&listed.session)));
+            found.sessions.extend(page.sessions.into_iter().filter(|listed| shown(&listed.session)));
             found.more_after = page.more_after;
             if found.more_after.is_none() || found.sessions.len() >= limit {
                 break;
             }
             self.query.after.clone_from(&found.more_after);
         }
-        let token = |after: &SessionId| format!("{:016x}.{after}", self.hash);
-        let next_page = found.more_after.as_ref().map(token).unwrap_or_default();
+        let Some(after) = &found.more_after else { return Ok(Page { found, next_page: String::new() }) };
+        let no_token = || Error::new(ErrorCode::Internal, NoRandom.to_string());
+        let next_page = self.tokens.seal(self.hash, after).ok_or_else(no_token)?;
         Ok(Page { found, next_page })
     }
 }
@@ -116,47 +129,46 @@ fn conditions_hash(texts: &[&str], labels: &std::collections::BTreeMap<String, S
     xxh3_64(&bytes)
 }
 
-fn after(page: &str, hash: u64) -> Result<SessionId, Error> {
+fn after(tokens: &PageTokens, page: &str, hash: u64) -> Result<SessionId, Error> {
     let refuse = |message: &str| Error::new(ErrorCode::PageMismatch, message.to_owned()).field("page");
-    let malformed = || refuse("`page` is not the `next_page` of a list");
-    let (digits, session) = page.split_once('.').ok_or_else(malformed)?;
-    let of = u64::from_str_radix(digits, 16).map_err(|_| malformed())?;
-    if digits.len() != HASH_DIGITS {
-        return Err(malformed());
-    }
+    let unsealed = tokens.unseal(page);
+    let (of, session) = unsealed.ok_or_else(|| refuse("`page` is not the `next_page` of a list"))?;
     if of != hash {
         return Err(refuse("`page` is of a list with other conditions; begin again without it"));
     }
-    SessionId::parse(session).map_err(|_| malformed())
+    Ok(session)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::memory::MemoryStore;
 
-    fn list(prefix: &str, page: &str) -> Result<Listing, Error> {
-        Listing::from_wire(wire::ListSessions {
-            prefix: prefix.into(),
-            page: page.into(),
-            ..Default::default()
-        })
+    async fn tokens() -> Arc<PageTokens> {
+        Arc::new(PageTokens::open(&MemoryStore::new()).await.unwrap())
     }
 
-    #[test]
-    fn a_token_belongs_to_its_conditions() {
-        let token = format!("{:016x}.acme/7", list("acme/", "").unwrap().hash);
-        let next = list("acme/", &token).unwrap();
+    #[tokio::test]
+    async fn a_token_belongs_to_its_conditions() {
+        let tokens = tokens().await;
+        let list = |prefix: &str, page: &str| {
+            let list = wire::ListSessions { prefix: prefix.into(), page: page.into(), ..Default::default() };
+            Listing::from_wire(list, Arc::clone(&tokens)).map_err(|error| error.code)
+        };
+        let hash = list("acme/", "").ok().unwrap().hash;
+        let token = tokens.seal(hash, &SessionId::parse("acme/7").unwrap()).unwrap();
+        let next = list("acme/", &token).ok().unwrap();
         assert_eq!(next.query.after.unwrap().as_str(), "acme/7");
-        for (prefix, page) in
-            [("acme", token.as_str()), ("acme/", "x"), ("acme/", "zz.acme/7"), ("acme/", "0.acme/7")]
+        for (prefix, page) in [("acme", token.as_str()), ("acme/", "x"), ("acme/", &token[..token.len() - 4])]
         {
-            assert_eq!(list(prefix, page).unwrap_err().code, ErrorCode::PageMismatch, "{prefix} {page}");
+            assert_eq!(list(prefix, page).err(), Some(ErrorCode::PageMismatch), "{prefix} {page}");
         }
     }
 
-    #[test]
-    fn conditions_are_checked() {
-        let refused = |list: wire::ListSessions| Listing::from_wire(list).unwrap_err();
+    #[tokio::test]
+    async fn conditions_are_checked() {
+        let tokens = tokens().await;
+        let refused = |list: wire::ListSessions| Listing::from_wire(list, Arc::clone(&tokens)).err().unwrap();
         let error = refused(wire::ListSessions { status: "busy".into(), ..Default::default() });
         assert_eq!((error.code, error.field), (ErrorCode::InvalidArgument, "status"));
         let error = refused(wire::ListSessions { pattern: "a/b*".into(), ..Default::default() });

@@ -21,6 +21,9 @@ use longwire_proto::wire::server_frame::Frame;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::auth::authorise::authorise;
+use crate::auth::guard::Whoever;
+use crate::auth::operation::Operation;
 use crate::cursor::{CursorName, positions};
 use crate::filter::Filter;
 use crate::ramp::Ramp;
@@ -62,6 +65,18 @@ pub struct PatternWish {
     pub from: PatternFrom,
     /// Which records; `None` for all.
     pub filter: Option<Filter>,
+    /// Whose subscription it is: it shows what they may see at any time.
+    pub whoever: Whoever,
+}
+
+impl PatternWish {
+    fn wants(&self, session: &SessionId) -> bool {
+        self.pattern.matches(session) && self.allows(session).is_ok()
+    }
+
+    fn allows(&self, session: &SessionId) -> Result<(), Error> {
+        authorise(&self.whoever.borrow(), Operation::SubscribePattern, session)
+    }
 }
 
 #[derive(Clone)]
@@ -143,7 +158,7 @@ impl PatternSubscription {
         loop {
             let page = retry_read(|| store.list(query.clone())).await.map_err(|error| to_error(&error))?;
             for listed in page.sessions {
-                if !self.wish.pattern.matches(&listed.session) {
+                if !self.wish.wants(&listed.session) {
                     continue;
                 }
                 let from = match &self.wish.from {
@@ -258,6 +273,10 @@ impl PatternSubscription {
             return Some(Event::Ended { epoch: 0, next: 0, error: to_error(error) });
         }
         self.dequeue(log);
+        // Looked at after the reading: nothing is shown that may not be seen by now.
+        if let Err(error) = self.wish.allows(&session) {
+            return self.left(log, error);
+        }
         let chunk = match read {
             Ok(chunk) if !chunk.records.is_empty() || chunk.from > next => chunk,
             Ok(_) => {
@@ -367,12 +386,18 @@ impl PatternSubscription {
                 }
                 return Ok(());
             }
+            if let Err(error) = self.wish.allows(&followed.session) {
+                if let Some(Event::Frame(frame)) = self.left(log, error) {
+                    self.news.push_back(*frame);
+                }
+                return Ok(());
+            }
             followed.end = followed.end.max(end);
             followed.lineage = lineage;
             self.enqueue(log);
             return Ok(());
         }
-        if deleted || session.is_reserved() || !self.wish.pattern.matches(&session) {
+        if deleted || session.is_reserved() || !self.wish.wants(&session) {
             return Ok(());
         }
         let followed = Followed { session, lineage, next: start, end, queued: false };

@@ -22,16 +22,21 @@ use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
 use crate::ageing::Ageing;
+use crate::auth::guard::{Guard, GuardError};
+use crate::auth::signing_keys::{SigningKeys, SigningKeysError};
 use crate::backup::Expiry;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connection::{ConnectionContext, ConnectionTimes};
 use crate::http::{HttpContext, SocketPermit, router};
 use crate::hub::Hub;
+use crate::page_token::{NoRandom, PageTokens};
 use crate::scheduler::{Scheduler, last_known_ms, write_clock};
 use crate::scrub::Scrub;
 use crate::store::{Store, StoreError};
 
+/// The file of the broker's own keys, in the data folder.
+pub const SIGNING_KEYS_FILE: &str = "signing-keys.json";
 /// How long a peer may take over the headers of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Streams of one HTTP/2 connection: health checks and metrics need few.
@@ -54,6 +59,15 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
+    /// The signing keys.
+    #[error(transparent)]
+    SigningKeys(#[from] SigningKeysError),
+    /// Who is let in.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// No key can be made.
+    #[error(transparent)]
+    NoRandom(#[from] NoRandom),
     /// The store cannot be read.
     #[error("the store cannot be read: {0}; `longwire store check` tells more")]
     Store(StoreError),
@@ -135,6 +149,9 @@ impl Server {
         let address = listener.local_addr().map_err(refuse)?;
         let clock = Clock::start();
         let ageing = ageing(&*store, clock, config.trust_clock).await?;
+        let signing = SigningKeys::load_or_make(&config.data.join(SIGNING_KEYS_FILE))?;
+        let guard = Guard::open(Arc::clone(&store), clock, signing, Vec::new(), !config.auth).await?;
+        let page_tokens = PageTokens::open(&*store).await?;
         let hub = Hub::new(store, clock, ageing, Config::time(config.session_idle_ms));
         let (drain, draining) = watch::channel(None);
         let times = ConnectionTimes {
@@ -144,6 +161,8 @@ impl Server {
         };
         let connections = Arc::new(ConnectionContext {
             hub: Arc::clone(&hub),
+            guard: Arc::new(guard),
+            page_tokens: Arc::new(page_tokens),
             clock,
             times,
             backups: config.backups.clone(),

@@ -196,6 +196,12 @@ impl Subscription {
         self.progress.end
     }
 
+    /// The offset of the next record that it delivers.
+    #[must_use]
+    pub fn next_offset(&self) -> u64 {
+        self.next
+    }
+
     /// Delivers only what passes; every delivery still covers all offsets of its range.
     #[must_use]
     pub fn with_filter(mut self, filter: Option<Filter>) -> Self {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use longwire_broker::ageing::Ageing;
+use longwire_broker::auth::principal::Principal;
 use longwire_broker::clock::Clock;
 use longwire_broker::hub::Hub;
 use longwire_broker::pattern_subscription::{PatternFrom, PatternSubscription, PatternWish};
@@ -67,7 +68,7 @@ async fn ask(hub: &Arc<Hub>, session: &SessionId, command: Command) -> Result<Re
 
 fn publish(name: &str, sequence: u64) -> Command {
     Command::Publish {
-        sender: Sender { principal: "ada".into(), device: String::new() },
+        sender: Sender { principal: "ada".into(), ..Sender::default() },
         producer: Some(ProducerRef { id: name.into(), epoch: 0, sequence }),
         if_end: None,
         records: vec![record(&format!("{name}-{sequence}"))],
@@ -247,6 +248,7 @@ async fn a_pattern_reads_on_when_reads_fail_and_hints_are_missed() {
         pattern: "s/*".parse().unwrap(),
         from: PatternFrom::End,
         filter: None,
+        whoever: watch::Sender::new(Arc::new(Principal::anonymous())).subscribe(),
     };
     let mut pattern = PatternSubscription::open(Arc::clone(&store), wish).await.unwrap();
     let hub = Hub::new(store, Clock::start(), Ageing::default(), Duration::from_secs(60));
@@ -299,7 +301,7 @@ async fn the_retention_does_not_give_up() {
     for session in &sessions {
         let retention = Retention { age_ms: Some(EXPIRY_MS_MIN as u64), ..Retention::default() };
         let create = || Command::Create {
-            sender: Sender { principal: "ada".into(), device: String::new() },
+            sender: Sender { principal: "ada".into(), ..Sender::default() },
             meta: Box::new(Meta { retention, ..Meta::default() }),
             update: true,
         };
@@ -354,7 +356,7 @@ async fn everybody_is_answered_when_a_trim_fails() {
                 while !*is_trimmed.borrow() {
                     // Producers are forgotten with their last record.
                     let publish = Command::Publish {
-                        sender: Sender { principal: format!("w{writer}"), device: String::new() },
+                        sender: Sender { principal: format!("w{writer}"), ..Sender::default() },
                         producer: None,
                         if_end: None,
                         records: vec![record("x")],

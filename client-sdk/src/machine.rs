@@ -217,6 +217,7 @@ impl Machine {
             device: self.config.device.clone(),
             client: self.config.client.clone(),
             features: Vec::new(),
+            token: String::new(),
         };
         self.send(now, ClientFrame::Hello(hello));
     }
@@ -297,7 +298,7 @@ impl Machine {
                 self.welcome(welcome);
                 Ok(())
             }
-            ServerFrame::Pong(_) => Ok(()),
+            ServerFrame::Pong(_) | ServerFrame::Authenticated(_) | ServerFrame::Shared(_) => Ok(()),
             ServerFrame::Published(published) => {
                 if let Some(Awaited::Publish(session, entry)) = self.awaited.remove(&published.request) {
                     self.outbox.published(now, &session, entry, &published);

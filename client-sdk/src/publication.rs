@@ -176,6 +176,7 @@ impl EncodedBatch {
             records,
             producer: None,
             if_end,
+            act_as: String::new(),
         };
         let batch = Self(Bytes::from(publish.encode_to_vec()));
         batch.check_frame(encoding)?;

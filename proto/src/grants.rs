@@ -56,6 +56,13 @@ impl Grants {
         Self::new((1..).zip(texts).map(parse).collect::<Result<_, _>>()?)
     }
 
+    /// Every right to every session.
+    #[must_use]
+    pub fn everything() -> Self {
+        let grant = "**".parse().ok().and_then(|pattern| Grant::new(pattern, Rights::ALL).ok());
+        Self(grant.into_iter().collect())
+    }
+
     /// The grants.
     #[must_use]
     pub fn as_slice(&self) -> &[Grant] {

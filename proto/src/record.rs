@@ -72,6 +72,8 @@ pub struct Sender {
     pub principal: String,
     /// Which of its endpoints; empty when it did not say.
     pub device: String,
+    /// Who acts in the name of the principal; empty when that is who acts.
+    pub via: String,
 }
 
 /// One publish of a producer.
@@ -321,6 +323,7 @@ pub fn seal(stamp: &Stamp, records: &[Bytes]) -> Vec<Bytes> {
     let mut inner = Vec::new();
     put_text(&mut inner, 1, &stamp.sender.principal);
     put_text(&mut inner, 2, &stamp.sender.device);
+    put_text(&mut inner, 3, &stamp.sender.via);
     put_bytes(&mut prefix, field::SENDER, &inner);
     if let Some(producer) = &stamp.producer {
         inner.clear();
@@ -489,7 +492,7 @@ mod tests {
     fn stamp() -> Stamp {
         Stamp {
             time_ms: 1_700_000_000_123,
-            sender: Sender { principal: "ada".into(), device: "phone".into() },
+            sender: Sender { principal: "ada".into(), device: "phone".into(), via: "bridge".into() },
             producer: Some(ProducerRef { id: "p1".into(), epoch: 2, sequence: 7 }),
         }
     }
@@ -528,7 +531,7 @@ mod tests {
         assert!(taken.starts_with(&client));
         let importer = Stamp {
             time_ms: 9,
-            sender: Sender { principal: "eve".into(), device: String::new() },
+            sender: Sender { principal: "eve".into(), ..Sender::default() },
             producer: None,
         };
         let sealed = seal(&importer, &[taken]).remove(0);

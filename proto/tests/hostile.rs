@@ -229,7 +229,7 @@ fn server_frames_are_decoded_or_refused() {
 fn a_record_that_passes_the_check_can_be_sealed_read_and_delivered_in_every_encoding() {
     let mut rng = Rng::new(0xbeef);
     let valid = record().encode_to_vec();
-    let sender = Sender { principal: "ada".into(), device: String::new() };
+    let sender = Sender { principal: "ada".into(), ..Sender::default() };
     let stamp = Stamp { time_ms: 5, sender, producer: None };
     let (mut passed, mut refused) = (0, 0);
     for _ in 0..INPUTS {

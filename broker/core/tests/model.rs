@@ -77,7 +77,7 @@ fn record(text: &str) -> Bytes {
 }
 
 fn sender() -> Sender {
-    Sender { principal: "ada".into(), device: String::new() }
+    Sender { principal: "ada".into(), ..Sender::default() }
 }
 
 /// A command as the generator makes it, small enough to collide often.

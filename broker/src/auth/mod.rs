@@ -1,9 +1,10 @@
-//! Who may do what: tokens become principals, and one function decides. Nothing here reads a clock, a socket or the store;
-//! only [`signing_keys`] touches a file.
+//! Who may do what: tokens become principals, and one function decides. Nothing here reads a clock or a socket; only
+//! [`guard`] knows the time and the store, and only [`signing_keys`] touches a file.
 
 pub mod algorithm;
 pub mod authorise;
 pub mod claims;
+pub mod guard;
 mod header;
 pub mod issuer;
 mod jwk;

@@ -59,6 +59,10 @@ operations! {
     DescribeCursor;
     /// Do something in the name of somebody else.
     ActAs;
+    /// Make a token for somebody else.
+    Share;
+    /// Let any token be accepted no longer.
+    RevokeToken;
     /// Write a backup of every session.
     BackUp;
     /// See what the broker measures, of every session.
@@ -91,8 +95,9 @@ impl Operation {
             Self::Update => (Reach::Session, create | Right::Manage),
             // It brings records in.
             Self::Import => (Reach::Session, create | Right::Publish),
-            Self::Close | Self::Delete | Self::Trim | Self::Erase | Self::ActAs => (Reach::Session, manage),
-            Self::BackUp | Self::Metrics => (Reach::Everything, manage),
+            Self::Close | Self::Delete | Self::Trim | Self::Erase => (Reach::Session, manage),
+            Self::ActAs | Self::Share => (Reach::Session, manage),
+            Self::RevokeToken | Self::BackUp | Self::Metrics => (Reach::Everything, manage),
         }
     }
 
@@ -116,8 +121,9 @@ mod tests {
     fn operations(frame: &Frame) -> &'static [Op] {
         match frame {
             // They are about the connection itself, or about what was allowed to it before.
-            Frame::Hello(_) | Frame::Ping(_) | Frame::Unsubscribe(_) | Frame::Credit(_) => &[],
-            Frame::Publish(_) => &[Op::Publish],
+            Frame::Hello(_) | Frame::Ping(_) | Frame::Authenticate(_) => &[],
+            Frame::Unsubscribe(_) | Frame::Credit(_) => &[],
+            Frame::Publish(_) => &[Op::Publish, Op::ActAs],
             Frame::Subscribe(_) => {
                 &[Op::SubscribeLive, Op::SubscribeReplay, Op::SubscribePattern, Op::DescribeCursor]
             }
@@ -134,6 +140,8 @@ mod tests {
             Frame::CommitCursor(_) => &[Op::CommitCursor],
             Frame::DescribeCursor(_) => &[Op::DescribeCursor],
             Frame::BackUp(_) => &[Op::BackUp],
+            Frame::ShareSession(_) => &[Op::Share],
+            Frame::RevokeToken(_) => &[Op::RevokeToken],
         }
     }
 
@@ -159,9 +167,12 @@ mod tests {
             Frame::CommitCursor(Default::default()),
             Frame::DescribeCursor(Default::default()),
             Frame::BackUp(Default::default()),
+            Frame::Authenticate(Default::default()),
+            Frame::ShareSession(Default::default()),
+            Frame::RevokeToken(Default::default()),
         ];
-        // What is asked by HTTP, and what no frame has a field for yet.
-        let beside = [Op::Metrics, Op::ActAs];
+        // What is asked by HTTP.
+        let beside = [Op::Metrics];
         for operation in Op::ALL {
             let asked = frames.iter().any(|frame| operations(frame).contains(operation));
             assert!(asked || beside.contains(operation), "{operation:?}");

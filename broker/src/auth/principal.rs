@@ -4,8 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::grant::Grant;
 use longwire_proto::grants::Grants;
 use longwire_proto::limits::PRINCIPAL_BYTES_MAX;
+use longwire_proto::position::COUNTER_MAX;
+use longwire_proto::right::Right;
 use longwire_proto::session_id::SessionId;
 
 use crate::auth::authorise::authorise;
@@ -83,9 +86,38 @@ pub struct Principal {
     pub token: Option<TokenId>,
     /// Who vouches for it.
     pub issuer: String,
+    /// The key that its token is signed with; empty for somebody who needs none.
+    pub signed_by: String,
 }
 
 impl Principal {
+    /// Somebody without a token, where that is enough for everything.
+    #[must_use]
+    pub fn anonymous() -> Self {
+        Self {
+            id: ANONYMOUS.to_owned(),
+            kind: Kind::Service,
+            device: None,
+            via: None,
+            tenant: None,
+            grants: Grants::everything(),
+            expires_ms: COUNTER_MAX,
+            token: None,
+            issuer: String::new(),
+            signed_by: String::new(),
+        }
+    }
+
+    /// Whether it manages everything that these grants are about.
+    #[must_use]
+    pub fn manages(&self, grants: &Grants) -> bool {
+        let managed = |narrow: &Grant| {
+            let mut own = self.grants.as_slice().iter();
+            own.any(|wide| wide.rights().contains(Right::Manage) && wide.is_wider(narrow))
+        };
+        grants.as_slice().iter().all(managed)
+    }
+
     /// Refuses somebody whose token has expired.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ pub(super) fn principal(grants: &[&str]) -> Principal {
         expires_ms: NOW_MS + 3_600_000,
         token: Some(TokenId::new(ISSUER, "t-1").unwrap()),
         issuer: ISSUER.into(),
+        signed_by: "k-1".into(),
     }
 }
 

@@ -157,6 +157,12 @@ impl Verifier {
         self.keys.put(issuer, keys);
     }
 
+    /// Whether tokens that are signed with this key are still accepted.
+    #[must_use]
+    pub fn has_key(&self, issuer: &str, id: &str) -> bool {
+        self.keys.get(issuer, id).is_some()
+    }
+
     /// Who shows a token. Until the signature was verified the token says nothing but which key to try: not even its issuer
     /// is believed.
     ///
@@ -176,7 +182,7 @@ impl Verifier {
         let claims: Claims = json(payload).ok_or(InvalidToken::Claims)?;
         let issuer =
             signers.into_iter().find(|issuer| issuer.name() == claims.iss).ok_or(InvalidToken::Issuer)?;
-        principal(issuer, claims, now_ms)
+        principal(issuer, header.key, claims, now_ms)
     }
 
     /// The issuers whose key signed this. There is more than one only when they have the same key.
@@ -202,7 +208,12 @@ impl Verifier {
 }
 
 /// Who it is whom an issuer says this of.
-fn principal(issuer: &Issuer, claims: Claims, now_ms: u64) -> Result<Principal, InvalidToken> {
+fn principal(
+    issuer: &Issuer,
+    signed_by: String,
+    claims: Claims,
+    now_ms: u64,
+) -> Result<Principal, InvalidToken> {
     let Claims { iss: _, sub, aud, exp, nbf, iat: _, jti, kind, grants, device } = claims;
     if !aud.has(issuer.audience()) {
         return Err(InvalidToken::Audience);
@@ -230,7 +241,7 @@ fn principal(issuer: &Issuer, claims: Claims, now_ms: u64) -> Result<Principal, 
     let tenant = grants.tenant().map(str::to_owned);
     let kind = kind.parse()?;
     let issuer = issuer.name().to_owned();
-    Ok(Principal { id, kind, device, via: None, tenant, grants, expires_ms, token, issuer })
+    Ok(Principal { id, kind, device, via: None, tenant, grants, expires_ms, token, issuer, signed_by })
 }
 
 /// What a part of a token has, when it is base64url of JSON. What was wrong is not said: it would repeat what is there.

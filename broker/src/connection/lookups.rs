@@ -10,9 +10,11 @@ use longwire_proto::session_id::SessionId;
 use longwire_proto::wire::server_frame::Frame;
 use longwire_proto::{raw, wire};
 
+use crate::auth::authorise::Subject;
+use crate::auth::operation::Operation;
 use crate::backup;
 use crate::connection::reply::{described, refused, session_list};
-use crate::connection::{Connection, End, read, request};
+use crate::connection::{Connection, End, read};
 use crate::cursor::{self, CursorName};
 use crate::life::{erase, fork, import, progress};
 use crate::listing::Listing;
@@ -24,10 +26,11 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     async fn look_up(
         &mut self,
         request: u64,
+        asks: Operation,
         session: &str,
         answer: impl FnOnce(SessionId) -> Answering,
     ) -> Result<(), End> {
-        match request::session_id(session) {
+        match self.access.session(asks, session) {
             Ok(session) => {
                 self.answer_later(request, answer(session));
                 Ok(())
@@ -36,7 +39,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         }
     }
 
-    fn answer_later(&mut self, request: u64, answering: Answering) {
+    pub(super) fn answer_later(&mut self, request: u64, answering: Answering) {
         let encoding = self.encoding;
         self.lookups.push(Box::pin(async move {
             let frame = answering.await.unwrap_or_else(|error| refused(request, 0, &error));
@@ -46,13 +49,13 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
 
     pub(super) async fn list(&mut self, list: wire::ListSessions) -> Result<(), End> {
         let request = list.request;
-        let store = Arc::clone(self.context.hub.store());
-        match Listing::from_wire(list) {
+        let (store, principal) = (Arc::clone(self.context.hub.store()), self.access.principal());
+        match Listing::from_wire(list, Arc::clone(&self.context.page_tokens)) {
             Ok(listing) => {
                 self.answer_later(
                     request,
                     boxed(async move {
-                        let page = listing.page(&*store).await?;
+                        let page = listing.page(&*store, &principal).await?;
                         Ok(session_list(request, &page))
                     }),
                 );
@@ -64,7 +67,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
 
     pub(super) async fn read(&mut self, read: wire::Read) -> Result<(), End> {
         let request = read.request;
-        let session = match request::session_id(&read.session) {
+        let session = match self.access.session(Operation::Read, &read.session) {
             Ok(session) => session,
             Err(error) => return self.feed(refused(request, 0, &error)).await,
         };
@@ -81,8 +84,8 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
 
     pub(super) async fn erase(&mut self, erase: wire::EraseRecords) -> Result<(), End> {
         let (request, name) = (erase.request, erase.session.clone());
-        let (hub, sender, clock) = (Arc::clone(&self.context.hub), self.sender.clone(), self.context.clock);
-        self.look_up(request, &name, |session| {
+        let (hub, sender, clock) = (Arc::clone(&self.context.hub), self.access.sender(), self.context.clock);
+        self.look_up(request, Operation::Erase, &name, |session| {
             boxed(async move {
                 let records = erase::erase(&hub, sender, &session, erase).await?;
                 let gone_by_ms = clock.now_ms() + hub.store().capabilities().erased_within_ms;
@@ -94,8 +97,11 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
 
     pub(super) async fn fork(&mut self, fork: wire::ForkSession) -> Result<(), End> {
         let (request, name) = (fork.request, fork.session.clone());
-        let (hub, sender) = (Arc::clone(&self.context.hub), self.sender.clone());
-        self.look_up(request, &name, |session| {
+        if let Err(error) = self.access.session(Operation::ForkFrom, &fork.from_session) {
+            return self.feed(refused(request, 0, &error)).await;
+        }
+        let (hub, sender) = (Arc::clone(&self.context.hub), self.access.sender());
+        self.look_up(request, Operation::ForkInto, &name, |session| {
             boxed(async move {
                 let description = fork::fork(&hub, sender, &session, fork).await?;
                 Ok(description_frame(request, &session, description))
@@ -106,8 +112,8 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
 
     pub(super) async fn import(&mut self, import: raw::ImportRecords) -> Result<(), End> {
         let (request, name) = (import.request, import.session.clone());
-        let (hub, sender) = (Arc::clone(&self.context.hub), self.sender.clone());
-        self.look_up(request, &name, |session| {
+        let (hub, sender) = (Arc::clone(&self.context.hub), self.access.sender());
+        self.look_up(request, Operation::Import, &name, |session| {
             boxed(async move {
                 let import::Step { next, finished } = import::step(&hub, sender, &session, import).await?;
                 let session = finished.map(|description| described(&session, description));
@@ -119,8 +125,8 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
 
     pub(super) async fn commit_cursor(&mut self, commit: wire::CommitCursor) -> Result<(), End> {
         let wire::CommitCursor { request, session, cursor, position } = commit;
-        let (hub, principal) = (Arc::clone(&self.context.hub), self.sender.principal.clone());
-        self.look_up(request, &session, |session| {
+        let (hub, principal) = (Arc::clone(&self.context.hub), self.access.sender().principal);
+        self.look_up(request, Operation::CommitCursor, &session, |session| {
             boxed(async move {
                 let cursor = CursorName::new(&principal, &cursor)?;
                 cursor::commit(&hub, &cursor, &session, &position).await?;
@@ -132,8 +138,8 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
 
     pub(super) async fn describe_cursor(&mut self, describe: wire::DescribeCursor) -> Result<(), End> {
         let wire::DescribeCursor { request, session, cursor } = describe;
-        let (hub, principal) = (Arc::clone(&self.context.hub), self.sender.principal.clone());
-        self.look_up(request, &session, |session| {
+        let (hub, principal) = (Arc::clone(&self.context.hub), self.access.sender().principal);
+        self.look_up(request, Operation::DescribeCursor, &session, |session| {
             boxed(async move {
                 let cursor = CursorName::new(&principal, &cursor)?;
                 let log = progress(&hub, &session).await?.log;
@@ -147,6 +153,9 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
 
     pub(super) async fn back_up(&mut self, back_up: wire::BackUp) -> Result<(), End> {
         let wire::BackUp { request, name } = back_up;
+        if let Err(error) = self.access.authorise(Operation::BackUp, Subject::Everything) {
+            return self.feed(refused(request, 0, &error)).await;
+        }
         let (hub, folder) = (Arc::clone(&self.context.hub), self.context.backups.clone());
         self.answer_later(
             request,
@@ -162,9 +171,9 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
 }
 
 /// What becomes the answer to a request.
-type Answering = std::pin::Pin<Box<dyn Future<Output = Result<Frame, Error>> + Send>>;
+pub(super) type Answering = std::pin::Pin<Box<dyn Future<Output = Result<Frame, Error>> + Send>>;
 
-fn boxed(future: impl Future<Output = Result<Frame, Error>> + Send + 'static) -> Answering {
+pub(super) fn boxed(future: impl Future<Output = Result<Frame, Error>> + Send + 'static) -> Answering {
     Box::pin(future)
 }
 

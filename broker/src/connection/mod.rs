@@ -3,11 +3,13 @@
 //! One task owns it. It reads a frame only while it has room for the answer, and waits for a slow client with nothing but
 //! cursors: what the client has not taken stays in the store.
 
+mod access;
 mod lookups;
 mod read;
 mod reply;
 mod request;
 mod subscriptions;
+mod tokens;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -27,7 +29,6 @@ use longwire_proto::limits::{
 };
 use longwire_proto::meta::check_length;
 use longwire_proto::raw::client_frame::Frame as ClientFrame;
-use longwire_proto::record::Sender;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::short_id::check_short_id;
 use longwire_proto::wire;
@@ -35,10 +36,14 @@ use longwire_proto::wire::server_frame::Frame as ServerFrame;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use crate::auth::guard::Guard;
+use crate::auth::operation::Operation as Asks;
 use crate::clock::Clock;
+use crate::connection::access::Access;
 use crate::connection::reply::{Asked, answer, refused};
 use crate::connection::subscriptions::{SubscriptionEvent, Subscriptions};
 use crate::hub::Hub;
+use crate::page_token::PageTokens;
 use crate::request::{Answer, Operation, ReplyTo, Request};
 use crate::subscription::Event as Delivered;
 use crate::transport::{FrameSink, FrameSource, Gone, LinkEnd};
@@ -49,9 +54,6 @@ const FLUSH_BYTES: usize = 256 << 10;
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Subscriptions in one subscribe frame, so that its answers are bounded.
 const SUBSCRIBE_MAX: usize = SUBSCRIPTIONS_MAX;
-
-/// Who connects while there is no authentication.
-const ANONYMOUS: &str = "anonymous";
 
 /// Times of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +73,10 @@ pub type DrainReceiver = watch::Receiver<Option<Duration>>;
 pub struct ConnectionContext {
     /// The directory of sessions.
     pub hub: Arc<Hub>,
+    /// Who is let in.
+    pub guard: Arc<Guard>,
+    /// Tokens of pages of lists.
+    pub page_tokens: Arc<PageTokens>,
     /// Record times.
     pub clock: Clock,
     /// Times of a connection.
@@ -114,6 +120,7 @@ enum Event {
     LookedUp(Bytes),
     Subscription(SubscriptionEvent),
     Heartbeat,
+    AccessDue,
     Idle,
 }
 
@@ -123,7 +130,7 @@ struct Connection<R, W> {
     source: R,
     sink: W,
     drain: DrainReceiver,
-    sender: Sender,
+    access: Access,
     answers: mpsc::Sender<Answer>,
     answered: mpsc::Receiver<Answer>,
     asked: HashMap<u64, Asked>,
@@ -149,9 +156,10 @@ pub async fn serve<R: FrameSource, W: FrameSink>(
     let number = context.connections.fetch_add(1, Ordering::Relaxed);
     metrics::gauge!("longwire_connections").increment(1.0);
     let end = match hello(&context, encoding, &mut source).await {
-        Ok(sender) => {
-            tracing::debug!(connection = number, device = sender.device, "connected");
-            let mut connection = Connection::new(context, encoding, source, sink, sender);
+        Ok(access) => {
+            let principal = access.principal();
+            tracing::debug!(connection = number, principal = principal.id, "connected");
+            let mut connection = Connection::new(context, encoding, source, sink, access);
             let end = connection.run(number).await;
             sink = connection.sink;
             end
@@ -177,7 +185,7 @@ async fn hello<R: FrameSource>(
     context: &ConnectionContext,
     encoding: Encoding,
     source: &mut R,
-) -> Result<Sender, End> {
+) -> Result<Access, End> {
     let due = Instant::now() + context.times.handshake_timeout;
     let late = || {
         let message = format!("no hello came within {} ms", context.times.handshake_timeout.as_millis());
@@ -190,7 +198,9 @@ async fn hello<R: FrameSource>(
         return Err(End::Goodbye(error.into()));
     };
     check_hello(&hello).map_err(|error| End::Goodbye(error.into()))?;
-    Ok(Sender { principal: ANONYMOUS.to_owned(), device: hello.device })
+    let admitted = context.guard.admit(&hello.token, &hello.device);
+    let principal = admitted.map_err(|error| End::Goodbye(error.into()))?;
+    Ok(Access::new(Arc::clone(&context.guard), principal, hello.device))
 }
 
 fn check_hello(hello: &wire::Hello) -> Result<(), Error> {
@@ -209,8 +219,8 @@ fn link_end(end: LinkEnd) -> End {
 }
 
 impl<R: FrameSource, W: FrameSink> Connection<R, W> {
-    fn new(context: Arc<ConnectionContext>, encoding: Encoding, source: R, sink: W, sender: Sender) -> Self {
-        let principal = sender.principal.clone();
+    fn new(context: Arc<ConnectionContext>, encoding: Encoding, source: R, sink: W, access: Access) -> Self {
+        let subscriptions = Subscriptions::new(Arc::clone(&context.hub), access.whoever(), encoding);
         let (answers, answered) = mpsc::channel(REQUESTS_MAX);
         let now = Instant::now();
         Self {
@@ -218,14 +228,14 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             source,
             sink,
             drain: context.drain.clone(),
-            sender,
+            access,
             answers,
             answered,
             asked: HashMap::new(),
             next_request: 0,
             passing: None,
             lookups: FuturesUnordered::new(),
-            subscriptions: Subscriptions::new(Arc::clone(&context.hub), principal, encoding),
+            subscriptions,
             fed_bytes: 0,
             received_at: now,
             sent_at: now,
@@ -242,7 +252,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     }
 
     async fn exchange(&mut self, number: u64) -> Result<Goodbye, End> {
-        self.feed(welcome(&self.context, &self.sender, number)).await?;
+        self.feed(welcome(&self.context, &self.access, number)).await?;
         loop {
             self.flush().await?;
             let mut event = self.event().await;
@@ -272,6 +282,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             passed = pass(&mut self.passing), if self.passing.is_some() => Event::Passed(passed),
             Some(frame) = self.lookups.next(), if !self.lookups.is_empty() => Event::LookedUp(frame),
             event = self.subscriptions.next() => Event::Subscription(event),
+            () = self.access.is_due() => Event::AccessDue,
             () = sleep_until(self.heartbeat_at) => Event::Heartbeat,
             () = sleep_until(idle_at), if reads => Event::Idle,
         }
@@ -296,6 +307,11 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             }
             Event::LookedUp(frame) => self.feed_bytes(frame).await?,
             Event::Subscription(event) => self.subscription(event).await?,
+            Event::AccessDue => {
+                if let Err(error) = self.access.check() {
+                    return Ok(Some(error.into()));
+                }
+            }
             Event::Heartbeat => self.heartbeat().await?,
             Event::Idle => {
                 let message = format!("no frame came for {} ms", self.context.times.idle_timeout.as_millis());
@@ -332,30 +348,34 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 self.feed(ServerFrame::Pong(pong)).await?;
             }
             ClientFrame::Publish(publish) => {
-                let (number, session) = (publish.request, request::session_id(&publish.session));
-                let command = request::publish(self.sender.clone(), publish);
+                let (number, session) =
+                    (publish.request, self.access.session(Asks::Publish, &publish.session));
+                let sender = session.as_ref().ok().map(|id| self.access.publisher(&publish.act_as, id));
+                let command = sender.unwrap_or_else(|| Ok(self.access.sender()));
+                let command = command.and_then(|sender| request::publish(sender, publish));
                 self.ask(number, session, command.map(Operation::Command)).await?;
             }
             ClientFrame::DescribeSession(describe) => {
-                let session = request::session_id(&describe.session);
+                let session = self.access.session(Asks::Describe, &describe.session);
                 self.ask(describe.request, session, Ok(Operation::Command(Command::Describe))).await?;
             }
             ClientFrame::CreateSession(create) => {
-                let (number, session) = (create.request, request::session_id(&create.session));
-                let command = request::create(self.sender.clone(), create);
+                let asks = if create.update { Asks::Update } else { Asks::Create };
+                let (number, session) = (create.request, self.access.session(asks, &create.session));
+                let command = request::create(self.access.sender(), create);
                 self.ask(number, session, command.map(Operation::Command)).await?;
             }
             ClientFrame::CloseSession(close) => {
-                let (number, session) = (close.request, request::session_id(&close.session));
-                let command = request::close(self.sender.clone(), close);
+                let (number, session) = (close.request, self.access.session(Asks::Close, &close.session));
+                let command = request::close(self.access.sender(), close);
                 self.ask(number, session, command.map(Operation::Command)).await?;
             }
             ClientFrame::DeleteSession(delete) => {
-                let session = request::session_id(&delete.session);
+                let session = self.access.session(Asks::Delete, &delete.session);
                 self.ask(delete.request, session, Ok(Operation::Delete)).await?;
             }
             ClientFrame::TrimSession(trim) => {
-                let session = request::session_id(&trim.session);
+                let session = self.access.session(Asks::Trim, &trim.session);
                 let before = request::position("before", &trim.before);
                 self.ask(trim.request, session, before.map(Operation::Trim)).await?;
             }
@@ -367,6 +387,9 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             ClientFrame::CommitCursor(commit) => self.commit_cursor(commit).await?,
             ClientFrame::DescribeCursor(describe) => self.describe_cursor(describe).await?,
             ClientFrame::BackUp(back_up) => self.back_up(back_up).await?,
+            ClientFrame::Authenticate(authenticate) => self.authenticate(authenticate).await?,
+            ClientFrame::ShareSession(share) => self.share(share).await?,
+            ClientFrame::RevokeToken(revoke) => self.revoke(revoke),
             ClientFrame::Subscribe(subscribe) => self.subscribe(subscribe).await?,
             ClientFrame::Unsubscribe(unsubscribe) => {
                 let wire::Unsubscribe { request, subscription } = unsubscribe;
@@ -428,10 +451,11 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 }
                 continue;
             }
-            let opened = request::session_id(&subscription.session).and_then(|session| {
-                let after_requests = self.asked.values().any(|asked| asked.session == session);
-                self.subscriptions.open(request, session, subscription, after_requests)
-            });
+            let opened =
+                self.access.session(Asks::SubscribeReplay, &subscription.session).and_then(|session| {
+                    let after_requests = self.asked.values().any(|asked| asked.session == session);
+                    self.subscriptions.open(request, session, subscription, after_requests)
+                });
             if let Err(error) = opened {
                 self.feed(refused(request, number, &error)).await?;
             }
@@ -509,12 +533,13 @@ async fn pass(
     }
 }
 
-fn welcome(context: &ConnectionContext, sender: &Sender, number: u64) -> ServerFrame {
+fn welcome(context: &ConnectionContext, access: &Access, number: u64) -> ServerFrame {
+    let principal = access.principal();
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     ServerFrame::Welcome(wire::Welcome {
         broker: concat!("longwire/", env!("CARGO_PKG_VERSION")).to_owned(),
         connection: format!("c{number}"),
-        principal: sender.principal.clone(),
+        principal: principal.id.clone(),
         limits: Some(wire::Limits {
             frame_bytes_max: FRAME_BYTES_MAX as u64,
             record_bytes_max: RECORD_BYTES_MAX as u64,
@@ -527,5 +552,6 @@ fn welcome(context: &ConnectionContext, sender: &Sender, number: u64) -> ServerF
         heartbeat_ms: millis(context.times.heartbeat),
         idle_timeout_ms: millis(context.times.idle_timeout),
         features: Vec::new(),
+        expires_ms: if principal.signed_by.is_empty() { 0 } else { principal.expires_ms },
     })
 }

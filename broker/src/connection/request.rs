@@ -34,7 +34,7 @@ pub(super) fn position(field: &'static str, text: &str) -> Result<Position, Erro
 /// [`ErrorCode::BatchEmpty`], [`ErrorCode::BatchTooLarge`], [`ErrorCode::InvalidArgument`], and those of
 /// [`record::check`].
 pub(super) fn publish(sender: Sender, publish: raw::Publish) -> Result<Command, Error> {
-    let raw::Publish { request: _, session: _, records, producer, if_end } = publish;
+    let raw::Publish { request: _, session: _, records, producer, if_end, act_as: _ } = publish;
     if records.is_empty() {
         return Err(Error::new(ErrorCode::BatchEmpty, "a publish has at least one record").field("records"));
     }

@@ -15,6 +15,9 @@ use longwire_proto::wire;
 use longwire_proto::wire::from::From;
 use tokio::sync::watch;
 
+use crate::auth::authorise::authorise;
+use crate::auth::guard::Whoever;
+use crate::auth::operation::Operation;
 use crate::cursor::{self, CursorName};
 use crate::filter::Filter;
 use crate::hub::Hub;
@@ -34,6 +37,10 @@ struct Entry {
     /// The end that the last heartbeat told.
     told_end: u64,
     is_pattern: bool,
+    /// The one session, unless it is a pattern.
+    session: Option<SessionId>,
+    /// What was delivered through, once it is opened.
+    next: Option<u64>,
 }
 
 struct Opened {
@@ -84,8 +91,8 @@ pub(super) enum SubscriptionEvent {
 /// The subscriptions of one connection, and what they have for it.
 pub(super) struct Subscriptions {
     hub: Arc<Hub>,
-    /// Whose cursors are meant.
-    principal: String,
+    /// Whose they are.
+    whoever: Whoever,
     encoding: Encoding,
     entries: HashMap<u32, Entry>,
     opening: FuturesUnordered<BoxFuture<'static, Opened>>,
@@ -94,10 +101,10 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
-    pub(super) fn new(hub: Arc<Hub>, principal: String, encoding: Encoding) -> Self {
+    pub(super) fn new(hub: Arc<Hub>, whoever: Whoever, encoding: Encoding) -> Self {
         Self {
             hub,
-            principal,
+            whoever,
             encoding,
             entries: HashMap::new(),
             opening: FuturesUnordered::new(),
@@ -126,8 +133,8 @@ impl Subscriptions {
         let wire::Subscription { subscription: number, from, window_bytes, wait, filter, .. } = subscription;
         let filter = Filter::from_wire(filter)?;
         self.remove(number);
-        let generation = self.enter(number, false)?;
-        let (hub, principal) = (Arc::clone(&self.hub), self.principal.clone());
+        let generation = self.enter(number, Some(session.clone()))?;
+        let (hub, principal) = (Arc::clone(&self.hub), self.whoever.borrow().id.clone());
         self.opening.push(Box::pin(async move {
             if after_requests {
                 hub.flush(&session).await;
@@ -165,7 +172,9 @@ impl Subscriptions {
         let from = match from.and_then(|from| from.from) {
             Some(From::Start(true)) => PatternFrom::Start,
             None | Some(From::End(_) | From::Start(false)) => PatternFrom::End,
-            Some(From::Cursor(name)) => PatternFrom::Cursor(CursorName::new(&self.principal, &name)?),
+            Some(From::Cursor(name)) => {
+                PatternFrom::Cursor(CursorName::new(&self.whoever.borrow().id, &name)?)
+            }
             Some(From::Position(_) | From::Offset(_) | From::Last(_)) => {
                 return refuse("from", "a pattern is read from `start`, `end` or a `cursor`");
             }
@@ -177,9 +186,10 @@ impl Subscriptions {
             let message = format!("a connection subscribes to at most {PATTERNS_MAX} patterns");
             return Err(Error::new(ErrorCode::TooManySubscriptions, message).limit(PATTERNS_MAX));
         }
-        let generation = self.enter(number, true)?;
+        let generation = self.enter(number, None)?;
         let store = Arc::clone(self.hub.store());
-        let wish = PatternWish { number, encoding: self.encoding, pattern: pattern.clone(), from, filter };
+        let (encoding, whoever) = (self.encoding, self.whoever.clone());
+        let wish = PatternWish { number, encoding, pattern: pattern.clone(), from, filter, whoever };
         self.opening.push(Box::pin(async move {
             let opened = PatternSubscription::open(store, wish).await;
             let result =
@@ -190,7 +200,7 @@ impl Subscriptions {
     }
 
     /// Takes a place for a subscription.
-    fn enter(&mut self, number: u32, is_pattern: bool) -> Result<Generation, Error> {
+    fn enter(&mut self, number: u32, session: Option<SessionId>) -> Result<Generation, Error> {
         if self.entries.len() >= SUBSCRIPTIONS_MAX {
             let message =
                 format!("a connection has at most {SUBSCRIPTIONS_MAX} subscriptions; open another one");
@@ -200,7 +210,9 @@ impl Subscriptions {
         let generation = Generation(self.generations);
         let (abort, _) = AbortHandle::new_pair();
         let consumed_through = watch::Sender::new(0);
-        let entry = Entry { generation, abort, consumed_through, tail: None, told_end: 0, is_pattern };
+        let is_pattern = session.is_none();
+        let (tail, told_end, next) = (None, 0, None);
+        let entry = Entry { generation, abort, consumed_through, tail, told_end, is_pattern, session, next };
         self.entries.insert(number, entry);
         Ok(generation)
     }
@@ -250,8 +262,10 @@ impl Subscriptions {
                 }
                 Some((subscription, generation, event)) = self.deliveries.next(), if !self.deliveries.is_empty() => {
                     if self.is_current(subscription, generation) {
-                        if let Event::Ended { .. } = event {
-                            self.remove(subscription);
+                        match &event {
+                            Event::Ended { .. } => drop(self.remove(subscription)),
+                            Event::Delivery { next, .. } => self.delivered(subscription, *next),
+                            Event::Frame(_) => {}
                         }
                         return SubscriptionEvent::Delivery { subscription, event };
                     }
@@ -259,6 +273,32 @@ impl Subscriptions {
                 else => std::future::pending().await,
             }
         }
+    }
+
+    fn delivered(&mut self, number: u32, next: u64) {
+        if let Some(entry) = self.entries.get_mut(&number) {
+            entry.next = Some(next);
+        }
+    }
+
+    /// Ends what may not be read any more; patterns look after themselves, and what is not opened yet is refused then.
+    pub(super) fn narrow(&mut self) -> Vec<wire::SubscriptionEnded> {
+        let mut ended = Vec::new();
+        for (number, entry) in &self.entries {
+            let (Some(session), Some(next)) = (&entry.session, entry.next) else { continue };
+            let principal = self.whoever.borrow();
+            if let Err(error) = authorise(&principal, Operation::SubscribeReplay, session) {
+                let progress = entry.tail.as_ref().and_then(|tail| tail.progress());
+                let epoch = progress.map_or(0, |progress| progress.lineage.epoch_at(next));
+                let (subscription, error) = (*number, Some(error.to_wire()));
+                let session = String::new();
+                ended.push(wire::SubscriptionEnded { subscription, epoch, next, error, session });
+            }
+        }
+        for one in &ended {
+            self.remove(one.subscription);
+        }
+        ended
     }
 
     fn is_current(&self, number: u32, generation: Generation) -> bool {
@@ -272,7 +312,12 @@ impl Subscriptions {
             let error = Error::new(ErrorCode::SubscriptionNotFound, message).field("subscription");
             return Some(SubscriptionEvent::Refused { request, subscription: number, error });
         }
-        let subscribed = match result {
+        // It may have been opened in the name of somebody who may do less by now.
+        let allowed = match &self.entries.get(&number).and_then(|entry| entry.session.as_ref()) {
+            Some(session) => authorise(&self.whoever.borrow(), Operation::SubscribeReplay, *session),
+            None => Ok(()),
+        };
+        let subscribed = match allowed.and(result) {
             Ok(Source::Session { session, reader, progress, start, filter }) => {
                 let subscribed = subscribed(request, number, &session, &progress, start);
                 if start.outcome.is_subscribed() {
@@ -305,6 +350,7 @@ impl Subscriptions {
         entry.abort = abort;
         entry.tail = Some(Arc::clone(subscription.tail()));
         entry.told_end = subscription.known_end();
+        entry.next = Some(subscription.next_offset());
         if let Some(window_bytes) = window_bytes {
             subscription = subscription.with_window(window_bytes, entry.consumed_through.subscribe());
         }

@@ -21,6 +21,7 @@ fn hostile(rng: &mut Rng, encoding: Encoding) -> Message {
         records: vec![record("x"); 3],
         producer: Some(wire::Producer { id: "p".into(), epoch: 0, sequence: 0 }),
         if_end: Some(u64::MAX),
+        act_as: String::new(),
     };
     let valid = encode_client(encoding, ClientFrame::Publish(publish)).to_vec();
     let place = usize::try_from(rng.below(valid.len() as u64)).unwrap();

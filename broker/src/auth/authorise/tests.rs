@@ -26,7 +26,7 @@ const MANAGING: &[Op] = &[Op::Close, Op::Delete, Op::Trim, Op::Erase, Op::ActAs]
 const PUBLISHING_AND_CREATING: &[Op] = &[Op::Import];
 const CREATING_AND_MANAGING: &[Op] = &[Op::Update];
 /// What is about every session there is.
-const EVERYTHING: &[Op] = &[Op::BackUp, Op::Metrics];
+const EVERYTHING: &[Op] = &[Op::RevokeToken, Op::BackUp, Op::Metrics];
 
 const PATHS: [&str; 12] = [
     "acme",

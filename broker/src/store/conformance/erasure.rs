@@ -10,7 +10,7 @@ use crate::store::{Batch, ReadLimit, Store, StoreError};
 /// A record as the broker keeps it.
 pub(crate) fn sealed(time_ms: u64, text: &str) -> Bytes {
     let stamp =
-        Stamp { time_ms, sender: Sender { principal: "ada".into(), device: String::new() }, producer: None };
+        Stamp { time_ms, sender: Sender { principal: "ada".into(), ..Sender::default() }, producer: None };
     // Field 18 is the text.
     let mut record = vec![0x92, 0x01];
     let mut length = text.len();

@@ -210,6 +210,9 @@ fn request_of(frame: &ClientFrame) -> Option<u64> {
         ClientFrame::CommitCursor(frame) => frame.request,
         ClientFrame::DescribeCursor(frame) => frame.request,
         ClientFrame::BackUp(frame) => frame.request,
+        ClientFrame::Authenticate(frame) => frame.request,
+        ClientFrame::ShareSession(frame) => frame.request,
+        ClientFrame::RevokeToken(frame) => frame.request,
         ClientFrame::Hello(_) | ClientFrame::Ping(_) | ClientFrame::Subscribe(_) | ClientFrame::Credit(_) => {
             return None;
         }
@@ -223,6 +226,8 @@ fn answered(frame: &ServerFrame) -> Option<u64> {
         ServerFrame::SessionDescription(frame) => Some(frame.request),
         ServerFrame::SessionList(frame) => Some(frame.request),
         ServerFrame::Done(frame) => Some(frame.request),
+        ServerFrame::Authenticated(frame) => Some(frame.request),
+        ServerFrame::Shared(frame) => Some(frame.request),
         ServerFrame::Page(frame) => Some(frame.request),
         ServerFrame::Erased(frame) => Some(frame.request),
         ServerFrame::Imported(frame) => Some(frame.request),

@@ -1,0 +1,65 @@
+//! Requests about tokens: a newer one for this connection, one for somebody else, one that is accepted no longer.
+
+use std::sync::Arc;
+
+use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::right::{Right, Rights};
+use longwire_proto::wire;
+use longwire_proto::wire::server_frame::Frame;
+
+use crate::auth::operation::Operation;
+use crate::connection::lookups::boxed;
+use crate::connection::reply::refused;
+use crate::connection::{Connection, End};
+use crate::transport::{FrameSink, FrameSource};
+
+impl<R: FrameSource, W: FrameSink> Connection<R, W> {
+    /// What was asked before is answered as it was allowed; subscriptions that are not allowed any more end at once.
+    pub(super) async fn authenticate(&mut self, authenticate: wire::Authenticate) -> Result<(), End> {
+        let wire::Authenticate { request, token } = authenticate;
+        if let Err(error) = self.access.refresh(&token) {
+            return self.feed(refused(request, 0, &error)).await;
+        }
+        for ended in self.subscriptions.narrow() {
+            self.feed(Frame::SubscriptionEnded(ended)).await?;
+        }
+        let principal = self.access.principal();
+        let (id, expires_ms) = (principal.id.clone(), principal.expires_ms);
+        self.feed(Frame::Authenticated(wire::Authenticated { request, principal: id, expires_ms })).await
+    }
+
+    pub(super) async fn share(&mut self, share: wire::ShareSession) -> Result<(), End> {
+        let request = share.request;
+        let frame = match self.shared(share) {
+            Ok(shared) => Frame::Shared(shared),
+            Err(error) => refused(request, 0, &error),
+        };
+        self.feed(frame).await
+    }
+
+    fn shared(&self, share: wire::ShareSession) -> Result<wire::Shared, Error> {
+        let wire::ShareSession { request, session, rights, ttl_ms } = share;
+        let session = self.access.session(Operation::Share, &session)?;
+        let rights = match rights.as_slice() {
+            [] => Rights::from(Right::Read),
+            rights => rights.join(",").parse().map_err(|error| {
+                Error::new(ErrorCode::InvalidArgument, format!("{error}")).field("rights")
+            })?,
+        };
+        let minted = self.access.guard().share(&self.access.principal(), &session, rights, ttl_ms)?;
+        let (token, id, expires_ms) = (minted.token, minted.id.id().to_owned(), minted.expires_ms);
+        Ok(wire::Shared { request, token, id, expires_ms })
+    }
+
+    pub(super) fn revoke(&mut self, revoke: wire::RevokeToken) {
+        let wire::RevokeToken { request, token, id } = revoke;
+        let (guard, principal) = (Arc::clone(self.access.guard()), self.access.principal());
+        self.answer_later(
+            request,
+            boxed(async move {
+                guard.revoke(&principal, &token, &id).await?;
+                Ok(Frame::Done(wire::Done { request }))
+            }),
+        );
+    }
+}

@@ -492,7 +492,7 @@ mod tests {
     fn stamp() -> Stamp {
         Stamp {
             time_ms: 1_700_000_000_123,
-            sender: Sender { principal: "ada".into(), device: "phone".into(), via: "bridge".into() },
+            sender: Sender { principal: "ada".into(), device: "phone".into(), ..Sender::default() },
             producer: Some(ProducerRef { id: "p1".into(), epoch: 2, sequence: 7 }),
         }
     }
@@ -520,6 +520,15 @@ mod tests {
         let view = Sealed::parse(&sealed).unwrap();
         assert_eq!(view.producer, Some(SealedProducer { id: "p1", epoch: 2, sequence: 7 }));
         assert_eq!((view.principal, view.kind, view.body), ("ada", kind::MESSAGE, b"hi".as_slice()));
+    }
+
+    #[test]
+    fn who_acts_for_somebody_is_stamped_beside_them() {
+        let sender = Sender { principal: "ada".into(), device: String::new(), via: "bridge".into() };
+        let sealed = seal(&Stamp { sender, ..stamp() }, &[message("hi").encode_to_vec().into()]).remove(0);
+        let decoded = wire::Record::decode(sealed.clone()).unwrap().sender.unwrap();
+        assert_eq!((decoded.principal.as_str(), decoded.via.as_str()), ("ada", "bridge"));
+        assert_eq!(Sealed::parse(&sealed).unwrap().principal, "ada");
     }
 
     #[test]

@@ -21,7 +21,7 @@ const READING: &[Op] = &[
 ];
 const PUBLISHING: &[Op] = &[Op::Publish];
 const CREATING: &[Op] = &[Op::Create, Op::ForkInto];
-const MANAGING: &[Op] = &[Op::Close, Op::Delete, Op::Trim, Op::Erase, Op::ActAs];
+const MANAGING: &[Op] = &[Op::Close, Op::Delete, Op::Trim, Op::Erase, Op::ActAs, Op::Share];
 /// What takes two rights.
 const PUBLISHING_AND_CREATING: &[Op] = &[Op::Import];
 const CREATING_AND_MANAGING: &[Op] = &[Op::Update];

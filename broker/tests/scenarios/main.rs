@@ -13,6 +13,7 @@ mod hostile;
 mod journey;
 mod kill9;
 mod life;
+mod matrix;
 mod order;
 mod outbox;
 mod page;

@@ -69,8 +69,19 @@ impl WireClient {
 
     /// Connects, says hello, and takes the welcome.
     pub(crate) async fn connect(address: SocketAddr, encoding: Encoding) -> Self {
+        Self::connect_with(address, encoding, wire::Hello::default()).await
+    }
+
+    /// Connects with a token.
+    pub(crate) async fn connect_as(address: SocketAddr, encoding: Encoding, token: &str) -> Self {
+        let hello = wire::Hello { token: token.to_owned(), ..Default::default() };
+        Self::connect_with(address, encoding, hello).await
+    }
+
+    /// Connects with a hello of one's own, and takes the welcome.
+    pub(crate) async fn connect_with(address: SocketAddr, encoding: Encoding, hello: wire::Hello) -> Self {
         let mut client = Self::open(address, encoding.subprotocol()).await.unwrap();
-        client.send(ClientFrame::Hello(wire::Hello::default())).await;
+        client.send(ClientFrame::Hello(hello)).await;
         match client.receive().await {
             ServerFrame::Welcome(_) => {
                 client.patience = hostile().map(|_| Patience::default());

@@ -20,6 +20,7 @@ pub mod listing;
 pub mod page;
 pub mod pattern_subscription;
 pub mod projections;
+pub mod quota;
 mod ramp;
 pub mod request;
 pub mod scheduler;

@@ -1,0 +1,26 @@
+//! The clock of rates: the time since the broker started, or what a test says it is.
+
+use std::time::Instant;
+
+use governor::clock::{Clock, FakeRelativeClock};
+use governor::nanos::Nanos;
+
+/// The clock.
+#[derive(Clone, Debug)]
+pub(super) enum Ticks {
+    /// Monotonic time since a moment.
+    Since(Instant),
+    /// A time that goes on when it is told to.
+    Told(FakeRelativeClock),
+}
+
+impl Clock for Ticks {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        match self {
+            Self::Since(start) => Nanos::from(start.elapsed()),
+            Self::Told(clock) => clock.now(),
+        }
+    }
+}

@@ -63,6 +63,7 @@ impl Usage {
     }
 
     /// What is used.
+    #[cfg(test)]
     pub(super) fn used(&self, counted: Counted) -> u64 {
         self.0[counted as usize].load(Ordering::Relaxed)
     }

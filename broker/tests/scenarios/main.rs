@@ -1,6 +1,7 @@
 //! Scenarios over the real binary: real processes, real sockets, real disks.
 #![allow(clippy::unwrap_used)] // tests: a panic is their failure
 
+mod attacks;
 mod backup;
 mod bad_input;
 mod cli;

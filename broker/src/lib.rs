@@ -17,6 +17,7 @@ pub mod hub;
 pub mod inspect;
 pub mod life;
 pub mod listing;
+pub mod memory;
 pub mod page;
 mod patience;
 pub mod pattern_subscription;

@@ -14,6 +14,7 @@ mod hostile;
 mod journey;
 mod kill9;
 mod life;
+mod memory;
 mod order;
 mod outbox;
 mod page;

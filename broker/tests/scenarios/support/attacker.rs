@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 /// A hang is a failure; nothing here takes this long.
@@ -33,7 +33,11 @@ impl Attacker {
 
     /// A WebSocket that has said nothing.
     pub(crate) async fn upgraded(address: SocketAddr) -> Self {
-        let mut attacker = Self::connect(address).await;
+        Self::connect(address).await.upgrade().await
+    }
+
+    async fn upgrade(self) -> Self {
+        let mut attacker = self;
         let upgrade = "GET /v1/connect HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
                        sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
                        sec-websocket-protocol: longwire.v1.json\r\n\r\n";
@@ -44,13 +48,25 @@ impl Attacker {
 
     /// A connection.
     pub(crate) async fn greeted(address: SocketAddr) -> Self {
-        let mut attacker = Self::upgraded(address).await;
+        Self::upgraded(address).await.greet().await
+    }
+
+    /// A connection whose end takes next to nothing, so that what is not read stays with the broker.
+    pub(crate) async fn greeted_with_small_buffer(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let stream = timeout(PATIENCE, socket.connect(address)).await.expect("nobody accepts").unwrap();
+        Self(stream).upgrade().await.greet().await
+    }
+
+    async fn greet(self) -> Self {
+        let mut attacker = self;
         attacker.write_frame(true, TEXT, br#"{"hello":{}}"#).await;
         attacker.read_until(b"welcome").await;
         attacker
     }
 
-    async fn read_until(&mut self, end: &[u8]) {
+    pub(crate) async fn read_until(&mut self, end: &[u8]) {
         let mut read = Vec::new();
         while !read.windows(end.len()).any(|window| window == end) {
             let byte = timeout(PATIENCE, self.0.read_u8()).await.expect("nothing came").unwrap();

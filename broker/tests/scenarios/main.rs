@@ -20,6 +20,7 @@ mod outbox;
 mod page;
 mod patterns;
 mod protocol;
+mod proxies;
 mod python;
 mod residency;
 mod slow_reader;

@@ -9,6 +9,7 @@ mod escape;
 mod export;
 mod import;
 mod lines;
+mod open_files;
 mod publish;
 mod restore;
 mod run;

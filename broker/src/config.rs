@@ -8,6 +8,8 @@ use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
+use crate::quota::limits::Limits;
+
 /// Environment variables that configure the broker begin with this, such as `LONGWIRE_SERVE_LISTEN`.
 pub const ENV_PREFIX: &str = "LONGWIRE_SERVE_";
 
@@ -35,8 +37,12 @@ pub struct Config {
     pub drain_timeout_ms: u64,
     /// When clients are told to come back after a drain.
     pub reconnect_after_ms: u64,
-    /// Sockets that are open at once.
+    /// Connections that are open at once: those whose hello was accepted.
     pub connections_max: usize,
+    /// Sockets that are open at once beside those, because no hello of theirs was accepted yet. Plain HTTP is among them.
+    pub unauthenticated_max: usize,
+    /// What connections, principals and tenants may use.
+    pub limits: Limits,
     /// The folder of backups. Without one no backup can be made while the broker runs.
     pub backups: Option<PathBuf>,
     /// How long backups are kept; nothing: until somebody removes them. What was erased or deleted since is in them.
@@ -64,6 +70,8 @@ impl Default for Config {
             drain_timeout_ms: 10_000,
             reconnect_after_ms: 500,
             connections_max: 10_000,
+            unauthenticated_max: 2_000,
+            limits: Limits::default(),
             backups: None,
             backups_keep_ms: None,
             trust_clock: false,
@@ -147,6 +155,7 @@ impl Config {
             ("session_idle_ms", self.session_idle_ms),
             ("drain_timeout_ms", self.drain_timeout_ms),
             ("connections_max", self.connections_max as u64),
+            ("unauthenticated_max", self.unauthenticated_max as u64),
             ("backups_keep_ms", self.backups_keep_ms.unwrap_or(u64::MAX)),
         ];
         match counts.into_iter().find(|(_, value)| *value == 0) {
@@ -183,6 +192,16 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_is_set_alone_and_the_others_stay() {
+        let config =
+            load("[limits.principal]\nconnections = 3\n[limits.tenant]\npublish_kib_per_second = 9").unwrap();
+        let mut expected = Limits::default();
+        expected.principal.connections = std::num::NonZeroU64::new(3);
+        expected.tenant.publish_kib_per_second = std::num::NonZeroU32::new(9);
+        assert_eq!(config.limits, expected);
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let unknown = load("colour = 'red'").unwrap_err().to_string();
         assert!(unknown.contains("colour") && unknown.contains("heartbeat_ms"), "{unknown}");
@@ -190,6 +209,10 @@ mod tests {
         assert!(wrong.contains("listen"), "{wrong}");
         assert!(matches!(load("idle_timeout_ms = 0"), Err(ConfigError::Zero("idle_timeout_ms"))));
         assert!(matches!(load("listen = '0.0.0.0:8700'"), Err(ConfigError::NotLoopback(_))));
+        assert!(matches!(load("unauthenticated_max = 0"), Err(ConfigError::Zero("unauthenticated_max"))));
+        let unknown = load("[limits.principal]\nconections = 3").unwrap_err().to_string();
+        assert!(unknown.contains("conections") && unknown.contains("limits"), "{unknown}");
+        assert!(load("[limits.principal]\nconnections = 0").is_err());
         let missing = Config::load(Some(Path::new("/nowhere/longwire.toml")), Overrides::default());
         assert!(matches!(missing, Err(ConfigError::NoFile(_))));
     }

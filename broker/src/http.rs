@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -10,8 +11,9 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{any, get};
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN, RETRY_AFTER,
+    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    WWW_AUTHENTICATE,
 };
 use http::uri::Authority;
 use http::{HeaderName, StatusCode};
@@ -19,19 +21,21 @@ use hyper_util::rt::TokioIo;
 use longwire_proto::codec::Encoding;
 use longwire_proto::error::{Error, ErrorCode};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::authorise::{Subject, authorise};
 use crate::auth::operation::Operation;
 use crate::connection::{ConnectionContext, serve};
+use crate::sockets::SocketPlace;
 use crate::store::Health;
 use crate::transport::websocket::accept;
 use crate::web_page;
 
 /// The path that is upgraded to WebSocket.
 pub const CONNECT_PATH: &str = "/v1/connect";
+/// How long a connection that lost its place may take to say so: it has nothing to send but a goodbye.
+const EVICTED_GRACE: Duration = Duration::from_millis(100);
 /// The one version of WebSocket (RFC 6455, section 4.1).
 const WEBSOCKET_VERSION: &str = "13";
 
@@ -46,10 +50,6 @@ pub struct HttpContext {
     /// Tracks upgraded connections, which outlive their HTTP request.
     pub upgraded: TaskTracker,
 }
-
-/// A place among the open sockets; it goes on into the upgraded connection.
-#[derive(Clone)]
-pub struct SocketPermit(pub Arc<OwnedSemaphorePermit>);
 
 /// The routes of the port.
 pub fn router(context: Arc<HttpContext>) -> Router {
@@ -122,18 +122,26 @@ async fn connect(State(context): State<Arc<HttpContext>>, mut request: Request) 
     if context.connections.drain.borrow().is_some() {
         return problem(&Error::new(ErrorCode::Draining, "the broker is shutting down; connect again"));
     }
-    let permit = request.extensions().get::<SocketPermit>().cloned();
+    let place = request.extensions().get::<Arc<SocketPlace>>().cloned();
+    if let Some(Err(error)) = place.as_ref().map(|place| place.sockets().check_room()) {
+        return problem(&error);
+    }
     let upgrade = hyper::upgrade::on(&mut request);
     let connections = Arc::clone(&context.connections);
     context.upgraded.spawn(async move {
-        match upgrade.await {
-            Ok(stream) => {
-                let (source, sink) = accept(TokioIo::new(stream), encoding).await;
-                serve(connections, encoding, source, sink).await;
+        let served = async {
+            match upgrade.await {
+                Ok(stream) => {
+                    let (source, sink) = accept(TokioIo::new(stream), encoding, place.clone()).await;
+                    serve(connections, encoding, source, sink).await;
+                }
+                Err(error) => tracing::debug!(%error, "the peer left during the upgrade"),
             }
-            Err(error) => tracing::debug!(%error, "the peer left during the upgrade"),
+        };
+        tokio::select! {
+            () = served => {}
+            () = outlived(place.as_deref()) => {}
         }
-        drop(permit);
     });
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -143,6 +151,15 @@ async fn connect(State(context): State<Arc<HttpContext>>, mut request: Request) 
     headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(encoding.subprotocol()));
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept_key);
     response
+}
+
+/// Resolves when somebody else has had the place of a socket for a while.
+async fn outlived(place: Option<&SocketPlace>) {
+    match place {
+        Some(place) => place.evicted().await,
+        None => std::future::pending().await,
+    }
+    tokio::time::sleep(EVICTED_GRACE).await;
 }
 
 fn check(headers: &HeaderMap) -> Result<(Encoding, HeaderValue), Error> {
@@ -214,12 +231,19 @@ fn problem(error: &Error) -> Response {
         "detail": error.message,
         "code": error.code.as_str(),
         "retryable": error.code.retryable(),
+        "retry_after_ms": error.retry_after_ms,
+        "limit": error.limit,
     });
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if status == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if error.retry_after_ms > 0 {
+        // The header counts seconds (RFC 9110, section 10.2.3); who reads the body knows it better.
+        let seconds = HeaderValue::from(error.retry_after_ms.div_ceil(1000));
+        response.headers_mut().insert(RETRY_AFTER, seconds);
     }
     response
 }

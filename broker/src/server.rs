@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,21 +28,41 @@ use crate::backup::Expiry;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connection::{ConnectionContext, ConnectionTimes};
-use crate::http::{HttpContext, SocketPermit, router};
+use crate::http::{HttpContext, router};
 use crate::hub::Hub;
 use crate::page_token::{NoRandom, PageTokens};
+use crate::patience::Requests;
+use crate::quota::Quotas;
 use crate::scheduler::{Scheduler, last_known_ms, write_clock};
 use crate::scrub::Scrub;
+use crate::sockets::{SocketPlace, Sockets};
 use crate::store::{Store, StoreError};
 
 /// The file of the broker's own keys, in the data folder.
 pub const SIGNING_KEYS_FILE: &str = "signing-keys.json";
-/// How long a peer may take over the headers of a request.
+/// How long a peer may take over the headers of a request, and until its first one.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an HTTP connection is kept for the next request: longer than most scrapers of metrics wait.
+const HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Header lines of one HTTP/1 request.
+const HTTP1_HEADERS_MAX: usize = 64;
 /// Streams of one HTTP/2 connection: health checks and metrics need few.
 const HTTP2_STREAMS_MAX: u32 = 64;
 /// Bytes of the headers of one HTTP/2 request.
 const HTTP2_HEADER_BYTES_MAX: u32 = 16 << 10;
+/// Streams that a peer opened and reset before anybody looked at them; more end the connection (rapid reset,
+/// CVE-2023-44487).
+const HTTP2_PENDING_RESETS_MAX: usize = 20;
+/// Streams that had to be reset because of what the peer did; more end the connection (CVE-2025-8671).
+const HTTP2_LOCAL_RESETS_MAX: usize = 64;
+/// Bytes that a peer may send on one stream, and on all: no request has a body that is read.
+const HTTP2_WINDOW_BYTES: u32 = 64 << 10;
+/// Bytes of answers that wait on one stream for a peer that does not read.
+const HTTP2_SEND_BYTES_MAX: usize = 64 << 10;
+/// How often a silent HTTP/2 peer is asked whether it is there.
+const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
+/// How long its answer may take.
+const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes that HTTP/1 reads ahead, headers included.
 const HTTP1_BUFFER_BYTES_MAX: usize = 16 << 10;
 /// How long accepting rests after it failed, such as for want of file descriptors.
@@ -163,6 +183,7 @@ impl Server {
             hub: Arc::clone(&hub),
             guard: Arc::new(guard),
             page_tokens: Arc::new(page_tokens),
+            quotas: Quotas::new(config.limits.clone()),
             clock,
             times,
             backups: config.backups.clone(),
@@ -234,17 +255,18 @@ impl Server {
     }
 
     async fn accept(&self, stop: &CancellationToken, requests: &TaskTracker) {
-        let sockets = Arc::new(Semaphore::new(self.config.connections_max));
+        let sockets = Sockets::new(self.config.connections_max, self.config.unauthenticated_max);
         let router = router(Arc::clone(&self.http));
         loop {
-            let Ok(permit) = Arc::clone(&sockets).acquire_owned().await else { return };
             match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    let permit = SocketPermit(Arc::new(permit));
-                    requests.spawn(serve_http(stream, router.clone(), permit, stop.clone()));
+                Ok((stream, from)) => {
+                    let place = Arc::new(sockets.enter(from.ip()));
+                    requests.spawn(serve_http(stream, router.clone(), place, stop.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accepting failed");
+                    // Where files ran out, those who come must not wait for those who do nothing.
+                    sockets.evict();
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -252,33 +274,55 @@ impl Server {
     }
 }
 
-async fn serve_http(stream: TcpStream, router: Router, permit: SocketPermit, stop: CancellationToken) {
+async fn serve_http(stream: TcpStream, router: Router, place: Arc<SocketPlace>, stop: CancellationToken) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "the socket keeps its delay");
     }
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(permit.clone());
-        router.clone().call(request)
+    let requests = Requests::new();
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Arc::clone(&place));
+        let under_way = requests.begin();
+        let answer = router.clone().call(request);
+        async move {
+            let answer = answer.await;
+            drop(under_way);
+            answer
+        }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(HTTP1_BUFFER_BYTES_MAX);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(HTTP2_STREAMS_MAX)
-        .max_header_list_size(HTTP2_HEADER_BYTES_MAX);
+    let builder = http_builder();
     tokio::select! {
         served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service) => {
             if let Err(error) = served {
                 tracing::debug!(%error, "an HTTP connection ended");
             }
         }
+        () = requests.cease(HEADER_TIMEOUT, HTTP_IDLE_TIMEOUT) => {}
+        () = place.evicted() => {}
         () = stop.cancelled() => {}
     }
+}
+
+fn http_builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_headers(HTTP1_HEADERS_MAX)
+        .max_buf_size(HTTP1_BUFFER_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .max_pending_accept_reset_streams(HTTP2_PENDING_RESETS_MAX)
+        .max_local_error_reset_streams(HTTP2_LOCAL_RESETS_MAX)
+        .max_header_list_size(HTTP2_HEADER_BYTES_MAX)
+        .initial_stream_window_size(HTTP2_WINDOW_BYTES)
+        .initial_connection_window_size(HTTP2_WINDOW_BYTES)
+        .max_send_buf_size(HTTP2_SEND_BYTES_MAX)
+        .keep_alive_interval(HTTP2_PING_INTERVAL)
+        .keep_alive_timeout(HTTP2_PING_TIMEOUT);
+    builder
 }
 
 #[cfg(test)]

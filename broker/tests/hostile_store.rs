@@ -71,6 +71,7 @@ fn publish(name: &str, sequence: u64) -> Command {
         sender: Sender { principal: "ada".into(), ..Sender::default() },
         producer: Some(ProducerRef { id: name.into(), epoch: 0, sequence }),
         if_end: None,
+        may_create: true,
         records: vec![record(&format!("{name}-{sequence}"))],
     }
 }
@@ -359,6 +360,7 @@ async fn everybody_is_answered_when_a_trim_fails() {
                         sender: Sender { principal: format!("w{writer}"), ..Sender::default() },
                         producer: None,
                         if_end: None,
+                        may_create: true,
                         records: vec![record("x")],
                     };
                     match ask(&hub, &session, publish).await {

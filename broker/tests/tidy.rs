@@ -5,6 +5,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use longwire_broker::config::Config;
+use longwire_broker::memory::{Part, parts};
 use longwire_proto::error::ErrorCode;
 use longwire_proto::limits;
 use longwire_proto::outcome::Outcome;
@@ -143,6 +145,25 @@ fn documented_errors_are_the_errors() {
     let rows = ErrorCode::ALL.iter().map(row).collect();
     check(&[("docs/protocol.md".into(), read("docs/protocol.md"))], |text| {
         docs::table_differs(text, "errors", &rows)
+    });
+}
+
+#[test]
+fn documented_metrics_are_the_metrics() {
+    let sources: String = product_sources().into_iter().map(|(_, text)| text).collect();
+    let row = |(name, kind): (String, String)| vec![format!("`{name}`"), kind];
+    let rows = docs::metrics(&sources).into_iter().map(row).collect();
+    check(&[("docs/operations.md".into(), read("docs/operations.md"))], |text| {
+        docs::table_differs(text, "metrics", &rows)
+    });
+}
+
+#[test]
+fn documented_memory_is_the_formula() {
+    let row = |part: Part| vec![part.name.to_owned(), part.count.to_string(), part.bytes.to_string()];
+    let rows = parts(&Config::default()).into_iter().map(row).collect();
+    check(&[("docs/operations.md".into(), read("docs/operations.md"))], |text| {
+        docs::table_differs(text, "memory", &rows)
     });
 }
 

@@ -93,8 +93,14 @@ codes! {
     BatchTooLarge = "batch_too_large", false, 413, 1009;
     /// A publish without records.
     BatchEmpty = "batch_empty", false, 400, 1008;
-    /// More than `subscriptions_max` subscriptions.
+    /// More than `subscriptions_max` subscriptions, or than one principal or tenant may have.
     TooManySubscriptions = "too_many_subscriptions", false, 429, 1008;
+    /// More connections than one principal or tenant may have.
+    TooManyConnections = "too_many_connections", true, 429, 1013;
+    /// More unanswered requests than one principal or tenant may have.
+    TooManyRequests = "too_many_requests", true, 429, 1013;
+    /// Faster than one connection, principal or tenant may be; `retry_after_ms` is when as much as this is allowed again.
+    RateLimited = "rate_limited", true, 429, 1013;
     /// There is no subscription with this number.
     SubscriptionNotFound = "subscription_not_found", false, 404, 1008;
     /// There is no such session.

@@ -9,6 +9,8 @@ pub const SESSION_ID_SEGMENTS_MAX: usize = 16;
 pub const SESSION_ID_SEGMENT_BYTES_MAX: usize = 64;
 /// Bytes of a frame: a whole batch, with room for JSON's quoting and base64.
 pub const FRAME_BYTES_MAX: usize = 8 << 20;
+/// Bytes that a client sends until its hello was read: a token has room, and who has shown nothing yet fills no memory.
+pub const HELLO_BYTES_MAX: usize = 16 << 10;
 /// Bytes of one encoded record as its writer sends it. Larger things are attachments.
 pub const RECORD_BYTES_MAX: usize = 1 << 20;
 /// Bytes of all records of one publish: bounds what one request holds in memory.
@@ -74,6 +76,7 @@ pub const TABLE: &[(&str, usize)] = &[
     ("session_id_segments_max", SESSION_ID_SEGMENTS_MAX),
     ("session_id_segment_bytes_max", SESSION_ID_SEGMENT_BYTES_MAX),
     ("frame_bytes_max", FRAME_BYTES_MAX),
+    ("hello_bytes_max", HELLO_BYTES_MAX),
     ("record_bytes_max", RECORD_BYTES_MAX),
     ("batch_bytes_max", BATCH_BYTES_MAX),
     ("batch_records_max", BATCH_RECORDS_MAX),

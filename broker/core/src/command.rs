@@ -23,6 +23,8 @@ pub enum Command {
         producer: Option<ProducerRef>,
         /// Publish only if this is the end.
         if_end: Option<u64>,
+        /// Whether a session that does not exist is created.
+        may_create: bool,
         /// Records as their writer sent them; at least one.
         records: Vec<Bytes>,
     },

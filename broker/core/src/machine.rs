@@ -347,7 +347,7 @@ impl Machine {
     fn decide(&mut self, command: Command, now_ms: u64) -> Result<Reply, Error> {
         let key = producer_key(&command);
         match command {
-            Command::Publish { sender, producer, if_end, records } => {
+            Command::Publish { sender, producer, if_end, may_create, records } => {
                 if let (Some(publish), Some(key)) = (&producer, key) {
                     let hash = payload_hash(&records);
                     let known = self.state.producer(&key);
@@ -356,6 +356,9 @@ impl Machine {
                     {
                         return Ok(self.published(from, next, true));
                     }
+                }
+                if !may_create {
+                    self.check_exists()?;
                 }
                 self.check_open()?;
                 if let Some(if_end) = if_end.filter(|if_end| *if_end != self.state.end()) {

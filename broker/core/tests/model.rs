@@ -101,6 +101,7 @@ impl Op {
                     sequence,
                 }),
                 if_end: *if_end,
+                may_create: true,
                 records: texts.iter().map(|text| record(&format!("t{text}"))).collect(),
             },
             Self::Create { title, update } => Command::Create {
@@ -441,8 +442,13 @@ fn check_log(log: &[Bytes]) {
 #[test]
 fn a_snapshot_that_failed_is_tried_again_and_not_at_every_command() {
     let mut machine = Disk::default().load();
-    let publish =
-        || Command::Publish { sender: sender(), producer: None, if_end: None, records: vec![record("x")] };
+    let publish = || Command::Publish {
+        sender: sender(),
+        producer: None,
+        if_end: None,
+        may_create: true,
+        records: vec![record("x")],
+    };
     let mut tried = Vec::new();
     for ticket in 0..SNAPSHOT_EVERY_RECORDS + 2 * SNAPSHOT_RETRY_RECORDS + 10 {
         machine.handle(Ticket(ticket), publish(), 0);
@@ -467,6 +473,7 @@ fn the_window_answers_with_original_offsets_and_then_with_the_highest() {
         producer: Some((0, 0, sequence as u64)),
         texts: vec![0],
         if_end: None,
+        may_create: true,
     };
     for sequence in 0..PRODUCER_WINDOW + 10 {
         run(&mut machine, &mut disk, &publish(sequence), 0).unwrap();
@@ -486,6 +493,7 @@ fn cold_producers_are_evicted_and_still_known() {
         sender: sender(),
         producer: Some(ProducerRef { id: format!("p{id}"), epoch: 0, sequence: 0 }),
         if_end: None,
+        may_create: true,
         records: vec![record("x")],
     };
     let mut cold = 0;

@@ -21,6 +21,7 @@ fn publish(text: &str, sequence: Option<u64>, if_end: Option<u64>) -> Command {
         sender: Sender::default(),
         producer: sequence.map(|sequence| ProducerRef { id: "p".into(), epoch: 0, sequence }),
         if_end,
+        may_create: true,
         records: vec![Bytes::from(record.encode_to_vec())],
     }
 }

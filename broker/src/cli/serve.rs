@@ -17,6 +17,7 @@ use longwire_broker::store::local::{LocalConfig, LocalStore};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::cli::open_files;
 use crate::cli::session::millis;
 
 /// Runs the broker until SIGTERM or SIGINT.
@@ -60,6 +61,7 @@ pub(crate) async fn run(args: ServeArgs, json: bool) -> anyhow::Result<ExitCode>
         trust_clock: args.trust_clock.then_some(true),
     };
     let config = Config::load(args.config.as_deref(), overrides)?;
+    let config = open_files::fit(config);
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let metrics = start_metrics()?;
     anyhow::ensure!(
@@ -143,7 +145,8 @@ fn announce(address: SocketAddr, json: bool) {
 
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("LONGWIRE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        // What peers do wrong in HTTP/2 is no news, and must not fill the log.
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,h2=error"));
     // A log that was started before stays in use.
     drop(
         tracing_subscriber::fmt()

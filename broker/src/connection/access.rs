@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use longwire_proto::error::Error;
+use longwire_core::command::Reply;
+use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::record::Sender;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::watch;
@@ -14,6 +15,7 @@ use crate::auth::guard::{Guard, Whoever};
 use crate::auth::operation::Operation;
 use crate::auth::principal::Principal;
 use crate::connection::request;
+use crate::quota::{ConnectionPermit, RequestPermit, SubscriptionPermit};
 
 /// How far ahead it is known when to look again: timers do not reach as far as some tokens.
 const LOOK_AGAIN: Duration = Duration::from_secs(60 * 60);
@@ -25,16 +27,35 @@ pub(super) struct Access {
     principal: watch::Sender<Arc<Principal>>,
     device: String,
     look_at: Instant,
+    permit: ConnectionPermit,
+    /// Creations of sessions that were counted, and have come to nothing yet.
+    creations: usize,
+}
+
+/// Whether a publish may create its session. That is counted before anybody knows whether it must.
+#[derive(Debug)]
+pub(super) enum Creation {
+    /// What is asked is no publish.
+    None,
+    /// It may.
+    Counted,
+    /// It may not, for this reason.
+    Refused(Error),
 }
 
 impl Access {
     /// What somebody may do who was let in.
-    pub(super) fn new(guard: Arc<Guard>, principal: Principal, device: String) -> Self {
+    pub(super) fn new(
+        guard: Arc<Guard>,
+        principal: Principal,
+        device: String,
+        permit: ConnectionPermit,
+    ) -> Self {
         let mut changes = guard.changes();
         changes.mark_changed();
         let device = if device.is_empty() { principal.device.clone().unwrap_or_default() } else { device };
         let principal = watch::Sender::new(Arc::new(principal));
-        Self { guard, changes, principal, device, look_at: Instant::now() }
+        Self { guard, changes, principal, device, look_at: Instant::now(), permit, creations: 0 }
     }
 
     /// Waits until it is to be looked again whether somebody may stay.
@@ -122,6 +143,66 @@ impl Access {
             return Ok(self.sender());
         }
         Ok(self.stamp(&self.principal.borrow().act_as(act_as, session)?))
+    }
+
+    /// Counts a publish.
+    ///
+    /// # Errors
+    /// Those of [`ConnectionPermit::publish`].
+    pub(super) fn count_publish(&self, records: usize, bytes: usize) -> Result<(), Error> {
+        self.permit.publish(records, bytes)
+    }
+
+    /// Counts a session that is to be created.
+    ///
+    /// # Errors
+    /// Those of [`ConnectionPermit::create_session`].
+    pub(super) fn count_creation(&self) -> Result<(), Error> {
+        self.permit.create_session()
+    }
+
+    /// Counts a session that a publish creates when there is none.
+    pub(super) fn begin_creation(&mut self) -> Creation {
+        if self.creations > 0 {
+            self.creations -= 1;
+            return Creation::Counted;
+        }
+        self.count_creation().map_or_else(Creation::Refused, |()| Creation::Counted)
+    }
+
+    /// What a publish came to: a creation that was counted and was not needed is there for the next one.
+    pub(super) fn end_creation(
+        &mut self,
+        creation: &Creation,
+        result: Result<Option<Reply>, Error>,
+    ) -> Result<Option<Reply>, Error> {
+        let created = matches!(&result, Ok(Some(Reply::Published { from: 0, duplicate: false, .. })));
+        match (creation, result) {
+            (Creation::Refused(why), Err(error)) if error.code == ErrorCode::SessionNotFound => {
+                Err(why.clone())
+            }
+            (Creation::Counted, result) => {
+                self.creations += usize::from(!created);
+                result
+            }
+            (_, result) => result,
+        }
+    }
+
+    /// A place for one more request whose frame has so many bytes.
+    ///
+    /// # Errors
+    /// Those of [`ConnectionPermit::request`].
+    pub(super) fn begin_request(&self, bytes: usize) -> Result<RequestPermit, Error> {
+        self.permit.request(bytes)
+    }
+
+    /// A place for one more subscription.
+    ///
+    /// # Errors
+    /// Those of [`ConnectionPermit::subscribe`].
+    pub(super) fn begin_subscription(&self) -> Result<SubscriptionPermit, Error> {
+        self.permit.subscribe()
     }
 
     fn stamp(&self, principal: &Principal) -> Sender {

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use longwire_core::command::Description;
 use longwire_proto::codec::encode_server;
 use longwire_proto::error::Error;
@@ -41,9 +42,22 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
 
     pub(super) fn answer_later(&mut self, request: u64, answering: Answering) {
         let encoding = self.encoding;
+        self.give_later(request, async move { Ok(encode_server(encoding, answering.await?)) });
+    }
+
+    /// The same, with what comes to a whole frame.
+    fn give_later(
+        &mut self,
+        request: u64,
+        frame: impl Future<Output = Result<Bytes, Error>> + Send + 'static,
+    ) {
+        let (encoding, permit) = (self.encoding, self.access.begin_request(self.frame_bytes));
         self.lookups.push(Box::pin(async move {
-            let frame = answering.await.unwrap_or_else(|error| refused(request, 0, &error));
-            encode_server(encoding, frame)
+            let frame = match &permit {
+                Ok(_) => frame.await,
+                Err(error) => Err(error.clone()),
+            };
+            frame.unwrap_or_else(|error| encode_server(encoding, refused(request, 0, &error)))
         }));
     }
 
@@ -73,12 +87,10 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         };
         let after_requests = self.asked.values().any(|asked| asked.session == session);
         let (hub, encoding) = (Arc::clone(&self.context.hub), self.encoding);
-        self.lookups.push(Box::pin(async move {
-            match read::page(&hub, encoding, session, read, after_requests).await {
-                Ok(page) => page,
-                Err(error) => encode_server(encoding, refused(request, 0, &error)),
-            }
-        }));
+        self.give_later(
+            request,
+            async move { read::page(&hub, encoding, session, read, after_requests).await },
+        );
         Ok(())
     }
 
@@ -100,6 +112,9 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         if let Err(error) = self.access.session(Operation::ForkFrom, &fork.from_session) {
             return self.feed(refused(request, 0, &error)).await;
         }
+        if let Err(error) = self.access.count_creation() {
+            return self.feed(refused(request, 0, &error)).await;
+        }
         let (hub, sender) = (Arc::clone(&self.context.hub), self.access.sender());
         self.look_up(request, Operation::ForkInto, &name, |session| {
             boxed(async move {
@@ -112,6 +127,11 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
 
     pub(super) async fn import(&mut self, import: raw::ImportRecords) -> Result<(), End> {
         let (request, name) = (import.request, import.session.clone());
+        if import.begin.is_some()
+            && let Err(error) = self.access.count_creation()
+        {
+            return self.feed(refused(request, 0, &error)).await;
+        }
         let (hub, sender) = (Arc::clone(&self.context.hub), self.access.sender());
         self.look_up(request, Operation::Import, &name, |session| {
             boxed(async move {

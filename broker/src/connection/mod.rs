@@ -31,19 +31,20 @@ use longwire_proto::meta::check_length;
 use longwire_proto::raw::client_frame::Frame as ClientFrame;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::short_id::check_short_id;
-use longwire_proto::wire;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
+use longwire_proto::{raw, wire};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::auth::guard::Guard;
 use crate::auth::operation::Operation as Asks;
 use crate::clock::Clock;
-use crate::connection::access::Access;
+use crate::connection::access::{Access, Creation};
 use crate::connection::reply::{Asked, answer, refused};
 use crate::connection::subscriptions::{SubscriptionEvent, Subscriptions};
 use crate::hub::Hub;
 use crate::page_token::PageTokens;
+use crate::quota::Quotas;
 use crate::request::{Answer, Operation, ReplyTo, Request};
 use crate::subscription::Event as Delivered;
 use crate::transport::{FrameSink, FrameSource, Gone, LinkEnd};
@@ -77,6 +78,8 @@ pub struct ConnectionContext {
     pub guard: Arc<Guard>,
     /// Tokens of pages of lists.
     pub page_tokens: Arc<PageTokens>,
+    /// What they use, and may use.
+    pub quotas: Arc<Quotas>,
     /// Record times.
     pub clock: Clock,
     /// Times of a connection.
@@ -129,6 +132,8 @@ struct Connection<R, W> {
     encoding: Encoding,
     source: R,
     sink: W,
+    /// Of the frame that is being handled.
+    frame_bytes: usize,
     drain: DrainReceiver,
     access: Access,
     answers: mpsc::Sender<Answer>,
@@ -200,7 +205,9 @@ async fn hello<R: FrameSource>(
     check_hello(&hello).map_err(|error| End::Goodbye(error.into()))?;
     let admitted = context.guard.admit(&hello.token, &hello.device);
     let principal = admitted.map_err(|error| End::Goodbye(error.into()))?;
-    Ok(Access::new(Arc::clone(&context.guard), principal, hello.device))
+    let permit = context.quotas.connect(&principal.id, principal.tenant.as_deref());
+    let permit = permit.map_err(|error| End::Goodbye(error.into()))?;
+    Ok(Access::new(Arc::clone(&context.guard), principal, hello.device, permit))
 }
 
 fn check_hello(hello: &wire::Hello) -> Result<(), Error> {
@@ -227,6 +234,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             encoding,
             source,
             sink,
+            frame_bytes: 0,
             drain: context.drain.clone(),
             access,
             answers,
@@ -294,6 +302,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             Event::Frame(frame) => {
                 self.received_at = Instant::now();
                 let frame = frame.map_err(link_end)?;
+                self.frame_bytes = frame.len();
                 let frame =
                     decode_client(self.encoding, frame).map_err(|error| End::Goodbye(error.into()))?;
                 return self.frame(frame).await;
@@ -347,14 +356,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 let pong = wire::Pong { token: ping.token, time_ms: self.context.clock.now_ms() };
                 self.feed(ServerFrame::Pong(pong)).await?;
             }
-            ClientFrame::Publish(publish) => {
-                let (number, session) =
-                    (publish.request, self.access.session(Asks::Publish, &publish.session));
-                let sender = session.as_ref().ok().map(|id| self.access.publisher(&publish.act_as, id));
-                let command = sender.unwrap_or_else(|| Ok(self.access.sender()));
-                let command = command.and_then(|sender| request::publish(sender, publish));
-                self.ask(number, session, command.map(Operation::Command)).await?;
-            }
+            ClientFrame::Publish(publish) => self.publish(publish).await?,
             ClientFrame::DescribeSession(describe) => {
                 let session = self.access.session(Asks::Describe, &describe.session);
                 self.ask(describe.request, session, Ok(Operation::Command(Command::Describe))).await?;
@@ -363,6 +365,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 let asks = if create.update { Asks::Update } else { Asks::Create };
                 let (number, session) = (create.request, self.access.session(asks, &create.session));
                 let command = request::create(self.access.sender(), create);
+                let command = command.and_then(|command| self.access.count_creation().map(|()| command));
                 self.ask(number, session, command.map(Operation::Command)).await?;
             }
             ClientFrame::CloseSession(close) => {
@@ -407,19 +410,52 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         Ok(None)
     }
 
+    async fn publish(&mut self, publish: raw::Publish) -> Result<(), End> {
+        let number = publish.request;
+        let allowed = self.access.session(Asks::Publish, &publish.session).and_then(|session| {
+            let sender = self.access.publisher(&publish.act_as, &session)?;
+            let publish = request::publish(sender, publish)?;
+            self.access.count_publish(publish.records(), publish.bytes())?;
+            Ok((session, publish))
+        });
+        let (session, mut command) = match allowed {
+            Ok(allowed) => allowed,
+            Err(error) => return self.feed(refused(number, 0, &error)).await,
+        };
+        let creation = self.access.begin_creation();
+        if let Command::Publish { may_create, .. } = &mut command {
+            *may_create = !matches!(creation, Creation::Refused(_));
+        }
+        self.ask_with(number, Ok(session), Ok(Operation::Command(command)), creation).await
+    }
+
     async fn ask(
         &mut self,
         number: u64,
         session: Result<SessionId, Error>,
         operation: Result<Operation, Error>,
     ) -> Result<(), End> {
-        let (session, operation) = match (session, operation) {
-            (Ok(session), Ok(operation)) => (session, operation),
-            (Err(error), _) | (_, Err(error)) => return self.feed(refused(number, 0, &error)).await,
+        self.ask_with(number, session, operation, Creation::None).await
+    }
+
+    async fn ask_with(
+        &mut self,
+        number: u64,
+        session: Result<SessionId, Error>,
+        operation: Result<Operation, Error>,
+        creation: Creation,
+    ) -> Result<(), End> {
+        let permit = self.access.begin_request(self.frame_bytes);
+        let (session, operation, permit) = match (session, operation, permit) {
+            (Ok(session), Ok(operation), Ok(permit)) => (session, operation, permit),
+            (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => {
+                return self.feed(refused(number, 0, &error)).await;
+            }
         };
         let request = self.next_request;
         self.next_request += 1;
-        self.asked.insert(request, Asked { request: number, session: session.clone() });
+        let asked = Asked { request: number, session: session.clone(), creation, _permit: permit };
+        self.asked.insert(request, asked);
         let reply_to = ReplyTo { request, answers: self.answers.clone() };
         if let Some(back) = self.context.hub.try_send(&session, Request { operation, reply_to }) {
             let hub = Arc::clone(&self.context.hub);
@@ -429,10 +465,9 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     }
 
     async fn answer(&mut self, answered: Answer) -> Result<(), End> {
-        match self.asked.remove(&answered.request) {
-            Some(asked) => self.feed(answer(&asked, answered.result)).await,
-            None => Ok(()),
-        }
+        let Some(asked) = self.asked.remove(&answered.request) else { return Ok(()) };
+        let result = self.access.end_creation(&asked.creation, answered.result);
+        self.feed(answer(&asked, result)).await
     }
 
     async fn subscribe(&mut self, subscribe: wire::Subscribe) -> Result<(), End> {
@@ -446,7 +481,10 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         for subscription in subscriptions {
             let number = subscription.subscription;
             if !subscription.pattern.is_empty() {
-                if let Err(error) = self.subscriptions.open_pattern(request, subscription) {
+                let opened = self.access.begin_subscription();
+                let opened =
+                    opened.and_then(|permit| self.subscriptions.open_pattern(request, subscription, permit));
+                if let Err(error) = opened {
                     self.feed(refused(request, number, &error)).await?;
                 }
                 continue;
@@ -454,7 +492,8 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             let opened =
                 self.access.session(Asks::SubscribeReplay, &subscription.session).and_then(|session| {
                     let after_requests = self.asked.values().any(|asked| asked.session == session);
-                    self.subscriptions.open(request, session, subscription, after_requests)
+                    let permit = self.access.begin_subscription()?;
+                    self.subscriptions.open(request, session, subscription, after_requests, permit)
                 });
             if let Err(error) = opened {
                 self.feed(refused(request, number, &error)).await?;

@@ -8,7 +8,9 @@ use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use longwire_proto::wire::server_frame::Frame;
 
+use crate::connection::access::Creation;
 use crate::listing::Page;
+use crate::quota::RequestPermit;
 use crate::store::Listed;
 
 /// What a connection keeps of an open request.
@@ -17,6 +19,10 @@ pub(super) struct Asked {
     pub(super) request: u64,
     /// The session that was asked.
     pub(super) session: SessionId,
+    /// Whether it may create the session.
+    pub(super) creation: Creation,
+    /// Its place among the open requests.
+    pub(super) _permit: RequestPermit,
 }
 
 /// The refusal of a request.

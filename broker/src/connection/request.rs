@@ -48,7 +48,7 @@ pub(super) fn publish(sender: Sender, publish: raw::Publish) -> Result<Command, 
         })?;
     }
     let producer = producer.map(producer_ref).transpose()?;
-    Ok(Command::Publish { sender, producer, if_end, records })
+    Ok(Command::Publish { sender, producer, if_end, may_create: true, records })
 }
 
 fn check_batch(what: &str, found: usize, limit: usize) -> Result<(), Error> {

@@ -22,6 +22,7 @@ use crate::cursor::{self, CursorName};
 use crate::filter::Filter;
 use crate::hub::Hub;
 use crate::pattern_subscription::{PatternFrom, PatternSubscription, PatternWish};
+use crate::quota::SubscriptionPermit;
 use crate::subscription::{Event, Start, Subscription, resolve};
 use crate::tail::{Progress, Tail, TailReader};
 
@@ -41,6 +42,7 @@ struct Entry {
     session: Option<SessionId>,
     /// What was delivered through, once it is opened.
     next: Option<u64>,
+    _permit: SubscriptionPermit,
 }
 
 struct Opened {
@@ -129,11 +131,12 @@ impl Subscriptions {
         session: SessionId,
         subscription: wire::Subscription,
         after_requests: bool,
+        permit: SubscriptionPermit,
     ) -> Result<(), Error> {
         let wire::Subscription { subscription: number, from, window_bytes, wait, filter, .. } = subscription;
         let filter = Filter::from_wire(filter)?;
         self.remove(number);
-        let generation = self.enter(number, Some(session.clone()))?;
+        let generation = self.enter(number, Some(session.clone()), permit)?;
         let (hub, principal) = (Arc::clone(&self.hub), self.whoever.borrow().id.clone());
         self.opening.push(Box::pin(async move {
             if after_requests {
@@ -154,6 +157,7 @@ impl Subscriptions {
         &mut self,
         request: u64,
         subscription: wire::Subscription,
+        permit: SubscriptionPermit,
     ) -> Result<(), Error> {
         let wire::Subscription { subscription: number, session, from, window_bytes, wait, filter, pattern } =
             subscription;
@@ -186,7 +190,7 @@ impl Subscriptions {
             let message = format!("a connection subscribes to at most {PATTERNS_MAX} patterns");
             return Err(Error::new(ErrorCode::TooManySubscriptions, message).limit(PATTERNS_MAX));
         }
-        let generation = self.enter(number, None)?;
+        let generation = self.enter(number, None, permit)?;
         let store = Arc::clone(self.hub.store());
         let (encoding, whoever) = (self.encoding, self.whoever.clone());
         let wish = PatternWish { number, encoding, pattern: pattern.clone(), from, filter, whoever };
@@ -200,7 +204,12 @@ impl Subscriptions {
     }
 
     /// Takes a place for a subscription.
-    fn enter(&mut self, number: u32, session: Option<SessionId>) -> Result<Generation, Error> {
+    fn enter(
+        &mut self,
+        number: u32,
+        session: Option<SessionId>,
+        permit: SubscriptionPermit,
+    ) -> Result<Generation, Error> {
         if self.entries.len() >= SUBSCRIPTIONS_MAX {
             let message =
                 format!("a connection has at most {SUBSCRIPTIONS_MAX} subscriptions; open another one");
@@ -212,7 +221,17 @@ impl Subscriptions {
         let consumed_through = watch::Sender::new(0);
         let is_pattern = session.is_none();
         let (tail, told_end, next) = (None, 0, None);
-        let entry = Entry { generation, abort, consumed_through, tail, told_end, is_pattern, session, next };
+        let entry = Entry {
+            generation,
+            abort,
+            consumed_through,
+            tail,
+            told_end,
+            is_pattern,
+            session,
+            next,
+            _permit: permit,
+        };
         self.entries.insert(number, entry);
         Ok(generation)
     }

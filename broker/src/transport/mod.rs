@@ -5,6 +5,7 @@ use std::future::Future;
 use bytes::Bytes;
 use longwire_proto::error::Error;
 
+mod threshold;
 pub mod websocket;
 
 /// Why a link has no more frames.

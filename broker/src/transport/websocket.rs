@@ -1,11 +1,13 @@
 //! Frames over WebSocket (RFC 6455): one frame a message.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use longwire_proto::codec::Encoding;
 use longwire_proto::error::{Error, ErrorCode};
-use longwire_proto::limits::FRAME_BYTES_MAX;
+use longwire_proto::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::CapacityError;
@@ -13,6 +15,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
+use crate::sockets::SocketPlace;
+use crate::transport::threshold::{Bounded, Threshold};
 use crate::transport::{FrameSink, FrameSource, Gone, LinkEnd};
 
 /// Read buffer of a connection: most frames of clients are small, and there are many idle connections.
@@ -32,21 +36,68 @@ fn config() -> WebSocketConfig {
         .max_frame_size(Some(FRAME_BYTES_MAX))
 }
 
-/// Takes over an upgraded stream and answers its two halves.
-pub async fn accept<S>(stream: S, encoding: Encoding) -> (WebSocketSource<S>, WebSocketSink<S>)
+/// Takes over an upgraded stream, whose socket has a place, and answers its two halves.
+pub async fn accept<S>(
+    stream: S,
+    encoding: Encoding,
+    place: Option<Arc<SocketPlace>>,
+) -> (WebSocketSource<S>, WebSocketSink<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
+    let threshold = Threshold::new(HELLO_BYTES_MAX);
+    let stream = Bounded::new(stream, Arc::clone(&threshold));
     let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config())).await;
     let (sink, stream) = socket.split();
-    (WebSocketSource { stream, encoding }, WebSocketSink { sink, encoding })
+    let door = Some(Door { place, threshold, has_greeted: false });
+    (WebSocketSource { stream, encoding, door }, WebSocketSink { sink, encoding })
+}
+
+/// What a peer passes with its hello.
+#[derive(Debug)]
+struct Door {
+    place: Option<Arc<SocketPlace>>,
+    threshold: Arc<Threshold>,
+    /// The first frame was handed over.
+    has_greeted: bool,
+}
+
+impl Door {
+    /// Lets the peer in: whoever asks for a second frame has accepted the first, which is the hello.
+    fn pass(&self) -> Result<(), LinkEnd> {
+        if let Some(place) = &self.place {
+            place.admit().map_err(LinkEnd::Refused)?;
+        }
+        self.threshold.open();
+        Ok(())
+    }
+
+    /// Resolves when others need the place.
+    async fn evicted(&self) -> LinkEnd {
+        match &self.place {
+            Some(place) => place.evicted().await,
+            None => std::future::pending().await,
+        }
+        LinkEnd::Refused(SocketPlace::eviction())
+    }
+
+    /// Why nothing came through the door.
+    fn refusal(&self, end: LinkEnd) -> LinkEnd {
+        if !self.threshold.is_spent() {
+            return end;
+        }
+        let message = format!("the hello is not within the first {HELLO_BYTES_MAX} bytes");
+        LinkEnd::Refused(Error::new(ErrorCode::FrameTooLarge, message).limit(HELLO_BYTES_MAX))
+    }
 }
 
 /// The receiving half.
 #[derive(Debug)]
 pub struct WebSocketSource<S> {
-    stream: SplitStream<WebSocketStream<S>>,
+    stream: SplitStream<WebSocketStream<Bounded<S>>>,
     encoding: Encoding,
+    /// Closed until the peer's hello was accepted.
+    door: Option<Door>,
 }
 
 impl<S> FrameSource for WebSocketSource<S>
@@ -54,21 +105,36 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     async fn next(&mut self) -> Result<Bytes, LinkEnd> {
-        loop {
-            return match (self.stream.next().await, self.encoding) {
-                (Some(Ok(Message::Binary(bytes))), Encoding::Proto) => Ok(bytes),
-                (Some(Ok(Message::Text(text))), Encoding::Json) => Ok(Bytes::from(text)),
-                (Some(Ok(Message::Binary(_))), Encoding::Json) => {
-                    Err(wrong_type("text", "binary", self.encoding))
-                }
-                (Some(Ok(Message::Text(_))), Encoding::Proto) => {
-                    Err(wrong_type("binary", "text", self.encoding))
-                }
-                (Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))), _) => continue,
-                (Some(Ok(Message::Close(_))) | None, _) => Err(LinkEnd::Gone),
-                (Some(Err(error)), _) => Err(link_end(&error)),
-            };
+        if let Some(door) = self.door.take_if(|door| door.has_greeted) {
+            door.pass()?;
         }
+        let Some(door) = &mut self.door else { return receive(&mut self.stream, self.encoding).await };
+        let first = tokio::select! {
+            first = receive(&mut self.stream, self.encoding) => first.map_err(|end| door.refusal(end))?,
+            end = door.evicted() => return Err(end),
+        };
+        door.has_greeted = true;
+        Ok(first)
+    }
+}
+
+async fn receive<S>(
+    stream: &mut SplitStream<WebSocketStream<S>>,
+    encoding: Encoding,
+) -> Result<Bytes, LinkEnd>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    loop {
+        return match (stream.next().await, encoding) {
+            (Some(Ok(Message::Binary(bytes))), Encoding::Proto) => Ok(bytes),
+            (Some(Ok(Message::Text(text))), Encoding::Json) => Ok(Bytes::from(text)),
+            (Some(Ok(Message::Binary(_))), Encoding::Json) => Err(wrong_type("text", "binary", encoding)),
+            (Some(Ok(Message::Text(_))), Encoding::Proto) => Err(wrong_type("binary", "text", encoding)),
+            (Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))), _) => continue,
+            (Some(Ok(Message::Close(_))) | None, _) => Err(LinkEnd::Gone),
+            (Some(Err(error)), _) => Err(link_end(&error)),
+        };
     }
 }
 
@@ -97,7 +163,7 @@ fn link_end(error: &tungstenite::Error) -> LinkEnd {
 /// The sending half.
 #[derive(Debug)]
 pub struct WebSocketSink<S> {
-    sink: SplitSink<WebSocketStream<S>, Message>,
+    sink: SplitSink<WebSocketStream<Bounded<S>>, Message>,
     encoding: Encoding,
 }
 

@@ -1,6 +1,7 @@
 //! Scenarios over the real binary: real processes, real sockets, real disks.
 #![allow(clippy::unwrap_used)] // tests: a panic is their failure
 
+mod attacks;
 mod backup;
 mod bad_input;
 mod cli;
@@ -14,11 +15,13 @@ mod journey;
 mod kill9;
 mod life;
 mod matrix;
+mod memory;
 mod order;
 mod outbox;
 mod page;
 mod patterns;
 mod protocol;
+mod proxies;
 mod python;
 mod residency;
 mod slow_reader;

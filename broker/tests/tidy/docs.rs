@@ -52,6 +52,20 @@ pub(crate) fn table_differs(text: &str, name: &str, wanted: &Vec<Vec<String>>) -
     violations
 }
 
+/// The metrics that Rust source names: name and type, sorted.
+pub(crate) fn metrics(source: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for kind in ["counter", "gauge", "histogram"] {
+        let call = format!("{kind}!(");
+        let calls = source.split(&call).skip(1);
+        let names = calls.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next());
+        found.extend(names.map(|name| (name.to_owned(), kind.to_owned())));
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
 /// Compares the hash on the line `proto-sha256: …` with that of the file.
 pub(crate) fn hash_differs(text: &str, proto: &str) -> Vec<String> {
     let actual: String = Sha256::digest(proto).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -196,6 +210,14 @@ mod tests {
         assert_eq!(differs("| `a` | 1 | first |\n| `b` | 3 | second |"), 2);
         assert_eq!(differs("| `a` | 1 | first |\n| `b` | 2 | |"), 1);
         assert_eq!(table_differs("no table", "t", &wanted).len(), 1);
+    }
+
+    #[test]
+    fn metrics_are_found_wherever_they_are() {
+        let source = "metrics::counter!(\"b_total\", \"why\" => x).increment(1);\ngauge!(\n    \"a\").set(1.0);\ncounter!(\"b_total\")";
+        let found: Vec<_> =
+            metrics(source).into_iter().map(|(name, kind)| format!("{name} {kind}")).collect();
+        assert_eq!(found, ["a gauge", "b_total counter"]);
     }
 
     #[test]

@@ -129,6 +129,7 @@ mod tests {
             sender: Sender { principal: "ada".into(), ..Sender::default() },
             producer: Some(ProducerRef { id: producer.into(), epoch: 0, sequence }),
             if_end: None,
+            may_create: true,
             records: vec![Bytes::new()],
         };
         match hub.ask(&SessionId::parse("a").unwrap(), Operation::Command(command)).await? {

@@ -1,7 +1,9 @@
 //! What scenarios are made of.
 
 pub(crate) mod acknowledged;
+pub(crate) mod attacker;
 pub(crate) mod broker;
+pub(crate) mod h2_attacker;
 pub(crate) mod history;
 pub(crate) mod patience;
 pub(crate) mod probe;

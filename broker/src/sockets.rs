@@ -1,0 +1,295 @@
+//! The open sockets: who is let in, and who goes when there are too many.
+//!
+//! A socket *waits* until a hello of its was accepted; then it is *admitted*. Those that wait have places of their own, so
+//! that they take none from connections, and connections none from whoever wants to ask how the broker is.
+//!
+//! When every waiting place is taken, the newest socket is not refused: an attacker who holds all places would keep everybody
+//! out for as long as a handshake may take. Instead the oldest goes, of the address that has the most. So who floods from few
+//! addresses pushes out itself; who floods from many must open all places anew within the time that an honest handshake
+//! takes, a few round trips, and not within the deadline. There is no cap by address beside that: behind a proxy or one
+//! address of a whole office there are many honest people, and a cap would refuse them without any need.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use longwire_proto::error::{Error, ErrorCode};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+
+/// Bits of an IPv6 address that one customer of a network gets: within them, addresses cost nothing.
+const IPV6_NETWORK_BITS: u32 = 64;
+/// When to try again what was refused because too many others are here.
+const RETRY_AFTER_MS: u64 = 1000;
+
+/// The places for sockets.
+#[derive(Debug)]
+pub struct Sockets {
+    waiting_max: usize,
+    admitted_max: usize,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// By network and age.
+    waiting: HashMap<IpAddr, BTreeMap<u64, CancellationToken>>,
+    waiting_count: usize,
+    admitted: usize,
+    next: u64,
+}
+
+impl Table {
+    fn remove(&mut self, network: IpAddr, number: u64) -> Option<CancellationToken> {
+        let sockets = self.waiting.get_mut(&network)?;
+        let found = sockets.remove(&number)?;
+        if sockets.is_empty() {
+            self.waiting.remove(&network);
+        }
+        self.waiting_count -= 1;
+        Some(found)
+    }
+
+    /// The oldest socket of the network that has the most; of several such networks, that with the oldest.
+    fn victim(&self) -> Option<(IpAddr, u64)> {
+        let oldest = |sockets: &BTreeMap<u64, _>| sockets.keys().next().copied();
+        let found = self
+            .waiting
+            .iter()
+            .filter_map(|(network, sockets)| Some((sockets.len(), oldest(sockets)?, *network)))
+            .max_by_key(|(count, oldest, _)| (*count, u64::MAX - oldest))?;
+        Some((found.2, found.1))
+    }
+
+    fn evict(&mut self) -> bool {
+        let Some((network, number)) = self.victim() else { return false };
+        if let Some(evicted) = self.remove(network, number) {
+            evicted.cancel();
+        }
+        metrics::counter!("longwire_sockets_evicted_total").increment(1);
+        true
+    }
+
+    fn show(&self) {
+        metrics::gauge!("longwire_sockets_waiting").set(self.waiting_count as f64);
+    }
+}
+
+/// What may cost an attacker nothing to change does not count.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => {
+            let host_bits = u128::BITS - IPV6_NETWORK_BITS;
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> host_bits << host_bits))
+        }
+    }
+}
+
+impl Sockets {
+    /// Places for `admitted_max` connections, and for `waiting_max` sockets that are none yet.
+    #[must_use]
+    pub fn new(admitted_max: usize, waiting_max: usize) -> Arc<Self> {
+        Arc::new(Self { waiting_max, admitted_max, table: Mutex::default() })
+    }
+
+    // Nothing panics while it holds the lock.
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a socket that was accepted. Another one loses its own when there is none.
+    #[must_use]
+    pub fn enter(self: &Arc<Self>, from: IpAddr) -> SocketPlace {
+        let network = network(from);
+        let evicted = CancellationToken::new();
+        let mut table = self.table();
+        while table.waiting_count >= self.waiting_max && table.evict() {}
+        let number = table.next;
+        table.next += 1;
+        table.waiting_count += 1;
+        table.waiting.entry(network).or_default().insert(number, evicted.clone());
+        table.show();
+        drop(table);
+        SocketPlace { sockets: Arc::clone(self), network, number, evicted, admitted: AtomicBool::new(false) }
+    }
+
+    /// Ends a socket that waits, such as when the process can open no more.
+    pub fn evict(&self) {
+        let mut table = self.table();
+        table.evict();
+        table.show();
+    }
+
+    /// Whether one more connection would be admitted now.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Overloaded`].
+    pub fn check_room(&self) -> Result<(), Error> {
+        self.room(&self.table())
+    }
+
+    fn room(&self, table: &Table) -> Result<(), Error> {
+        if table.admitted < self.admitted_max {
+            return Ok(());
+        }
+        let message = format!("the broker has {} connections, which is all it may have", self.admitted_max);
+        let error = Error::new(ErrorCode::Overloaded, message).limit(self.admitted_max);
+        Err(error.retry_after_ms(RETRY_AFTER_MS))
+    }
+}
+
+/// The place of one socket; left when it is dropped.
+#[derive(Debug)]
+pub struct SocketPlace {
+    sockets: Arc<Sockets>,
+    network: IpAddr,
+    number: u64,
+    evicted: CancellationToken,
+    /// Changed under the table's lock.
+    admitted: AtomicBool,
+}
+
+impl SocketPlace {
+    /// All places.
+    #[must_use]
+    pub fn sockets(&self) -> &Arc<Sockets> {
+        &self.sockets
+    }
+
+    /// The socket becomes a connection's, and nobody takes its place any more. Once is enough.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Overloaded`] when there are too many connections, or when its place was taken meanwhile.
+    pub fn admit(&self) -> Result<(), Error> {
+        let mut table = self.sockets.table();
+        if self.admitted.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if self.evicted.is_cancelled() {
+            return Err(Self::eviction());
+        }
+        self.sockets.room(&table)?;
+        table.remove(self.network, self.number);
+        table.admitted += 1;
+        self.admitted.store(true, Ordering::Relaxed);
+        table.show();
+        Ok(())
+    }
+
+    /// Resolves when the place was given to somebody else.
+    pub fn evicted(&self) -> WaitForCancellationFuture<'_> {
+        self.evicted.cancelled()
+    }
+
+    /// What is said to who lost its place.
+    #[must_use]
+    pub fn eviction() -> Error {
+        let message = "too many sockets say no hello, and this is one of the oldest: connect again";
+        Error::new(ErrorCode::Overloaded, message).retry_after_ms(RETRY_AFTER_MS)
+    }
+}
+
+impl Drop for SocketPlace {
+    fn drop(&mut self) {
+        let mut table = self.sockets.table();
+        if self.admitted.load(Ordering::Relaxed) {
+            table.admitted -= 1;
+        } else {
+            table.remove(self.network, self.number);
+        }
+        table.show();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    fn counts(sockets: &Sockets) -> (usize, usize) {
+        let table = sockets.table();
+        assert_eq!(table.waiting_count, table.waiting.values().map(BTreeMap::len).sum::<usize>());
+        assert!(table.waiting.values().all(|sockets| !sockets.is_empty()));
+        (table.waiting_count, table.admitted)
+    }
+
+    #[test]
+    fn the_oldest_of_the_greediest_goes() {
+        let sockets = Sockets::new(10, 4);
+        let honest = sockets.enter(address(1));
+        let greedy: Vec<_> = (0..3).map(|_| sockets.enter(address(2))).collect();
+        let newest = sockets.enter(address(3));
+        assert!(greedy[0].evicted.is_cancelled());
+        let others = [&honest, &greedy[1], &greedy[2], &newest];
+        assert!(others.iter().all(|place| !place.evicted.is_cancelled()));
+        assert_eq!(counts(&sockets), (4, 0));
+        assert_eq!(greedy[0].admit().unwrap_err().code, ErrorCode::Overloaded);
+        drop(greedy);
+        assert_eq!(counts(&sockets), (2, 0), "who was evicted gives nothing back a second time");
+    }
+
+    #[test]
+    fn among_equals_the_oldest_goes() {
+        let sockets = Sockets::new(10, 3);
+        let places: Vec<_> = (1..=5).map(|last| sockets.enter(address(last))).collect();
+        let evicted: Vec<_> = places.iter().map(|place| place.evicted.is_cancelled()).collect();
+        assert_eq!(evicted, [true, true, false, false, false]);
+    }
+
+    #[test]
+    fn who_is_admitted_stays_and_frees_a_place() {
+        let sockets = Sockets::new(2, 1);
+        let first = sockets.enter(address(1));
+        first.admit().unwrap();
+        first.admit().unwrap();
+        let second = sockets.enter(address(1));
+        assert!(!first.evicted.is_cancelled() && sockets.check_room().is_ok());
+        second.admit().unwrap();
+        let third = sockets.enter(address(1));
+        let refused = third.admit().unwrap_err();
+        assert_eq!((refused.code, refused.limit), (ErrorCode::Overloaded, 2));
+        assert!(sockets.check_room().is_err());
+        drop(first);
+        third.admit().unwrap();
+        drop((second, third));
+        assert_eq!(counts(&sockets), (0, 0));
+    }
+
+    #[test]
+    fn one_network_is_one_however_many_addresses_it_has() {
+        let same = ["2001:db8:1:2::1", "2001:db8:1:2:ffff::9"].map(|text| network(text.parse().unwrap()));
+        assert_eq!(same[0], same[1]);
+        assert_ne!(same[0], network("2001:db8:1:3::1".parse().unwrap()));
+        assert_eq!(network("::ffff:10.0.0.1".parse().unwrap()), address(1));
+    }
+
+    proptest! {
+        #[test]
+        fn places_are_never_lost_and_never_too_many(steps in proptest::collection::vec((0u8..3, 0u8..4, any::<usize>()), 0..300)) {
+            let sockets = Sockets::new(5, 6);
+            let mut places: Vec<SocketPlace> = Vec::new();
+            for (what, from, at) in steps {
+                match what {
+                    0 => places.push(sockets.enter(address(from))),
+                    1 if !places.is_empty() => {
+                        let _ = places[at % places.len()].admit();
+                    }
+                    _ if !places.is_empty() => drop(places.swap_remove(at % places.len())),
+                    _ => {}
+                }
+                let admitted = places.iter().filter(|place| place.admitted.load(Ordering::Relaxed)).count();
+                let evicted = places.iter().filter(|place| place.evicted.is_cancelled()).count();
+                prop_assert_eq!(counts(&sockets), (places.len() - admitted - evicted, admitted));
+                prop_assert!(admitted <= 5 && places.len() - admitted - evicted <= 6);
+            }
+            drop(places);
+            prop_assert_eq!(counts(&sockets), (0, 0));
+        }
+    }
+}

@@ -473,7 +473,6 @@ fn the_window_answers_with_original_offsets_and_then_with_the_highest() {
         producer: Some((0, 0, sequence as u64)),
         texts: vec![0],
         if_end: None,
-        may_create: true,
     };
     for sequence in 0..PRODUCER_WINDOW + 10 {
         run(&mut machine, &mut disk, &publish(sequence), 0).unwrap();

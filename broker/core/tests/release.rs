@@ -132,3 +132,28 @@ fn an_answer_that_saw_nothing_new_does_not_wait() {
         "{released:?}"
     );
 }
+
+#[test]
+fn a_publish_that_may_not_create_is_refused_until_somebody_else_did() {
+    let mut machine = Machine::new(State::new(Lineage::beginning(0)), 0);
+    let careful = || match publish("second", None, None) {
+        Command::Publish { sender, producer, if_end, records, .. } => {
+            Command::Publish { sender, producer, if_end, may_create: false, records }
+        }
+        other => other,
+    };
+    machine.handle(PUBLISH, careful(), 1);
+    let refused = outputs(&mut machine);
+    assert!(matches!(
+        &refused[..],
+        [Output::Reply { result: Err(Error { code: ErrorCode::SessionNotFound, .. }), .. }]
+    ));
+    // What is not durable yet counts: the second of two that come together need not create.
+    machine.handle(PUBLISH, publish("first", None, None), 2);
+    machine.handle(ASKED, careful(), 2);
+    let released = persist(&mut machine);
+    let published = |output: &Output| {
+        matches!(output, Output::Reply { result: Ok(Reply::Published { from: 1, .. }), .. })
+    };
+    assert!(released.iter().any(published), "{released:?}");
+}

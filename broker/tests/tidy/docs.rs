@@ -56,7 +56,8 @@ pub(crate) fn table_differs(text: &str, name: &str, wanted: &Vec<Vec<String>>) -
 pub(crate) fn metrics(source: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for kind in ["counter", "gauge", "histogram"] {
-        let calls = source.split(&format!("{kind}!(")).skip(1);
+        let call = format!("{kind}!(");
+        let calls = source.split(&call).skip(1);
         let names = calls.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next());
         found.extend(names.map(|name| (name.to_owned(), kind.to_owned())));
     }

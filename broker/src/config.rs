@@ -39,6 +39,8 @@ pub struct Config {
     pub reconnect_after_ms: u64,
     /// Connections that are open at once: those whose hello was accepted.
     pub connections_max: usize,
+    /// Connections that begin to be served a second: who comes back in a crowd waits for a moment.
+    pub admissions_per_second: u32,
     /// Sockets that are open at once beside those, because no hello of theirs was accepted yet. Plain HTTP is among them.
     pub unauthenticated_max: usize,
     /// What connections, principals and tenants may use.
@@ -70,6 +72,7 @@ impl Default for Config {
             drain_timeout_ms: 10_000,
             reconnect_after_ms: 500,
             connections_max: 10_000,
+            admissions_per_second: 3_000,
             unauthenticated_max: 2_000,
             limits: Limits::default(),
             backups: None,
@@ -155,6 +158,7 @@ impl Config {
             ("session_idle_ms", self.session_idle_ms),
             ("drain_timeout_ms", self.drain_timeout_ms),
             ("connections_max", self.connections_max as u64),
+            ("admissions_per_second", self.admissions_per_second.into()),
             ("unauthenticated_max", self.unauthenticated_max as u64),
             ("backups_keep_ms", self.backups_keep_ms.unwrap_or(u64::MAX)),
         ];

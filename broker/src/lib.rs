@@ -35,4 +35,5 @@ pub mod store_error;
 pub mod subscription;
 pub mod tail;
 pub mod transport;
+mod turns;
 pub mod web_page;

@@ -349,5 +349,4 @@ const BATCH_RECORDS: u32 = BATCH_RECORDS_MAX as u32;
 const BATCH_KIB: u32 = (BATCH_BYTES_MAX >> 10) as u32;
 
 #[cfg(test)]
-#[path = "quota/tests.rs"]
 mod tests;

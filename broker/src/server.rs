@@ -255,7 +255,8 @@ impl Server {
     }
 
     async fn accept(&self, stop: &CancellationToken, requests: &TaskTracker) {
-        let sockets = Sockets::new(self.config.connections_max, self.config.unauthenticated_max);
+        let Config { connections_max, admissions_per_second, unauthenticated_max, .. } = self.config;
+        let sockets = Sockets::new(connections_max, admissions_per_second, unauthenticated_max);
         let router = router(Arc::clone(&self.http));
         loop {
             match self.listener.accept().await {

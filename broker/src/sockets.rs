@@ -15,7 +15,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use longwire_proto::error::{Error, ErrorCode};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+
+use crate::turns::Turns;
 
 /// Bits of an IPv6 address that one customer of a network gets: within them, addresses cost nothing.
 const IPV6_NETWORK_BITS: u32 = 64;
@@ -30,13 +33,14 @@ pub struct Sockets {
     table: Mutex<Table>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
     /// By network and age.
     waiting: HashMap<IpAddr, BTreeMap<u64, CancellationToken>>,
     waiting_count: usize,
     admitted: usize,
     next: u64,
+    turns: Turns,
 }
 
 impl Table {
@@ -87,10 +91,13 @@ fn network(address: IpAddr) -> IpAddr {
 }
 
 impl Sockets {
-    /// Places for `admitted_max` connections, and for `waiting_max` sockets that are none yet.
+    /// Places for `admitted_max` connections, `admissions_per_second` at a time, and for `waiting_max` sockets that are none
+    /// yet.
     #[must_use]
-    pub fn new(admitted_max: usize, waiting_max: usize) -> Arc<Self> {
-        Arc::new(Self { waiting_max, admitted_max, table: Mutex::default() })
+    pub fn new(admitted_max: usize, admissions_per_second: u32, waiting_max: usize) -> Arc<Self> {
+        let turns = Turns::new(admissions_per_second, Instant::now());
+        let table = Table { waiting: HashMap::new(), waiting_count: 0, admitted: 0, next: 0, turns };
+        Arc::new(Self { waiting_max, admitted_max, table: Mutex::new(table) })
     }
 
     // Nothing panics while it holds the lock.
@@ -157,14 +164,16 @@ impl SocketPlace {
         &self.sockets
     }
 
-    /// The socket becomes a connection's, and nobody takes its place any more. Once is enough.
+    /// The socket becomes a connection's, and nobody takes its place any more. Answers when it is its turn: what it asks for
+    /// is looked at then, so that a crowd that comes back at once is served one after the other.
     ///
     /// # Errors
     /// [`ErrorCode::Overloaded`] when there are too many connections, or when its place was taken meanwhile.
-    pub fn admit(&self) -> Result<(), Error> {
+    pub fn admit(&self) -> Result<Instant, Error> {
+        let now = Instant::now();
         let mut table = self.sockets.table();
         if self.admitted.load(Ordering::Relaxed) {
-            return Ok(());
+            return Ok(now);
         }
         if self.evicted.is_cancelled() {
             return Err(Self::eviction());
@@ -174,7 +183,7 @@ impl SocketPlace {
         table.admitted += 1;
         self.admitted.store(true, Ordering::Relaxed);
         table.show();
-        Ok(())
+        Ok(table.turns.take(now))
     }
 
     /// Resolves when the place was given to somebody else.
@@ -221,7 +230,7 @@ mod tests {
 
     #[test]
     fn the_oldest_of_the_greediest_goes() {
-        let sockets = Sockets::new(10, 4);
+        let sockets = Sockets::new(10, 1000, 4);
         let honest = sockets.enter(address(1));
         let greedy: Vec<_> = (0..3).map(|_| sockets.enter(address(2))).collect();
         let newest = sockets.enter(address(3));
@@ -236,7 +245,7 @@ mod tests {
 
     #[test]
     fn among_equals_the_oldest_goes() {
-        let sockets = Sockets::new(10, 3);
+        let sockets = Sockets::new(10, 1000, 3);
         let places: Vec<_> = (1..=5).map(|last| sockets.enter(address(last))).collect();
         let evicted: Vec<_> = places.iter().map(|place| place.evicted.is_cancelled()).collect();
         assert_eq!(evicted, [true, true, false, false, false]);
@@ -244,7 +253,7 @@ mod tests {
 
     #[test]
     fn who_is_admitted_stays_and_frees_a_place() {
-        let sockets = Sockets::new(2, 1);
+        let sockets = Sockets::new(2, 1000, 1);
         let first = sockets.enter(address(1));
         first.admit().unwrap();
         first.admit().unwrap();
@@ -272,7 +281,7 @@ mod tests {
     proptest! {
         #[test]
         fn places_are_never_lost_and_never_too_many(steps in proptest::collection::vec((0u8..3, 0u8..4, any::<usize>()), 0..300)) {
-            let sockets = Sockets::new(5, 6);
+            let sockets = Sockets::new(5, 1000, 6);
             let mut places: Vec<SocketPlace> = Vec::new();
             for (what, from, at) in steps {
                 match what {

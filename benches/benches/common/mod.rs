@@ -21,6 +21,13 @@ pub(crate) fn from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
 }
 
+/// Thousands of sockets need as many files.
+pub(crate) fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+}
+
 /// A folder under the build's own one: on the real disk.
 pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
@@ -36,11 +43,16 @@ pub(crate) struct Broker {
 impl Broker {
     /// Starts the binary beside this one's folder, which `cargo build --release` makes, and waits for its address.
     pub(crate) fn start(data: &Path, settings: &[(&str, &str)]) -> Self {
+        Self::start_at("127.0.0.1:0", data, settings)
+    }
+
+    /// The same, at an address, where clients of an earlier life look for it.
+    pub(crate) fn start_at(address: &str, data: &Path, settings: &[(&str, &str)]) -> Self {
         let this = std::env::current_exe().unwrap();
         let binary = this.ancestors().nth(2).unwrap().join("longwire");
         let log = data.with_extension("log");
         let mut command = Command::new(&binary);
-        command.args(["--json", "serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
+        command.args(["--json", "serve", "--listen", address, "--data"]).arg(data);
         for (key, value) in settings {
             command.env(format!("LONGWIRE_SERVE_{key}"), value);
         }
@@ -52,6 +64,13 @@ impl Broker {
         let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
         let address = ready["url"].as_str().unwrap().trim_start_matches("ws://").parse().unwrap();
         Self { child, address, log }
+    }
+
+    /// Asks to stop, and waits until it has.
+    pub(crate) fn terminate(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(self.child.wait().unwrap().success());
     }
 
     /// Whether `/readyz` answers 200.

@@ -9,6 +9,7 @@ use longwire_proto::codec::Encoding;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::CapacityError;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -49,7 +50,7 @@ where
     let stream = Bounded::new(stream, Arc::clone(&threshold));
     let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config())).await;
     let (sink, stream) = socket.split();
-    let door = Some(Door { place, threshold, has_greeted: false });
+    let door = Some(Door { place, threshold, has_greeted: false, turn: None });
     (WebSocketSource { stream, encoding, door }, WebSocketSink { sink, encoding })
 }
 
@@ -60,15 +61,23 @@ struct Door {
     threshold: Arc<Threshold>,
     /// The first frame was handed over.
     has_greeted: bool,
+    /// The peer was let in, and this is when its second frame is looked at.
+    turn: Option<Instant>,
 }
 
 impl Door {
-    /// Lets the peer in: whoever asks for a second frame has accepted the first, which is the hello.
-    fn pass(&self) -> Result<(), LinkEnd> {
-        if let Some(place) = &self.place {
-            place.admit().map_err(LinkEnd::Refused)?;
-        }
+    /// Lets the peer in, and waits for its turn: whoever asks for a second frame has accepted the first, which is the hello.
+    async fn pass(&mut self) -> Result<(), LinkEnd> {
+        let turn = match (self.turn, &self.place) {
+            (Some(turn), _) => turn,
+            (None, Some(place)) => place.admit().map_err(LinkEnd::Refused)?,
+            (None, None) => Instant::now(),
+        };
+        self.turn = Some(turn);
         self.threshold.open();
+        if turn > Instant::now() {
+            sleep_until(turn).await;
+        }
         Ok(())
     }
 
@@ -105,8 +114,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     async fn next(&mut self) -> Result<Bytes, LinkEnd> {
-        if let Some(door) = self.door.take_if(|door| door.has_greeted) {
-            door.pass()?;
+        if let Some(door) = self.door.as_mut().filter(|door| door.has_greeted) {
+            door.pass().await?;
+            self.door = None;
         }
         let Some(door) = &mut self.door else { return receive(&mut self.stream, self.encoding).await };
         let first = tokio::select! {

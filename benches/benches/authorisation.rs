@@ -80,7 +80,8 @@ async fn count(publishes: u64, grant_count: u64) -> (u64, u64) {
         .unwrap();
     let text = String::from_utf8(annotated.stdout).unwrap();
     let number = |line: &str| {
-        let digits: String = line.trim_start().chars().take_while(|c| c.is_ascii_digit() || *c == ',').collect();
+        let digits: String =
+            line.trim_start().chars().take_while(|c| c.is_ascii_digit() || *c == ',').collect();
         digits.replace(',', "").parse::<u64>().unwrap()
     };
     let total = text.lines().find(|line| line.contains("PROGRAM TOTALS")).map(number).unwrap();

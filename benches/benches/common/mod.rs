@@ -33,6 +33,11 @@ pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
+fn binary() -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    this.ancestors().nth(2).unwrap().join("longwire")
+}
+
 /// A broker process. Killed when dropped.
 pub(crate) struct Broker {
     child: Child,
@@ -48,17 +53,24 @@ impl Broker {
 
     /// The same, at an address, where clients of an earlier life look for it.
     pub(crate) fn start_at(address: &str, data: &Path, settings: &[(&str, &str)]) -> Self {
-        let this = std::env::current_exe().unwrap();
-        let binary = this.ancestors().nth(2).unwrap().join("longwire");
+        Self::spawn(Command::new(binary()), address, data, settings)
+    }
+
+    /// The same, beneath another program, which must become the broker.
+    pub(crate) fn start_under(mut program: Command, data: &Path, settings: &[(&str, &str)]) -> Self {
+        program.arg(binary());
+        Self::spawn(program, "127.0.0.1:0", data, settings)
+    }
+
+    fn spawn(mut command: Command, address: &str, data: &Path, settings: &[(&str, &str)]) -> Self {
         let log = data.with_extension("log");
-        let mut command = Command::new(&binary);
         command.args(["--json", "serve", "--listen", address, "--data"]).arg(data);
         for (key, value) in settings {
             command.env(format!("LONGWIRE_SERVE_{key}"), value);
         }
         command.env("LONGWIRE_LOG", "info").stdin(Stdio::null()).stdout(Stdio::piped());
         command.stderr(std::fs::File::create(&log).unwrap());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -102,12 +114,18 @@ pub(crate) struct Connection(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl Connection {
     pub(crate) async fn open(address: SocketAddr) -> Self {
+        Self::open_as(address, "").await
+    }
+
+    /// A connection with a token.
+    pub(crate) async fn open_as(address: SocketAddr, token: &str) -> Self {
         let mut request = format!("ws://{address}/v1/connect").into_client_request().unwrap();
         let protocol = Encoding::Proto.subprotocol();
         request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
         let (socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
         let mut connection = Self(socket);
-        connection.send(ClientFrame::Hello(wire::Hello::default())).await;
+        let hello = wire::Hello { token: token.to_owned(), ..Default::default() };
+        connection.send(ClientFrame::Hello(hello)).await;
         assert!(matches!(connection.receive().await, Some(ServerFrame::Welcome(_))));
         connection
     }

@@ -111,6 +111,8 @@ impl Access {
     ///
     /// # Errors
     /// Those of [`authorise`].
+    // A function of its own, so that its cost can be told (`benches/benches/authorisation.rs`).
+    #[inline(never)]
     pub(super) fn authorise<'a>(
         &self,
         operation: Operation,

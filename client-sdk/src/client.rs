@@ -147,6 +147,29 @@ impl Client {
         }
     }
 
+    /// Lets a token be accepted no longer, and ends the connections that were made with it.
+    ///
+    /// # Errors
+    /// [`RequestError::Refused`] when the token is not accepted as it is, or is for more than this client manages.
+    pub async fn revoke_token(&self, token: &str) -> Result<(), RequestError> {
+        self.revoke(wire::RevokeToken { token: token.to_owned(), ..Default::default() }).await
+    }
+
+    /// As [`Self::revoke_token`], for a token that the broker made, by its id.
+    ///
+    /// # Errors
+    /// [`RequestError::Refused`] when this client does not manage everything.
+    pub async fn revoke_token_id(&self, id: &str) -> Result<(), RequestError> {
+        self.revoke(wire::RevokeToken { id: id.to_owned(), ..Default::default() }).await
+    }
+
+    async fn revoke(&self, revoke: wire::RevokeToken) -> Result<(), RequestError> {
+        match self.handle().call(Call::RevokeToken(revoke)).await? {
+            Answer::Done => Ok(()),
+            _ => Err(RequestError::UnexpectedAnswer),
+        }
+    }
+
     /// The sessions whose ids begin with `prefix`, in order of their ids, page by page.
     pub fn sessions(&self, prefix: &str) -> SessionList {
         let list = wire::ListSessions { prefix: prefix.to_owned(), ..Default::default() };

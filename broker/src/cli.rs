@@ -10,6 +10,7 @@ mod export;
 mod import;
 mod key;
 mod lines;
+mod log;
 mod publish;
 mod restore;
 mod run;

@@ -142,3 +142,106 @@ fn of_this_host(issuer: &str) -> Result<RootCertStore, IssuersError> {
         false => Ok(roots),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rustls::ServerConfig;
+    use rustls::pki_types::PrivateKeyDer;
+    use serde_json::json;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::auth::jwks::fetch::{FetchError, fetch};
+
+    fn authority() -> CertifiedIssuer<'static, KeyPair> {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    /// Serves keys by TLS as this name; the port.
+    async fn serve(authority: &CertifiedIssuer<'static, KeyPair>, name: &str) -> u16 {
+        let key = KeyPair::generate().unwrap();
+        let certificate =
+            CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, authority).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                // Who does not trust it goes in the middle.
+                let Ok(mut stream) = TlsAcceptor::from(Arc::new(config.clone())).accept(stream).await else {
+                    continue;
+                };
+                let mut request = [0; 4096];
+                assert!(stream.read(&mut request).await.unwrap() > 0);
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
+                stream.shutdown().await.unwrap();
+            }
+        });
+        port
+    }
+
+    fn place(folder: &Path, authority: &CertifiedIssuer<'static, KeyPair>, host: &str, port: u16) -> Place {
+        let ca = folder.join("ca.pem");
+        std::fs::write(&ca, authority.pem()).unwrap();
+        let config = json!({
+            "name": "id", "audience": "longwire", "namespace": "id", "bounds": ["acme/**:read"],
+            "jwks_url": format!("https://{host}:{port}/jwks"), "ca": ca,
+        });
+        let mut issuers = Issuers::load(&[serde_json::from_value(config).unwrap()]).unwrap();
+        issuers.published.remove(0).place
+    }
+
+    #[tokio::test]
+    async fn a_host_is_who_its_authority_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ours, theirs) = (authority(), authority());
+        let port = serve(&ours, "localhost").await;
+        let fetched = fetch(place(folder.path(), &ours, "localhost", port)).await.unwrap();
+        assert_eq!(fetched.text, "{}");
+        for wrong in
+            [place(folder.path(), &theirs, "localhost", port), place(folder.path(), &ours, "127.0.0.1", port)]
+        {
+            let outcome = fetch(wrong).await;
+            assert!(matches!(outcome, Err(FetchError::Tls(_))), "{outcome:?}");
+        }
+        // Whoever is there speaks no TLS.
+        let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = plain.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (mut stream, _) = plain.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
+        });
+        let outcome = fetch(place(folder.path(), &ours, "localhost", port)).await;
+        assert!(matches!(outcome, Err(FetchError::Tls(_))), "{outcome:?}");
+    }
+
+    #[test]
+    fn what_is_the_issuers_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let load = |more: serde_json::Value| {
+            let mut config =
+                json!({"name": "id", "audience": "a", "namespace": "id", "bounds": ["acme/**:read"]});
+            config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            Issuers::load(&[serde_json::from_value(config).unwrap()]).err().unwrap()
+        };
+        let absent = folder.path().join("absent");
+        assert!(matches!(load(json!({"keys": absent})), IssuersError::KeyFile { .. }));
+        let url = json!({"jwks_url": "https://id.example/", "ca": absent});
+        assert!(matches!(load(url), IssuersError::Ca { .. }));
+        assert!(matches!(load(json!({})), IssuersError::Config { .. }));
+    }
+}

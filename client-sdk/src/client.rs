@@ -147,18 +147,19 @@ impl Client {
         }
     }
 
-    /// Lets a token be accepted no longer, and ends the connections that were made with it.
+    /// Lets a token be accepted no longer, from now on and for ever: connections that were made with it end within a second.
+    /// It is one's own, or one for nothing but what the client manages. Revoking the client's own token ends the client.
     ///
     /// # Errors
-    /// [`RequestError::Refused`] when the token is not accepted as it is, or is for more than this client manages.
+    /// [`RequestError::Refused`] when it is not one of those.
     pub async fn revoke_token(&self, token: &str) -> Result<(), RequestError> {
         self.revoke(wire::RevokeToken { token: token.to_owned(), ..Default::default() }).await
     }
 
-    /// As [`Self::revoke_token`], for a token that the broker made, by its id.
+    /// [`Self::revoke_token`] for a token that the broker made, by its id. The client manages everything.
     ///
     /// # Errors
-    /// [`RequestError::Refused`] when this client does not manage everything.
+    /// [`RequestError::Refused`] when it does not.
     pub async fn revoke_token_id(&self, id: &str) -> Result<(), RequestError> {
         self.revoke(wire::RevokeToken { id: id.to_owned(), ..Default::default() }).await
     }

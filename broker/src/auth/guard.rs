@@ -166,7 +166,15 @@ impl Guard {
 
     /// The keys of another issuer come later: who shows a key that nobody has meanwhile may come again.
     pub fn await_keys(&self, issuer: &str) {
-        self.rules_mut().awaited.insert(issuer.to_owned());
+        let mut rules = self.rules_mut();
+        rules.verifier.put_keys(issuer, Keys::default());
+        rules.awaited.insert(issuer.to_owned());
+    }
+
+    /// The keys of another issuer are accepted no longer, and others are to come: who was let in with them may come again.
+    pub fn lose_keys(&self, issuer: &str) {
+        self.await_keys(issuer);
+        self.changed();
     }
 
     /// For how long somebody's token is valid from now on, in milliseconds.

@@ -98,8 +98,7 @@ impl JwksRefresh {
                         issuer,
                         "the keys of an issuer could not be fetched for too long; its tokens are refused"
                     );
-                    guard.put_keys(issuer, Keys::default());
-                    guard.await_keys(issuer);
+                    guard.lose_keys(issuer);
                 }
                 if known.schedule.begin(now) {
                     let issuer = known.published.issuer.clone();

@@ -8,7 +8,9 @@ mod connect;
 mod escape;
 mod export;
 mod import;
+mod key;
 mod lines;
+mod log;
 mod open_files;
 mod publish;
 mod restore;
@@ -17,6 +19,7 @@ mod serve;
 mod session;
 mod store;
 mod tail;
+mod token;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -62,6 +65,8 @@ enum Command {
     Export(export::ExportArgs),
     Import(import::ImportArgs),
     Backup(backup::BackupArgs),
+    Token(token::TokenArgs),
+    Key(key::KeyArgs),
     Store(store::StoreArgs),
 }
 
@@ -101,6 +106,8 @@ pub(crate) async fn dispatch(cli: Cli) -> ExitCode {
         Command::Export(args) => Box::pin(export::run(args, context)).await,
         Command::Import(args) => Box::pin(import::run(args, context)).await,
         Command::Backup(args) => Box::pin(backup::run(args, context)).await,
+        Command::Token(args) => Box::pin(token::run(args, context)).await,
+        Command::Key(args) => key::run(args, context.json),
         Command::Store(args) => Box::pin(store::run(args, context.json)).await,
     };
     result.unwrap_or_else(|error| {
@@ -112,8 +119,14 @@ pub(crate) async fn dispatch(cli: Cli) -> ExitCode {
     })
 }
 
+/// Wrong usage that clap cannot see; `longwire` exits with 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
 fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<ConnectError>() {
+        _ if error.is::<Usage>() => EXIT_USAGE,
         _ if error.is::<connect::Unreachable>() => EXIT_UNREACHABLE,
         Some(ConnectError::InvalidUrl { .. }) => EXIT_USAGE,
         _ => EXIT_FAILURE,
@@ -157,6 +170,12 @@ mod tests {
             "longwire session close a --reason done",
             "longwire session delete a",
             "longwire serve --listen 127.0.0.1:0 --data d",
+            "longwire token create --sub ada --grant acme/**:read,publish --ttl 1h --kind human --device d",
+            "longwire token inspect - --data d",
+            "longwire token revoke --id abc",
+            "longwire token revoke -",
+            "longwire key rotate --drop --data d",
+            "longwire key show --json",
             "longwire store check --data d",
             "longwire store compact --data d --json",
             "longwire store restore b --data d --erasures f --json",
@@ -171,6 +190,11 @@ mod tests {
             "longwire tail a/b --raw --json",
             "longwire tail a/b -n 3 --from start",
             "longwire pub a/b x --header novalue",
+            "longwire token create --sub ada",
+            "longwire token create --sub ada --grant acme/**:fly",
+            "longwire token create --sub ada --grant acme/**:read --kind robot",
+            "longwire token revoke",
+            "longwire token revoke - --id abc",
         ] {
             let error = Cli::parse_from_line(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}: {error}");

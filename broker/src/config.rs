@@ -1,5 +1,8 @@
 //! The broker's configuration: defaults, then a TOML file, then the environment, then flags.
 
+pub mod audit;
+pub mod issuer;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,6 +11,8 @@ use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
+use crate::config::audit::AuditConfig;
+use crate::config::issuer::{InvalidIssuerConfig, IssuerConfig, check_issuers};
 use crate::quota::limits::Limits;
 
 /// Environment variables that configure the broker begin with this, such as `LONGWIRE_SERVE_LISTEN`.
@@ -23,6 +28,10 @@ pub struct Config {
     pub hosts: Vec<String>,
     /// Everybody shows a token; without this, whoever reaches the broker may do everything.
     pub auth: bool,
+    /// Whose tokens are accepted besides the broker's own.
+    pub issuers: Vec<IssuerConfig>,
+    /// Where the audit log is.
+    pub audit: AuditConfig,
     /// The data folder; created when it does not exist.
     pub data: PathBuf,
     /// The broker sends a heartbeat after this time of silence.
@@ -64,6 +73,8 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8700)),
             hosts: Vec::new(),
             auth: false,
+            issuers: Vec::new(),
+            audit: AuditConfig::default(),
             data: PathBuf::from("longwire-data"),
             heartbeat_ms: 15_000,
             idle_timeout_ms: 60_000,
@@ -123,6 +134,12 @@ pub enum ConfigError {
     /// A time or count is zero.
     #[error("`{0}` must be above 0")]
     Zero(&'static str),
+    /// An issuer is not one.
+    #[error("{0}")]
+    Issuer(#[from] InvalidIssuerConfig),
+    /// The audit log is not somewhere.
+    #[error("`audit` is `true` (`audit.jsonl` in the data folder), `false`, or the path of a file")]
+    Audit,
 }
 
 impl Config {
@@ -150,6 +167,10 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         if !self.listen.ip().is_loopback() {
             return Err(ConfigError::NotLoopback(self.listen));
+        }
+        check_issuers(&self.issuers)?;
+        if self.audit == AuditConfig::At(PathBuf::new()) {
+            return Err(ConfigError::Audit);
         }
         let counts = [
             ("heartbeat_ms", self.heartbeat_ms),
@@ -206,6 +227,15 @@ mod tests {
     }
 
     #[test]
+    fn the_audit_log_is_in_the_data_folder_elsewhere_or_nowhere() {
+        let at = |toml: &str| load(toml).unwrap().audit.file(Path::new("d"));
+        assert_eq!(at(""), Some(PathBuf::from("d/audit.jsonl")));
+        assert_eq!(at("audit = true"), Some(PathBuf::from("d/audit.jsonl")));
+        assert_eq!(at("audit = false"), None);
+        assert_eq!(at("audit = '/var/log/longwire.jsonl'"), Some(PathBuf::from("/var/log/longwire.jsonl")));
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let unknown = load("colour = 'red'").unwrap_err().to_string();
         assert!(unknown.contains("colour") && unknown.contains("heartbeat_ms"), "{unknown}");
@@ -217,6 +247,15 @@ mod tests {
         let unknown = load("[limits.principal]\nconections = 3").unwrap_err().to_string();
         assert!(unknown.contains("conections") && unknown.contains("limits"), "{unknown}");
         assert!(load("[limits.principal]\nconnections = 0").is_err());
+        let issuer = "[[issuers]]\nname = 'x'\naudience = 'longwire'\nnamespace = 'x'\nbounds = ['acme/**:fly']\nkeys = 'k'";
+        let wrong = load(issuer).unwrap_err().to_string();
+        assert!(
+            wrong.contains("issuer 1 (`x`)") && wrong.contains("bounds") && wrong.contains("grant 1"),
+            "{wrong}"
+        );
+        let unknown = load(&issuer.replace("keys", "key")).unwrap_err().to_string();
+        assert!(unknown.contains("issuers") && unknown.contains("jwks_url"), "{unknown}");
+        assert!(matches!(load("audit = ''"), Err(ConfigError::Audit)));
         let missing = Config::load(Some(Path::new("/nowhere/longwire.toml")), Overrides::default());
         assert!(matches!(missing, Err(ConfigError::NoFile(_))));
     }

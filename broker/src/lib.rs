@@ -4,6 +4,7 @@
 //! subscription → connection → transport.
 
 pub mod ageing;
+pub mod audit;
 pub mod auth;
 pub mod backup;
 pub mod clock;
@@ -15,6 +16,8 @@ pub mod filter;
 pub mod http;
 pub mod hub;
 pub mod inspect;
+pub mod issuers;
+pub mod key_watch;
 pub mod life;
 pub mod listing;
 pub mod memory;

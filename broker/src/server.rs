@@ -22,7 +22,10 @@ use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
 use crate::ageing::Ageing;
+use crate::audit::{Audit, AuditError};
 use crate::auth::guard::{Guard, GuardError};
+use crate::auth::jwks::{JwksRefresh, Published};
+use crate::auth::key_file::KeyFile;
 use crate::auth::signing_keys::{SigningKeys, SigningKeysError};
 use crate::backup::Expiry;
 use crate::clock::Clock;
@@ -30,6 +33,8 @@ use crate::config::Config;
 use crate::connection::{ConnectionContext, ConnectionTimes};
 use crate::http::{HttpContext, router};
 use crate::hub::Hub;
+use crate::issuers::{Issuers, IssuersError};
+use crate::key_watch::KeyWatch;
 use crate::page_token::{NoRandom, PageTokens};
 use crate::patience::Requests;
 use crate::quota::Quotas;
@@ -85,6 +90,12 @@ pub enum ServeError {
     /// Who is let in.
     #[error(transparent)]
     Guard(#[from] GuardError),
+    /// Whose tokens are accepted besides the broker's own.
+    #[error(transparent)]
+    Issuers(#[from] IssuersError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// No key can be made.
     #[error(transparent)]
     NoRandom(#[from] NoRandom),
@@ -119,6 +130,8 @@ pub struct Server {
     http: Arc<HttpContext>,
     drain: watch::Sender<Option<Duration>>,
     ageing: Ageing,
+    key_files: Vec<(String, KeyFile)>,
+    published: Vec<Published>,
 }
 
 async fn ageing(store: &dyn Store, clock: Clock, trust: bool) -> Result<Ageing, ServeError> {
@@ -170,7 +183,11 @@ impl Server {
         let clock = Clock::start();
         let ageing = ageing(&*store, clock, config.trust_clock).await?;
         let signing = SigningKeys::load_or_make(&config.data.join(SIGNING_KEYS_FILE))?;
-        let guard = Guard::open(Arc::clone(&store), clock, signing, Vec::new(), !config.auth).await?;
+        let issuers = Issuers::load(&config.issuers)?;
+        let guard = Guard::open(Arc::clone(&store), clock, signing, issuers.issuers, !config.auth).await?;
+        issuers.keys.into_iter().for_each(|(name, keys)| guard.put_keys(&name, keys));
+        let audit =
+            config.audit.file(&config.data).map_or_else(|| Ok(Audit::off()), |path| Audit::open(&path))?;
         let page_tokens = PageTokens::open(&*store).await?;
         let hub = Hub::new(store, clock, ageing, Config::time(config.session_idle_ms));
         let (drain, draining) = watch::channel(None);
@@ -182,6 +199,7 @@ impl Server {
         let connections = Arc::new(ConnectionContext {
             hub: Arc::clone(&hub),
             guard: Arc::new(guard),
+            audit,
             page_tokens: Arc::new(page_tokens),
             quotas: Quotas::new(config.limits.clone()),
             clock,
@@ -192,7 +210,8 @@ impl Server {
         });
         let hosts = config.hosts.clone();
         let http = Arc::new(HttpContext { connections, metrics, hosts, upgraded: TaskTracker::new() });
-        Ok(Self { listener, address, config, hub, http, drain, ageing })
+        let (key_files, published) = (issuers.files, issuers.published);
+        Ok(Self { listener, address, config, hub, http, drain, ageing, key_files, published })
     }
 
     /// The address that is listened on.
@@ -222,6 +241,7 @@ impl Server {
         let store = Arc::clone(self.hub.store());
         whole &= timeout_at(due, chores.tasks.wait()).await.is_ok();
         whole &= timeout_at(due, self.hub.drain()).await.is_ok();
+        whole &= timeout_at(due, self.http.connections.audit.close()).await.is_ok();
         match timeout_at(due, store.shutdown()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the store settles the rest at the next start"),
@@ -234,13 +254,20 @@ impl Server {
         }
     }
 
-    /// Starts what the broker does by itself: waking sessions whose deadline has come, the scrub, and removing
-    /// old backups.
+    /// Starts what the broker does by itself: waking sessions whose deadline has come, looking after keys, the scrub, and
+    /// removing old backups.
     fn start_chores(&self) -> Chores {
         let chores = Chores { stop: CancellationToken::new(), tasks: TaskTracker::new() };
         let clock = self.http.connections.clock;
         let scheduler = Scheduler { hub: Arc::clone(&self.hub), clock, ageing: self.ageing };
         chores.tasks.spawn(scheduler.run(chores.stop.clone()));
+        let (guard, signing) = (&self.http.connections.guard, self.config.data.join(SIGNING_KEYS_FILE));
+        let watch = KeyWatch::new(Arc::clone(guard), signing, self.key_files.clone());
+        chores.tasks.spawn(watch.run(chores.stop.clone()));
+        if !self.published.is_empty() {
+            let refresh = JwksRefresh::new(Arc::clone(guard), self.published.clone());
+            chores.tasks.spawn(refresh.run(chores.stop.clone()));
+        }
         if self.config.scrub_bytes_per_second > 0 {
             let store = Arc::clone(self.hub.store());
             let scrub = Scrub { store, bytes_per_second: self.config.scrub_bytes_per_second };

@@ -147,6 +147,30 @@ impl Client {
         }
     }
 
+    /// Lets a token be accepted no longer, from now on and for ever: connections that were made with it end within a second.
+    /// It is one's own, or one for nothing but what the client manages. Revoking the client's own token ends the client.
+    ///
+    /// # Errors
+    /// [`RequestError::Refused`] when it is not one of those.
+    pub async fn revoke_token(&self, token: &str) -> Result<(), RequestError> {
+        self.revoke(wire::RevokeToken { token: token.to_owned(), ..Default::default() }).await
+    }
+
+    /// [`Self::revoke_token`] for a token that the broker made, by its id. The client manages everything.
+    ///
+    /// # Errors
+    /// [`RequestError::Refused`] when it does not.
+    pub async fn revoke_token_id(&self, id: &str) -> Result<(), RequestError> {
+        self.revoke(wire::RevokeToken { id: id.to_owned(), ..Default::default() }).await
+    }
+
+    async fn revoke(&self, revoke: wire::RevokeToken) -> Result<(), RequestError> {
+        match self.handle().call(Call::RevokeToken(revoke)).await? {
+            Answer::Done => Ok(()),
+            _ => Err(RequestError::UnexpectedAnswer),
+        }
+    }
+
     /// The sessions whose ids begin with `prefix`, in order of their ids, page by page.
     pub fn sessions(&self, prefix: &str) -> SessionList {
         let list = wire::ListSessions { prefix: prefix.to_owned(), ..Default::default() };

@@ -3,6 +3,7 @@
 //! Connections ask it when somebody comes, and again when it says that something changed. Its lock is held for a look or a
 //! change in memory only.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use longwire_proto::grant::Grant;
 use longwire_proto::grants::Grants;
 use longwire_proto::right::Rights;
 use longwire_proto::session_id::SessionId;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::auth::authorise::{Subject, authorise};
 use crate::auth::issuer::{InvalidIssuer, Issuer};
@@ -37,6 +38,8 @@ pub const SHARE_TTL_MS: u64 = 60 * 60 * 1000;
 /// Who somebody is right now: connections change it, and what they have under way looks at it.
 pub type Whoever = watch::Receiver<Arc<Principal>>;
 
+/// When somebody may come again whose issuer's keys are not there yet.
+const AWAITED_RETRY_MS: u64 = 1000;
 /// Revocations read together.
 const SCANNED: usize = 1000;
 
@@ -63,6 +66,8 @@ struct Rules {
     verifier: Verifier,
     signing: SigningKeys,
     revoked: Revocations,
+    /// Issuers whose keys are not there yet.
+    awaited: BTreeSet<String>,
 }
 
 /// See the top of this file.
@@ -73,6 +78,7 @@ pub struct Guard {
     store: Arc<dyn Store>,
     rules: RwLock<Rules>,
     changes: watch::Sender<u64>,
+    unknown_key: Notify,
 }
 
 impl Guard {
@@ -94,8 +100,9 @@ impl Guard {
         verifier.put_keys(OWN_NAME, signing.keys(clock.now_ms()));
         let revoked = revocations(&*store).await?;
         let anonymous = anonymous.then(Principal::anonymous);
-        let rules = RwLock::new(Rules { verifier, signing, revoked });
-        Ok(Self { own, anonymous, clock, store, rules, changes: watch::Sender::new(0) })
+        let rules = RwLock::new(Rules { verifier, signing, revoked, awaited: BTreeSet::new() });
+        let (changes, unknown_key) = (watch::Sender::new(0), Notify::new());
+        Ok(Self { own, anonymous, clock, store, rules, changes, unknown_key })
     }
 
     /// Whether somebody without a token is let in.
@@ -107,7 +114,8 @@ impl Guard {
     /// Who comes with a token, from one of their devices; either may be empty.
     ///
     /// # Errors
-    /// [`ErrorCode::Unauthenticated`], [`ErrorCode::TokenExpired`] or [`ErrorCode::TokenRevoked`].
+    /// [`ErrorCode::Unauthenticated`], [`ErrorCode::TokenExpired`] or [`ErrorCode::TokenRevoked`]; and
+    /// [`ErrorCode::Overloaded`] when the key may be one that is not there yet.
     pub fn admit(&self, token: &str, device: &str) -> Result<Principal, Error> {
         if token.is_empty() {
             return self.anonymous.clone().ok_or_else(|| {
@@ -116,7 +124,13 @@ impl Guard {
             });
         }
         let rules = self.rules();
-        let principal = rules.verifier.verify(token, self.now_ms())?;
+        let principal = match rules.verifier.verify(token, self.now_ms()) {
+            Err(InvalidToken::UnknownKey) => {
+                self.unknown_key.notify_one();
+                return Err(unknown_key(!rules.awaited.is_empty()));
+            }
+            outcome => outcome?,
+        };
         rules.revoked.check(&principal)?;
         match principal.device.as_deref() {
             Some(only) if !device.is_empty() && only != device => {
@@ -142,7 +156,25 @@ impl Guard {
         if rules.verifier.has_key(&principal.issuer, &principal.signed_by) {
             return Ok(());
         }
-        Err(InvalidToken::UnknownKey.into())
+        Err(unknown_key(rules.awaited.contains(&principal.issuer)))
+    }
+
+    /// Resolves when somebody came with a token of a key that nobody has; once for all who came since it did last.
+    pub async fn unknown_key(&self) {
+        self.unknown_key.notified().await;
+    }
+
+    /// The keys of another issuer come later: who shows a key that nobody has meanwhile may come again.
+    pub fn await_keys(&self, issuer: &str) {
+        let mut rules = self.rules_mut();
+        rules.verifier.put_keys(issuer, Keys::default());
+        rules.awaited.insert(issuer.to_owned());
+    }
+
+    /// The keys of another issuer are accepted no longer, and others are to come: who was let in with them may come again.
+    pub fn lose_keys(&self, issuer: &str) {
+        self.await_keys(issuer);
+        self.changed();
     }
 
     /// For how long somebody's token is valid from now on, in milliseconds.
@@ -159,7 +191,10 @@ impl Guard {
 
     /// Gives another issuer these keys, instead of any that it had.
     pub fn put_keys(&self, issuer: &str, keys: Keys) {
-        self.rules_mut().verifier.put_keys(issuer, keys);
+        let mut rules = self.rules_mut();
+        rules.awaited.remove(issuer);
+        rules.verifier.put_keys(issuer, keys);
+        drop(rules);
         self.changed();
     }
 
@@ -295,6 +330,16 @@ impl Guard {
     fn rules_mut(&self) -> RwLockWriteGuard<'_, Rules> {
         self.rules.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Nobody has the key of a token; it may be one that is still to come.
+fn unknown_key(awaited: bool) -> Error {
+    if !awaited {
+        return InvalidToken::UnknownKey.into();
+    }
+    let message =
+        "the key that the token names is not there, and those of an issuer are still to come; try again";
+    Error::new(ErrorCode::Overloaded, message).field("token").retry_after_ms(AWAITED_RETRY_MS)
 }
 
 fn random_id() -> Result<String, Error> {

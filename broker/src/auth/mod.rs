@@ -1,5 +1,5 @@
-//! Who may do what: tokens become principals, and one function decides. Nothing here reads a clock or a socket; only
-//! [`guard`] knows the time and the store, and only [`signing_keys`] touches a file.
+//! Who may do what: tokens become principals, and one function decides. Only [`guard`] knows the time and the store, only
+//! [`signing_keys`] and [`key_file`] touch a file, and only [`jwks`] a socket.
 
 pub mod algorithm;
 pub mod authorise;
@@ -8,7 +8,9 @@ pub mod guard;
 mod header;
 pub mod issuer;
 mod jwk;
+pub mod jwks;
 pub mod key;
+pub mod key_file;
 pub mod key_set;
 pub mod mint;
 pub mod operation;
@@ -17,6 +19,6 @@ pub mod principal;
 pub mod revocation;
 pub mod signing_keys;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod token;
 pub mod token_id;

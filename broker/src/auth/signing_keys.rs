@@ -90,6 +90,17 @@ struct EarlierKey {
     until_ms: u64,
 }
 
+/// The public part of a key, which is Ed25519.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicKey {
+    /// Its id, as `kid` has it.
+    pub id: String,
+    /// Its bytes in base64url, as `x` of a JWK has them.
+    pub x: String,
+    /// Until when it counts, in Unix milliseconds; `None` for the one that signs.
+    pub until_ms: Option<u64>,
+}
+
 /// The broker's own keys.
 pub struct SigningKeys {
     pkcs8: EncodingKey,
@@ -225,6 +236,17 @@ impl SigningKeys {
         valid.chain(current).collect()
     }
 
+    /// What others need to verify its tokens: the key that signs first, and those of before that still count.
+    #[must_use]
+    pub fn public(&self, now_ms: u64) -> Vec<PublicKey> {
+        let current = PublicKey { id: self.id(), x: URL_SAFE_NO_PAD.encode(&self.public), until_ms: None };
+        let earlier = self.earlier.iter().filter(|key| now_ms < key.until_ms).filter_map(|key| {
+            let id = id(&URL_SAFE_NO_PAD.decode(&key.public).ok()?);
+            Some(PublicKey { id, x: key.public.clone(), until_ms: Some(key.until_ms) })
+        });
+        [current].into_iter().chain(earlier).collect()
+    }
+
     /// The claims, signed; `None` when the key does not sign.
     pub(super) fn sign<T: Serialize>(&self, claims: &T) -> Option<String> {
         let header = Header { kid: Some(self.id()), ..Header::new(Algorithm::EdDSA) };
@@ -341,6 +363,21 @@ mod tests {
         let third = loaded.rotate(&path, Earlier::Dropped, NOW_MS).unwrap();
         assert_eq!(ids(&third, NOW_MS), [third.id()]);
         assert_eq!(ids(&SigningKeys::load(&path).unwrap(), NOW_MS), [third.id()]);
+    }
+
+    #[test]
+    fn what_others_need_is_the_public_part() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        let first = SigningKeys::load_or_make(&path).unwrap();
+        let second = first.rotate(&path, Earlier::Kept, NOW_MS).unwrap();
+        let public = second.public(NOW_MS);
+        let ids: Vec<&str> = public.iter().map(|key| key.id.as_str()).collect();
+        assert_eq!(ids, [second.id(), first.id()]);
+        assert_eq!(public[0].until_ms, None);
+        assert_eq!(public[1].until_ms, Some(NOW_MS + TTL_MS_MAX + 1000));
+        assert_eq!(URL_SAFE_NO_PAD.decode(&public[0].x).unwrap(), second.public);
+        assert_eq!(second.public(NOW_MS + TTL_MS_MAX + 1000).len(), 1);
     }
 
     #[test]

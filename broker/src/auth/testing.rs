@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 use crate::auth::principal::{Kind, Principal};
 use crate::auth::token_id::TokenId;
 
-pub(super) const NOW_MS: u64 = 1_764_000_000_000;
-pub(super) const NOW: u64 = NOW_MS / 1000;
-pub(super) const ISSUER: &str = "longwire";
+pub(crate) const NOW_MS: u64 = 1_764_000_000_000;
+pub(crate) const NOW: u64 = NOW_MS / 1000;
+pub(crate) const ISSUER: &str = "longwire";
 
-pub(super) fn principal(grants: &[&str]) -> Principal {
+pub(crate) fn principal(grants: &[&str]) -> Principal {
     Principal {
         id: "alice".into(),
         kind: Kind::Human,
@@ -34,39 +34,39 @@ pub(super) fn principal(grants: &[&str]) -> Principal {
 }
 
 /// Who signs tokens, rightly or not.
-pub(super) enum Signer {
+pub(crate) enum Signer {
     Ed(Ed25519KeyPair),
     Es(EcdsaKeyPair),
     Rs(RsaKeyPair),
     Hs(Vec<u8>),
 }
 
-pub(super) fn b64(bytes: impl AsRef<[u8]>) -> String {
+pub(crate) fn b64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
 impl Signer {
-    pub(super) fn ed() -> Self {
+    pub(crate) fn ed() -> Self {
         Self::Ed(Ed25519KeyPair::generate().unwrap())
     }
 
-    pub(super) fn es() -> Self {
+    pub(crate) fn es() -> Self {
         Self::Es(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
     }
 
-    pub(super) fn rs() -> Self {
+    pub(crate) fn rs() -> Self {
         Self::Rs(RsaKeyPair::generate(KeySize::Rsa2048).unwrap())
     }
 
-    pub(super) fn hs() -> Self {
+    pub(crate) fn hs() -> Self {
         Self::Hs(vec![7; 32])
     }
 
-    pub(super) fn all() -> [Self; 4] {
+    pub(crate) fn all() -> [Self; 4] {
         [Self::ed(), Self::es(), Self::rs(), Self::hs()]
     }
 
-    pub(super) fn alg(&self) -> &'static str {
+    pub(crate) fn alg(&self) -> &'static str {
         match self {
             Self::Ed(_) => "EdDSA",
             Self::Es(_) => "ES256",
@@ -75,7 +75,7 @@ impl Signer {
         }
     }
 
-    pub(super) fn jwk(&self, kid: &str) -> Value {
+    pub(crate) fn jwk(&self, kid: &str) -> Value {
         let (kid, alg) = (kid.to_owned(), self.alg());
         match self {
             Self::Ed(pair) => {
@@ -96,7 +96,7 @@ impl Signer {
     }
 
     /// The public key in PEM; that of a secret is none.
-    pub(super) fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         use aws_lc_rs::encoding::AsDer;
         let der = match self {
             Self::Ed(pair) => pair.public_key().as_der().unwrap().as_ref().to_vec(),
@@ -107,7 +107,7 @@ impl Signer {
         pem("PUBLIC KEY", &der)
     }
 
-    pub(super) fn sign(&self, message: &[u8]) -> Vec<u8> {
+    pub(crate) fn sign(&self, message: &[u8]) -> Vec<u8> {
         let random = SystemRandom::new();
         match self {
             Self::Ed(pair) => pair.sign(message).as_ref().to_vec(),
@@ -124,29 +124,29 @@ impl Signer {
     }
 
     /// A token of exactly this header and these claims, as text.
-    pub(super) fn token_of_text(&self, header: &str, claims: &str) -> String {
+    pub(crate) fn token_of_text(&self, header: &str, claims: &str) -> String {
         let message = format!("{}.{}", b64(header), b64(claims));
         let signature = b64(self.sign(message.as_bytes()));
         format!("{message}.{signature}")
     }
 
-    pub(super) fn token(&self, header: &Value, claims: &Value) -> String {
+    pub(crate) fn token(&self, header: &Value, claims: &Value) -> String {
         self.token_of_text(&header.to_string(), &claims.to_string())
     }
 
-    pub(super) fn header(&self, kid: &str) -> Value {
+    pub(crate) fn header(&self, kid: &str) -> Value {
         json!({"alg": self.alg(), "kid": kid, "typ": "JWT"})
     }
 }
 
-pub(super) fn pem(label: &str, der: &[u8]) -> String {
+pub(crate) fn pem(label: &str, der: &[u8]) -> String {
     let body = STANDARD.encode(der);
     let lines: Vec<&str> = body.as_bytes().chunks(64).map(|line| str::from_utf8(line).unwrap()).collect();
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
 /// Claims that are accepted of [`ISSUER`].
-pub(super) fn claims() -> Value {
+pub(crate) fn claims() -> Value {
     json!({
         "iss": ISSUER, "sub": "alice", "aud": "longwire", "exp": NOW + 3600, "jti": "t-1", "kind": "human",
         "grants": ["acme/**:read,publish"],
@@ -154,13 +154,13 @@ pub(super) fn claims() -> Value {
 }
 
 /// The value with one member set to another one, or added.
-pub(super) fn with(value: &Value, member: &str, new: impl Into<Value>) -> Value {
+pub(crate) fn with(value: &Value, member: &str, new: impl Into<Value>) -> Value {
     let mut value = value.clone();
     value[member] = new.into();
     value
 }
 
-pub(super) fn without(value: &Value, member: &str) -> Value {
+pub(crate) fn without(value: &Value, member: &str) -> Value {
     let mut value = value.clone();
     value.as_object_mut().unwrap().remove(member).unwrap();
     value

@@ -169,24 +169,25 @@ impl Verifier {
     /// # Errors
     /// [`InvalidToken`].
     pub fn verify(&self, token: &str, now_ms: u64) -> Result<Principal, InvalidToken> {
-        if token.len() > TOKEN_CHARS_MAX {
-            return Err(InvalidToken::Length(token.len()));
-        }
-        let (message, signature) = token.rsplit_once('.').ok_or(InvalidToken::Form)?;
-        let (header, payload) = message.split_once('.').ok_or(InvalidToken::Form)?;
-        if payload.contains('.') {
-            return Err(InvalidToken::Form);
-        }
-        let header = Header::parse(header)?;
-        let signers = self.signers(&header, message, signature)?;
-        let claims: Claims = json(payload).ok_or(InvalidToken::Claims)?;
+        let parts = Parts::of(token)?;
+        let signers = self.signers(&parts)?;
+        let claims: Claims = json(parts.payload).ok_or(InvalidToken::Claims)?;
         let issuer =
             signers.into_iter().find(|issuer| issuer.name() == claims.iss).ok_or(InvalidToken::Issuer)?;
-        principal(issuer, header.key, claims, now_ms)
+        principal(issuer, parts.header.key, claims, now_ms)
+    }
+
+    /// Refuses a token that no issuer's key signed. What it says is not looked at.
+    ///
+    /// # Errors
+    /// [`InvalidToken`].
+    pub fn check_signature(&self, token: &str) -> Result<(), InvalidToken> {
+        self.signers(&Parts::of(token)?).map(|_| ())
     }
 
     /// The issuers whose key signed this. There is more than one only when they have the same key.
-    fn signers(&self, header: &Header, message: &str, signature: &str) -> Result<Vec<&Issuer>, InvalidToken> {
+    fn signers(&self, parts: &Parts<'_>) -> Result<Vec<&Issuer>, InvalidToken> {
+        let Parts { header, message, signature, .. } = parts;
         let named: Vec<(&Issuer, &Key)> = self
             .issuers
             .iter()
@@ -204,6 +205,29 @@ impl Verifier {
             .map(|(issuer, _)| *issuer)
             .collect();
         if signers.is_empty() { Err(InvalidToken::Signature) } else { Ok(signers) }
+    }
+}
+
+/// A token, taken apart.
+struct Parts<'a> {
+    header: Header,
+    payload: &'a str,
+    /// What is signed: header and payload.
+    message: &'a str,
+    signature: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn of(token: &'a str) -> Result<Self, InvalidToken> {
+        if token.len() > TOKEN_CHARS_MAX {
+            return Err(InvalidToken::Length(token.len()));
+        }
+        let (message, signature) = token.rsplit_once('.').ok_or(InvalidToken::Form)?;
+        let (header, payload) = message.split_once('.').ok_or(InvalidToken::Form)?;
+        if payload.contains('.') {
+            return Err(InvalidToken::Form);
+        }
+        Ok(Self { header: Header::parse(header)?, payload, message, signature })
     }
 }
 

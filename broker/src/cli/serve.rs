@@ -1,6 +1,5 @@
 //! `longwire serve`: the broker.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,6 +16,7 @@ use longwire_broker::store::local::{LocalConfig, LocalStore};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::cli::log;
 use crate::cli::open_files;
 use crate::cli::session::millis;
 
@@ -52,7 +52,7 @@ pub(crate) struct ServeArgs {
 /// # Errors
 /// What keeps the broker from serving.
 pub(crate) async fn run(args: ServeArgs, json: bool) -> anyhow::Result<ExitCode> {
-    start_log();
+    log::start();
     let overrides = Overrides {
         listen: args.listen,
         data: args.data,
@@ -141,20 +141,6 @@ fn announce(address: SocketAddr, json: bool) {
     println!("  WebSocket  {url}{CONNECT_PATH}");
     println!("  Health     http://{address}/healthz, /readyz and /metrics");
     println!("  Try        longwire --url {url} run demo -- date");
-}
-
-fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("LONGWIRE_LOG")
-        // What peers do wrong in HTTP/2 is no news, and must not fill the log.
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,h2=error"));
-    // A log that was started before stays in use.
-    drop(
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
-            .try_init(),
-    );
 }
 
 fn start_metrics() -> anyhow::Result<PrometheusHandle> {

@@ -36,6 +36,7 @@ use longwire_proto::{raw, wire};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use crate::audit::Audit;
 use crate::auth::guard::Guard;
 use crate::auth::operation::Operation as Asks;
 use crate::clock::Clock;
@@ -76,6 +77,8 @@ pub struct ConnectionContext {
     pub hub: Arc<Hub>,
     /// Who is let in.
     pub guard: Arc<Guard>,
+    /// What is told of who comes and what they do.
+    pub audit: Audit,
     /// Tokens of pages of lists.
     pub page_tokens: Arc<PageTokens>,
     /// What they use, and may use.

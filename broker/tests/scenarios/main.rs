@@ -27,3 +27,4 @@ mod residency;
 mod slow_reader;
 mod store_cli;
 mod support;
+mod tokens;

@@ -33,6 +33,7 @@ pub(crate) enum Call {
     CommitCursor(wire::CommitCursor),
     DescribeCursor(wire::DescribeCursor),
     BackUp(wire::BackUp),
+    RevokeToken(wire::RevokeToken),
 }
 
 impl Call {
@@ -51,6 +52,7 @@ impl Call {
             Self::CommitCursor(call) => Frame::CommitCursor(wire::CommitCursor { request, ..call }),
             Self::DescribeCursor(call) => Frame::DescribeCursor(wire::DescribeCursor { request, ..call }),
             Self::BackUp(call) => Frame::BackUp(wire::BackUp { request, ..call }),
+            Self::RevokeToken(call) => Frame::RevokeToken(wire::RevokeToken { request, ..call }),
         }
     }
 
@@ -60,7 +62,7 @@ impl Call {
             Self::Create(call) => call.session.clone(),
             Self::Close(call) => call.session.clone(),
             Self::Delete(call) => call.session.clone(),
-            Self::List(_) | Self::BackUp(_) => String::new(),
+            Self::List(_) | Self::BackUp(_) | Self::RevokeToken(_) => String::new(),
             Self::Read(call) => call.session.clone(),
             Self::Trim(call) => call.session.clone(),
             Self::Erase(call) => call.session.clone(),

@@ -14,6 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -28,9 +29,12 @@ use crate::config::Config;
 use crate::connection::{ConnectionContext, ConnectionTimes};
 use crate::http::{HttpContext, SocketPermit, router};
 use crate::hub::Hub;
+use crate::origin::Origins;
 use crate::scheduler::{Scheduler, last_known_ms, write_clock};
 use crate::scrub::Scrub;
 use crate::store::{Store, StoreError};
+use crate::tls::Tls;
+use crate::tls::error::TlsError;
 
 /// How long a peer may take over the headers of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,6 +61,9 @@ pub enum ServeError {
     /// The store cannot be read.
     #[error("the store cannot be read: {0}; `longwire store check` tells more")]
     Store(StoreError),
+    /// The port cannot speak TLS as it is told to.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -83,6 +90,7 @@ pub struct Server {
     config: Config,
     hub: Arc<Hub>,
     http: Arc<HttpContext>,
+    tls: Option<Arc<Tls>>,
     drain: watch::Sender<Option<Duration>>,
     ageing: Ageing,
 }
@@ -124,12 +132,14 @@ impl Server {
     /// Begins to listen.
     ///
     /// # Errors
-    /// [`ServeError::Listen`].
+    /// [`ServeError`].
     pub async fn bind(
         config: Config,
         store: Arc<dyn Store>,
         metrics: Option<PrometheusHandle>,
     ) -> Result<Self, ServeError> {
+        // Before the port is there: nobody shall be accepted who cannot be served.
+        let tls = Tls::open(&config)?.map(Arc::new);
         let refuse = |source| ServeError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(refuse)?;
         let address = listener.local_addr().map_err(refuse)?;
@@ -151,14 +161,22 @@ impl Server {
             connections: AtomicU64::new(0),
         });
         let hosts = config.hosts.clone();
-        let http = Arc::new(HttpContext { connections, metrics, hosts, upgraded: TaskTracker::new() });
-        Ok(Self { listener, address, config, hub, http, drain, ageing })
+        let origins = Origins { listed: config.origins.clone(), tls: tls.is_some() };
+        let http =
+            Arc::new(HttpContext { connections, metrics, hosts, origins, upgraded: TaskTracker::new() });
+        Ok(Self { listener, address, config, hub, http, tls, drain, ageing })
     }
 
     /// The address that is listened on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The port's TLS; `None` when it speaks plain text.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_deref()
     }
 
     /// Serves until `shutdown` resolves, then drains: stops accepting, answers what was asked, tells every client when to
@@ -194,8 +212,8 @@ impl Server {
         }
     }
 
-    /// Starts what the broker does by itself: waking sessions whose deadline has come, the scrub, and removing
-    /// old backups.
+    /// Starts what the broker does by itself: waking sessions whose deadline has come, the scrub, removing old backups,
+    /// and taking new certificates.
     fn start_chores(&self) -> Chores {
         let chores = Chores { stop: CancellationToken::new(), tasks: TaskTracker::new() };
         let clock = self.http.connections.clock;
@@ -210,6 +228,9 @@ impl Server {
             let expiry = Expiry { backups, keep: Config::time(keep_ms), clock, ageing: self.ageing };
             chores.tasks.spawn(expiry.run(chores.stop.clone()));
         }
+        if let Some(tls) = &self.tls {
+            chores.tasks.spawn(Arc::clone(tls).keep(chores.stop.clone()));
+        }
         chores.tasks.close();
         chores
     }
@@ -222,7 +243,7 @@ impl Server {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
                     let permit = SocketPermit(Arc::new(permit));
-                    requests.spawn(serve_http(stream, router.clone(), permit, stop.clone()));
+                    requests.spawn(serve(stream, self.tls.clone(), router.clone(), permit, stop.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accepting failed");
@@ -233,10 +254,33 @@ impl Server {
     }
 }
 
-async fn serve_http(stream: TcpStream, router: Router, permit: SocketPermit, stop: CancellationToken) {
+/// Serves one socket. What a peer does not do, such as its half of the handshake, keeps its own task alone.
+async fn serve(
+    stream: TcpStream,
+    tls: Option<Arc<Tls>>,
+    router: Router,
+    permit: SocketPermit,
+    stop: CancellationToken,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "the socket keeps its delay");
     }
+    let Some(tls) = tls else { return serve_http(stream, router, permit, stop).await };
+    let accepted = tokio::select! {
+        accepted = tls.accept(stream) => accepted,
+        () = stop.cancelled() => None,
+    };
+    if let Some(stream) = accepted {
+        serve_http(stream, router, permit, stop).await;
+    }
+}
+
+async fn serve_http(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    permit: SocketPermit,
+    stop: CancellationToken,
+) {
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(permit.clone());
         router.clone().call(request)

@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::cli::Context;
 use crate::cli::run::ending::Ending;
 use crate::cli::run::input;
 use crate::cli::run::recorder::{Recorder, Stream, StreamRecorder};
@@ -42,14 +43,15 @@ pub(crate) struct NotStarted {
 pub(crate) fn start(
     command: &[OsString],
     stdin: bool,
-    url: &str,
+    context: &Context,
     session: &SessionId,
 ) -> Result<Child, NotStarted> {
     let (program, arguments) = command
         .split_first()
         .ok_or_else(|| NotStarted { message: "no command was given".to_owned(), code: EXIT_NOT_FOUND })?;
     let mut child = Command::new(program);
-    child.args(arguments).env(URL_VARIABLE, url).env(SESSION_VARIABLE, session.as_str());
+    child.args(arguments).env(URL_VARIABLE, &context.url).env(SESSION_VARIABLE, session.as_str());
+    child.envs(context.tls.variables());
     child.stdin(if stdin { Stdio::piped() } else { Stdio::inherit() });
     child.stdout(Stdio::piped()).stderr(Stdio::piped());
     child.spawn().map_err(|error| {

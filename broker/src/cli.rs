@@ -88,7 +88,7 @@ impl Cli {
 }
 
 /// What every client command needs to know.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Context {
     pub(crate) url: String,
     pub(crate) tls: connect::TlsArgs,

@@ -19,11 +19,12 @@ const TABLES: [&str; 1] = ["tls"];
 
 /// The key that a variable's name means.
 fn in_table(variable: &str) -> String {
+    let variable = variable.to_ascii_lowercase();
     let of_table = TABLES.iter().find_map(|table| {
         let key = variable.strip_prefix(table)?.strip_prefix('_')?;
         Some(format!("{table}.{key}"))
     });
-    of_table.unwrap_or_else(|| variable.to_owned())
+    of_table.unwrap_or(variable)
 }
 
 /// The configuration. Every key of the file is a field here; the environment has it in capitals after [`ENV_PREFIX`].
@@ -299,11 +300,11 @@ mod tests {
     #[test]
     fn variables_reach_into_tables() {
         for (variable, key) in [
-            ("tls_key", "tls.key"),
-            ("tls_client_ca", "tls.client_ca"),
+            ("TLS_KEY", "tls.key"),
+            ("TLS_CLIENT_CA", "tls.client_ca"),
             ("tls", "tls"),
             ("listen", "listen"),
-            ("heartbeat_ms", "heartbeat_ms"),
+            ("HEARTBEAT_MS", "heartbeat_ms"),
         ] {
             assert_eq!(in_table(variable), key);
         }

@@ -23,3 +23,4 @@ mod residency;
 mod slow_reader;
 mod store_cli;
 mod support;
+mod tls;

@@ -174,13 +174,17 @@ async fn pump(
 mod tests {
     use super::*;
 
+    fn context() -> Context {
+        Context { url: "ws://x".into(), ..Context::default() }
+    }
+
     fn id() -> SessionId {
         SessionId::parse("a").unwrap()
     }
 
     #[tokio::test]
     async fn says_why_a_command_was_not_started() {
-        let code = |program: &str| start(&[program.into()], false, "ws://x", &id()).unwrap_err().code;
+        let code = |program: &str| start(&[program.into()], false, &context(), &id()).unwrap_err().code;
         assert_eq!(code("/no/such/command"), EXIT_NOT_FOUND);
         assert_eq!(code("/dev/null"), EXIT_NOT_EXECUTABLE);
     }
@@ -189,7 +193,7 @@ mod tests {
     async fn ends_as_the_command_does() {
         let end = async |script: &str| {
             let command = ["sh", "-c", script].map(OsString::from);
-            Ending::new(start(&command, true, "ws://x", &id()).unwrap().wait().await.unwrap())
+            Ending::new(start(&command, true, &context(), &id()).unwrap().wait().await.unwrap())
         };
         let ending = end("exit 3").await;
         assert_eq!((ending.shell_status(), ending.to_string()), (3, "exit status 3".to_owned()));

@@ -1,5 +1,6 @@
 //! How a client is made.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -83,7 +84,11 @@ impl ClientBuilder {
     /// What the environment says: `LONGWIRE_URL`, `LONGWIRE_CA`, `LONGWIRE_FINGERPRINT`, `LONGWIRE_CLIENT_CERTIFICATE` and
     /// `LONGWIRE_CLIENT_KEY`. A variable that is empty says nothing.
     pub fn from_env() -> Self {
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        Self::from_variables(|name| std::env::var_os(name))
+    }
+
+    fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let variable = |name| variable(name).filter(|value| !value.is_empty());
         // What is not Unicode is no URL and no fingerprint, and is refused as such.
         let text = |name| variable(name).map(|value| value.to_string_lossy().into_owned());
         Self {
@@ -261,4 +266,26 @@ impl ClientBuilder {
 
 fn random() -> Result<u64, ConnectError> {
     getrandom::u64().map_err(|error| ConnectError::Random(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_say_where_the_broker_is_and_whom_to_trust() {
+        let said = ClientBuilder::from_variables(|name| Some(name.into()));
+        assert_eq!(
+            (said.url.as_str(), said.tls.fingerprint.as_deref()),
+            (URL_VARIABLE, Some(FINGERPRINT_VARIABLE))
+        );
+        let files = [said.tls.ca, said.tls.client_certificate, said.tls.client_key];
+        let wanted = [CA_VARIABLE, CLIENT_CERTIFICATE_VARIABLE, CLIENT_KEY_VARIABLE];
+        assert_eq!(files, wanted.map(|name| Some(PathBuf::from(name))));
+        for nothing in [None, Some(OsString::new())] {
+            let builder = ClientBuilder::from_variables(|_| nothing.clone());
+            assert_eq!(builder.url, DEFAULT_URL);
+            assert!(builder.build().is_ok());
+        }
+    }
 }

@@ -128,6 +128,25 @@ async fn the_command_line_says_whom_to_trust() {
     assert!(run.status.success(), "{run:?}");
     let tail = longwire(&[&["tail", "acme/inner", "--no-follow", "--raw"], &trusting[..]].concat());
     assert_eq!(String::from_utf8(tail.stdout).unwrap().trim(), "hello");
+    // The authorities of the system are those of this file, as OpenSSL has it too.
+    let (folder, data) = folder();
+    let authority = Authority::new(folder.path(), "ca");
+    let vouched = Broker::start_with(&data, &authority.issue("broker", &HERE, Time::Valid).settings());
+    let publish = |name: &str, file: &Path| {
+        let mut command = std::process::Command::new(exe);
+        command
+            .args(["pub", "acme/system", "hello", "--url", &vouched.url()])
+            .env(name, file)
+            .output()
+            .unwrap()
+    };
+    for name in ["SSL_CERT_FILE", longwire::CA_VARIABLE] {
+        let output = publish(name, &authority.file());
+        assert!(output.status.success(), "{name}: {output:?}");
+    }
+    let output = publish("SSL_CERT_FILE", &Authority::new(folder.path(), "stranger").file());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("--fingerprint"), "{said}");
     let wrong = "0".repeat(64);
     let output = longwire(&["pub", "a", "x", "--url", &url, "--fingerprint", &wrong]);
     let said = String::from_utf8(output.stderr).unwrap();
@@ -173,9 +192,9 @@ async fn a_replaced_certificate_is_served_while_connections_go_on() {
     // Broken, in each of the ways: what is not one, what does not fit the key, what nobody would accept.
     let key = fs::read(&files.key).unwrap();
     let certificate = fs::read(&files.certificate).unwrap();
-    fs::write(&files.certificate, "not a certificate").unwrap();
     let mut count = metric(broker.address(), refused).await;
-    reaches(broker.address(), refused, count.max(1)).await;
+    fs::write(&files.certificate, "not a certificate").unwrap();
+    reaches(broker.address(), refused, count + 1).await;
     fs::write(&files.certificate, &certificate).unwrap();
     count = metric(broker.address(), refused).await;
     let other = authority.issue("other", &HERE, Time::Valid);
@@ -223,7 +242,7 @@ async fn each_side_can_ask_the_other_for_a_certificate() {
     // The other way round: who has a certificate for the broker still looks at the broker's.
     let wrong = to(&broker).ca_file(clients.file()).client_certificate(&own.certificate, &own.key);
     assert_eq!(failure(wrong).await, TlsFailure::UnknownAuthority);
-    // Also over TLS 1.2, where the broker says it before the handshake ends, and without a WebSocket.
+    // To nobody in particular, nothing is served at all.
     let mut nobody = tls_client::connect_with(broker.address(), &[&TLS13], &["http/1.1"]).await;
     drop(nobody.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await);
     let mut answer = Vec::new();
@@ -345,7 +364,7 @@ async fn a_handshake_that_stops_half_way_ends_and_keeps_nobody_waiting() {
         assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
     }
     let timeouts = metric(broker.address(), "longwire_tls_handshakes_failed_total{reason=\"timeout\"}").await;
-    assert_eq!(timeouts, HALVES as u64);
+    assert!(timeouts >= HALVES as u64, "{timeouts}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

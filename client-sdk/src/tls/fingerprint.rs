@@ -119,7 +119,76 @@ impl ServerCertVerifier for OnlyFingerprint {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::crypto::aws_lc_rs;
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::server::{ClientHello, ResolvesServerCert};
+    use rustls::sign::CertifiedKey;
+    use rustls::version::{TLS12, TLS13};
+    use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection, SupportedProtocolVersion};
+
     use super::*;
+
+    #[derive(Debug)]
+    struct Shows(Arc<CertifiedKey>);
+
+    impl ResolvesServerCert for Shows {
+        fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+            Some(Arc::clone(&self.0))
+        }
+    }
+
+    /// A handshake with somebody who shows a certificate and signs with a key.
+    fn handshake(
+        version: &'static SupportedProtocolVersion,
+        trusted: Fingerprint,
+        certificate: &CertificateDer<'static>,
+        key: &KeyPair,
+    ) -> Result<(), Error> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let key = aws_lc_rs::sign::any_supported_type(&key).unwrap();
+        let shows = Arc::new(Shows(Arc::new(CertifiedKey::new(vec![certificate.clone()], key))));
+        let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(shows);
+        let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(OnlyFingerprint::new(trusted, provider)))
+            .with_no_client_auth();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut bytes = Vec::new();
+            client.write_tls(&mut bytes).unwrap();
+            server.read_tls(&mut bytes.as_slice()).unwrap();
+            server.process_new_packets()?;
+            let mut bytes = Vec::new();
+            server.write_tls(&mut bytes).unwrap();
+            client.read_tls(&mut bytes.as_slice()).unwrap();
+            client.process_new_packets()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn whoever_shows_the_certificate_must_have_its_key() {
+        let (key, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let certificate = CertificateParams::default().self_signed(&key).unwrap().der().clone();
+        let trusted = Fingerprint::of(&certificate);
+        for version in [&TLS12, &TLS13] {
+            assert_eq!(handshake(version, trusted, &certificate, &key), Ok(()));
+            let impostor = handshake(version, trusted, &certificate, &other);
+            assert_eq!(impostor, Err(Error::InvalidCertificate(CertificateError::BadSignature)));
+            let unknown = handshake(version, Fingerprint::of(b""), &certificate, &key);
+            assert!(matches!(unknown, Err(Error::InvalidCertificate(CertificateError::Other(_)))));
+        }
+    }
 
     #[test]
     fn is_written_with_and_without_colons() {

@@ -26,7 +26,8 @@ use crate::cli::session::millis;
 #[command(
     after_help = "Examples:\n  longwire serve\n  longwire serve --listen 127.0.0.1:9000 --data /var/lib/longwire\n  \
     longwire serve --dev-tls\n\n\
-    Every key of the configuration file is also an environment variable, such as LONGWIRE_SERVE_HEARTBEAT_MS."
+    Every key of the configuration file is also an environment variable, such as LONGWIRE_SERVE_HEARTBEAT_MS,\n\
+    or LONGWIRE_SERVE_TLS_KEY for `key` in the table `tls`."
 )]
 pub(crate) struct ServeArgs {
     /// Address of the one port for WebSocket and HTTP [default: 127.0.0.1:8700]

@@ -26,11 +26,11 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
-use longwire::ConnectError;
+use longwire::{ConnectError, TlsSetupError};
 
 /// Exit code of a failure that has no code of its own.
 pub(crate) const EXIT_FAILURE: u8 = 1;
-/// Exit code of wrong usage: what clap refuses, and a URL that is none.
+/// Exit code of wrong usage: what clap refuses, and what the SDK cannot make sense of.
 pub(crate) const EXIT_USAGE: u8 = 2;
 /// Exit code when the broker cannot be reached.
 pub(crate) const EXIT_UNREACHABLE: u8 = 5;
@@ -51,6 +51,8 @@ pub(crate) struct Cli {
     /// Where the broker is
     #[arg(long, global = true, env = longwire::URL_VARIABLE, default_value = longwire::DEFAULT_URL)]
     url: String,
+    #[command(flatten)]
+    tls: connect::TlsArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -71,7 +73,7 @@ enum Command {
 }
 
 impl Cli {
-    /// Parses the command line, and checks what clap cannot: `--json` belongs to every command, `--raw` to one.
+    /// Parses the command line, and checks what clap cannot: options that belong to every command may stand before or after it.
     ///
     /// # Errors
     /// A usage error, which clap prints and which exits with 2.
@@ -83,20 +85,25 @@ impl Cli {
             let message = "--raw and --json cannot be used together: choose one";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
         }
+        if cli.tls.are_half() {
+            let message = "--client-certificate and --client-key belong together: give both, or none";
+            return Err(Self::command().error(ErrorKind::MissingRequiredArgument, message));
+        }
         Ok(cli)
     }
 }
 
 /// What every client command needs to know.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Context {
     pub(crate) url: String,
+    pub(crate) tls: connect::TlsArgs,
     pub(crate) json: bool,
 }
 
 /// Runs the command and says with what to exit. Errors are printed here, in one form for all commands.
 pub(crate) async fn dispatch(cli: Cli) -> ExitCode {
-    let context = Context { url: cli.url, json: cli.json };
+    let context = Context { url: cli.url, tls: cli.tls, json: cli.json };
     let result = match cli.command {
         Command::Serve(args) => serve::run(args, context.json).await,
         Command::Run(args) => Box::pin(run::run(args, context)).await,
@@ -128,7 +135,11 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<ConnectError>() {
         _ if error.is::<Usage>() => EXIT_USAGE,
         _ if error.is::<connect::Unreachable>() => EXIT_UNREACHABLE,
-        Some(ConnectError::InvalidUrl { .. }) => EXIT_USAGE,
+        Some(
+            ConnectError::InvalidUrl { .. }
+            | ConnectError::PlainText { .. }
+            | ConnectError::Tls(TlsSetupError::InvalidFingerprint(_) | TlsSetupError::HalfIdentity),
+        ) => EXIT_USAGE,
         _ => EXIT_FAILURE,
     }
 }
@@ -176,6 +187,11 @@ mod tests {
             "longwire token revoke -",
             "longwire key rotate --drop --data d",
             "longwire key show --json",
+            "longwire serve --dev-tls --tls-client-ca f",
+            "longwire serve --tls-certificate c --tls-key k --auth",
+            "longwire serve --plain-text --auth",
+            "longwire tail a --url wss://h --ca f --client-certificate c --client-key k",
+            "longwire --url wss://h --fingerprint ab tail a",
             "longwire store check --data d",
             "longwire store compact --data d --json",
             "longwire store restore b --data d --erasures f --json",
@@ -185,6 +201,9 @@ mod tests {
         }
         for line in [
             "longwire run a/b",
+            "longwire serve --tls-key k",
+            "longwire serve --dev-tls --tls-certificate c --tls-key k",
+            "longwire tail a --client-key k",
             "longwire run a//b -- date",
             "longwire tail a/b --from yesterday",
             "longwire tail a/b --raw --json",

@@ -13,10 +13,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::audit::AuditConfig;
 use crate::config::issuer::{InvalidIssuerConfig, IssuerConfig, check_issuers};
+use crate::origin::is_origin;
 use crate::quota::limits::Limits;
+use crate::tls::config::{TlsConfig, TlsConfigError, TlsOverrides};
 
 /// Environment variables that configure the broker begin with this, such as `LONGWIRE_SERVE_LISTEN`.
 pub const ENV_PREFIX: &str = "LONGWIRE_SERVE_";
+
+/// Tables of the configuration. The environment has no dots: `LONGWIRE_SERVE_TLS_KEY` is `tls.key`.
+const TABLES: [&str; 5] = ["tls", "limits.connection", "limits.principal", "limits.tenant", "limits.broker"];
+
+/// The key that a variable's name means.
+fn in_table(variable: &str) -> String {
+    let variable = variable.to_ascii_lowercase();
+    let of_table = TABLES.iter().find_map(|table| {
+        let key = variable.strip_prefix(&table.replace('.', "_"))?.strip_prefix('_')?;
+        Some(format!("{table}.{key}"))
+    });
+    of_table.unwrap_or(variable)
+}
 
 /// The configuration. Every key of the file is a field here; the environment has it in capitals after [`ENV_PREFIX`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +47,13 @@ pub struct Config {
     pub issuers: Vec<IssuerConfig>,
     /// Where the audit log is.
     pub audit: AuditConfig,
+    /// Origins of pages that may connect besides those of the broker itself, exactly as browsers write them, such as
+    /// `https://app.example`.
+    pub origins: Vec<String>,
+    /// TLS on the port.
+    pub tls: TlsConfig,
+    /// A proxy in front of the broker terminates TLS, so the port speaks plain text although others reach it.
+    pub plain_text: bool,
     /// The data folder; created when it does not exist.
     pub data: PathBuf,
     /// The broker sends a heartbeat after this time of silence.
@@ -75,6 +97,9 @@ impl Default for Config {
             auth: false,
             issuers: Vec::new(),
             audit: AuditConfig::default(),
+            origins: Vec::new(),
+            tls: TlsConfig::default(),
+            plain_text: false,
             data: PathBuf::from("longwire-data"),
             heartbeat_ms: 15_000,
             idle_timeout_ms: 60_000,
@@ -114,6 +139,14 @@ pub struct Overrides {
     /// [`Config::trust_clock`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trust_clock: Option<bool>,
+    /// [`Config::auth`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<bool>,
+    /// [`Config::tls`].
+    pub tls: TlsOverrides,
+    /// [`Config::plain_text`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plain_text: Option<bool>,
 }
 
 /// Why there is no configuration.
@@ -127,10 +160,31 @@ pub enum ConfigError {
     Invalid(Box<figment::Error>),
     /// The address can be reached from elsewhere, and nothing would ask who is there.
     #[error(
-        "refusing to listen on {0}: this version does not authenticate clients, so it serves the loopback interface only; \
-         listen on 127.0.0.1 or [::1], and let an authenticating proxy or a tunnel reach it"
+        "refusing to listen on {0}, which other machines can reach, while everybody there may do everything: set \
+         `auth = true` (--auth), so that clients must show a token, or listen on 127.0.0.1 or [::1]"
     )]
-    NotLoopback(SocketAddr),
+    NotAuthenticated(SocketAddr),
+    /// The address can be reached from elsewhere, and tokens could be read on the way.
+    #[error(
+        "refusing to listen on {0} in plain text, where whoever is on the way can read tokens and records: name \
+         `tls.certificate` and `tls.key` (--tls-certificate, --tls-key), or set `plain_text = true` (--plain-text) if a \
+         proxy in front of the broker terminates TLS"
+    )]
+    NotEncrypted(SocketAddr),
+    /// Both TLS and none.
+    #[error(
+        "`plain_text = true` says that a proxy terminates TLS, and `tls` says that the broker does: remove one of them"
+    )]
+    PlainTextAndTls,
+    /// The table `tls`.
+    #[error(transparent)]
+    Tls(#[from] TlsConfigError),
+    /// An origin that no browser writes, so that no page would ever have it.
+    #[error(
+        "`origins` has {0:?}, which is no origin as browsers write them: scheme and host in lower case, the port only when \
+         it is not the scheme's own, and nothing after it, such as https://app.example or http://localhost:3000"
+    )]
+    Origin(String),
     /// A time or count is zero.
     #[error("`{0}` must be above 0")]
     Zero(&'static str),
@@ -156,7 +210,7 @@ impl Config {
             figment = figment.merge(Toml::file_exact(file));
         }
         let config: Self = figment
-            .merge(Env::prefixed(ENV_PREFIX))
+            .merge(Env::prefixed(ENV_PREFIX).map(|key| in_table(key.as_str()).into()))
             .merge(Serialized::defaults(overrides))
             .extract()
             .map_err(|error| ConfigError::Invalid(Box::new(error)))?;
@@ -165,8 +219,20 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
+        self.tls.check()?;
+        if self.plain_text && self.tls.is_on() {
+            return Err(ConfigError::PlainTextAndTls);
+        }
         if !self.listen.ip().is_loopback() {
-            return Err(ConfigError::NotLoopback(self.listen));
+            if !self.auth {
+                return Err(ConfigError::NotAuthenticated(self.listen));
+            }
+            if !self.tls.is_on() && !self.plain_text {
+                return Err(ConfigError::NotEncrypted(self.listen));
+            }
+        }
+        if let Some(origin) = self.origins.iter().find(|origin| !is_origin(origin)) {
+            return Err(ConfigError::Origin(origin.clone()));
         }
         check_issuers(&self.issuers)?;
         if self.audit == AuditConfig::At(PathBuf::new()) {
@@ -242,7 +308,6 @@ mod tests {
         let wrong = load("listen = 'here'").unwrap_err().to_string();
         assert!(wrong.contains("listen"), "{wrong}");
         assert!(matches!(load("idle_timeout_ms = 0"), Err(ConfigError::Zero("idle_timeout_ms"))));
-        assert!(matches!(load("listen = '0.0.0.0:8700'"), Err(ConfigError::NotLoopback(_))));
         assert!(matches!(load("unauthenticated_max = 0"), Err(ConfigError::Zero("unauthenticated_max"))));
         let unknown = load("[limits.principal]\nconections = 3").unwrap_err().to_string();
         assert!(unknown.contains("conections") && unknown.contains("limits"), "{unknown}");
@@ -256,7 +321,68 @@ mod tests {
         let unknown = load(&issuer.replace("keys", "key")).unwrap_err().to_string();
         assert!(unknown.contains("issuers") && unknown.contains("jwks_url"), "{unknown}");
         assert!(matches!(load("audit = ''"), Err(ConfigError::Audit)));
+        let origin = load("origins = ['https://App.example']").unwrap_err().to_string();
+        assert!(origin.contains("https://App.example") && origin.contains("lower case"), "{origin}");
         let missing = Config::load(Some(Path::new("/nowhere/longwire.toml")), Overrides::default());
         assert!(matches!(missing, Err(ConfigError::NoFile(_))));
+    }
+
+    #[test]
+    fn others_reach_the_broker_only_by_a_token_and_encrypted() {
+        let other = |rest: &str| load(&format!("listen = '0.0.0.0:8700'\n{rest}"));
+        let files = "tls.certificate = 'c'\ntls.key = 'k'\n";
+        assert!(matches!(other(""), Err(ConfigError::NotAuthenticated(_))));
+        assert!(matches!(other(files), Err(ConfigError::NotAuthenticated(_))));
+        assert!(matches!(other("plain_text = true"), Err(ConfigError::NotAuthenticated(_))));
+        assert!(matches!(other("auth = true"), Err(ConfigError::NotEncrypted(_))));
+        for rest in ["tls.development = true", "plain_text = true", files] {
+            assert!(other(&format!("auth = true\n{rest}")).is_ok(), "{rest}");
+        }
+        let both = load("plain_text = true\ntls.development = true");
+        assert!(matches!(both, Err(ConfigError::PlainTextAndTls)));
+        for loopback in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1"] {
+            assert!(load(&format!("listen = '{loopback}'")).is_ok());
+        }
+        assert!(load("listen = '[::]:1'").is_err());
+    }
+
+    #[test]
+    fn a_table_of_tls_makes_sense_or_is_refused() {
+        for (table, wanted) in [
+            ("tls.certificate = 'c'", TlsConfigError::Half),
+            ("tls.key = 'k'", TlsConfigError::Half),
+            ("tls.development = true\ntls.certificate = 'c'\ntls.key = 'k'", TlsConfigError::Both),
+            ("tls.client_ca = 'a'", TlsConfigError::ClientsOnly),
+        ] {
+            assert!(matches!(load(table), Err(ConfigError::Tls(found)) if found == wanted), "{table}");
+        }
+        let unknown = load("tls.colour = 'red'").unwrap_err().to_string();
+        assert!(unknown.contains("colour") && unknown.contains("client_ca"), "{unknown}");
+        assert!(load("tls.development = true\ntls.client_ca = 'a'").unwrap().tls.is_on());
+        assert!(!load("[tls]").unwrap().tls.is_on());
+    }
+
+    #[test]
+    fn variables_reach_into_tables() {
+        for (variable, key) in [
+            ("TLS_KEY", "tls.key"),
+            ("TLS_CLIENT_CA", "tls.client_ca"),
+            ("tls", "tls"),
+            ("listen", "listen"),
+            ("HEARTBEAT_MS", "heartbeat_ms"),
+        ] {
+            assert_eq!(in_table(variable), key);
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_file_within_a_table() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("longwire.toml");
+        std::fs::write(&file, "tls.certificate = 'c'\ntls.key = 'k'").unwrap();
+        let tls = TlsOverrides { key: Some("other".into()), ..TlsOverrides::default() };
+        let config = Config::load(Some(&file), Overrides { tls, ..Overrides::default() }).unwrap();
+        assert_eq!(config.tls.certificate, Some("c".into()));
+        assert_eq!(config.tls.key, Some("other".into()));
     }
 }

@@ -1,6 +1,5 @@
 //! The HTTP side of the one port: health, metrics, the page, and the upgrade to WebSocket (RFC 6455, section 4.2).
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +10,9 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{any, get};
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN, RETRY_AFTER,
-    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
-    WWW_AUTHENTICATE,
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
 };
-use http::uri::Authority;
 use http::{HeaderName, StatusCode};
 use hyper_util::rt::TokioIo;
 use longwire_proto::codec::Encoding;
@@ -27,6 +24,8 @@ use tokio_util::task::TaskTracker;
 use crate::auth::authorise::{Subject, authorise};
 use crate::auth::operation::Operation;
 use crate::connection::{ConnectionContext, serve};
+use crate::host::{is_known, requested};
+use crate::origin::Origins;
 use crate::sockets::SocketPlace;
 use crate::store::Health;
 use crate::transport::websocket::accept;
@@ -47,6 +46,8 @@ pub struct HttpContext {
     pub metrics: Option<PrometheusHandle>,
     /// Names that are answered to besides addresses and `localhost`.
     pub hosts: Vec<String>,
+    /// Pages that may connect.
+    pub origins: Origins,
     /// Tracks upgraded connections, which outlive their HTTP request.
     pub upgraded: TaskTracker,
 }
@@ -69,26 +70,16 @@ async fn refuse_other_hosts(
     request: Request,
     next: Next,
 ) -> Response {
-    let header = request.headers().get(HOST).map(|host| host.to_str().unwrap_or_default());
-    let authority = request.uri().authority().map(Authority::as_str);
-    // HTTP/2 has it in the URI. Only a client that is no browser leaves it out.
-    let Some(host) = header.or(authority) else { return next.run(request).await };
-    if is_known_host(host, &context.hosts) {
-        return next.run(request).await;
+    match requested(&request) {
+        Ok(Some(host)) if !is_known(&host, &context.hosts) => {
+            let message = format!(
+                "the broker is not known as `{host}`; use its address, or add the name to its `hosts`"
+            );
+            problem(&Error::new(ErrorCode::OriginForbidden, message))
+        }
+        Ok(_) => next.run(request).await,
+        Err(error) => problem(&error),
     }
-    let message =
-        format!("the broker is not known as {host:?}; use its address, or add the name to its `hosts`");
-    problem(&Error::new(ErrorCode::OriginForbidden, message))
-}
-
-fn is_known_host(host: &str, hosts: &[String]) -> bool {
-    let Ok(authority) = host.parse::<Authority>() else { return false };
-    let name = authority.host().to_ascii_lowercase();
-    let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-    is_address
-        || name == "localhost"
-        || name.ends_with(".localhost")
-        || hosts.iter().any(|known| known.eq_ignore_ascii_case(&name))
 }
 
 async fn ready(State(context): State<Arc<HttpContext>>) -> (StatusCode, String) {
@@ -115,7 +106,7 @@ async fn metrics(State(context): State<Arc<HttpContext>>, request: Request) -> R
 }
 
 async fn connect(State(context): State<Arc<HttpContext>>, mut request: Request) -> Response {
-    let (encoding, accept_key) = match check(request.headers()) {
+    let (encoding, accept_key) = match check(&request, &context.origins) {
         Ok(checked) => checked,
         Err(error) => return problem(&error),
     };
@@ -162,7 +153,8 @@ async fn outlived(place: Option<&SocketPlace>) {
     tokio::time::sleep(EVICTED_GRACE).await;
 }
 
-fn check(headers: &HeaderMap) -> Result<(Encoding, HeaderValue), Error> {
+fn check(request: &Request, origins: &Origins) -> Result<(Encoding, HeaderValue), Error> {
+    let headers = request.headers();
     let bad = |message: &str| Error::new(ErrorCode::UnsupportedProtocol, message);
     if !has_token(headers, &CONNECTION, "upgrade") || !has_token(headers, &UPGRADE, "websocket") {
         return Err(bad("this path speaks WebSocket: send `Connection: Upgrade` and `Upgrade: websocket`"));
@@ -171,7 +163,7 @@ fn check(headers: &HeaderMap) -> Result<(Encoding, HeaderValue), Error> {
         return Err(bad("only version 13 of WebSocket is spoken: send `Sec-WebSocket-Version: 13`"));
     }
     let key = headers.get(SEC_WEBSOCKET_KEY).ok_or_else(|| bad("`Sec-WebSocket-Key` is missing"))?;
-    check_origin(headers)?;
+    origins.check(headers, requested(request)?.as_ref())?;
     let offered = tokens(headers, &SEC_WEBSOCKET_PROTOCOL);
     let encoding = offered
         .iter()
@@ -196,18 +188,6 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Error> {
     }
 }
 
-/// Browsers tell where a page came from; a page of another origin must not reach a broker that trusts its network.
-fn check_origin(headers: &HeaderMap) -> Result<(), Error> {
-    let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
-    let origin_host = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    if origin_host.is_some() && origin_host == host {
-        return Ok(());
-    }
-    let message = "pages of another origin may not connect; serve the page from the broker's own address";
-    Err(Error::new(ErrorCode::OriginForbidden, message))
-}
-
 fn tokens(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values
@@ -223,18 +203,8 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 
 /// An error as `application/problem+json` (RFC 9457).
 fn problem(error: &Error) -> Response {
-    let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let body = serde_json::json!({
-        "type": "about:blank",
-        "title": status.canonical_reason().unwrap_or_default(),
-        "status": status.as_u16(),
-        "detail": error.message,
-        "code": error.code.as_str(),
-        "retryable": error.code.retryable(),
-        "retry_after_ms": error.retry_after_ms,
-        "limit": error.limit,
-    });
-    let mut response = Response::new(Body::from(body.to_string()));
+    let (status, body) = problem_text(error);
+    let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if status == StatusCode::UNAUTHORIZED {
@@ -248,26 +218,18 @@ fn problem(error: &Error) -> Response {
     response
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_names_of_the_broker_are_known() {
-        let hosts = ["broker.example".to_owned()];
-        let known = |host| is_known_host(host, &hosts);
-        for host in ["127.0.0.1:8700", "[::1]:8700", "localhost", "a.localhost:1", "Broker.Example:443"] {
-            assert!(known(host), "{host}");
-        }
-        for host in [
-            "evil.example:8700",
-            "127.0.0.1.evil.example",
-            "localhost.evil.example",
-            "",
-            "a b",
-            "x@evil.example",
-        ] {
-            assert!(!known(host), "{host}");
-        }
-    }
+/// Status and body of the answer that an error is.
+pub(crate) fn problem_text(error: &Error) -> (StatusCode, String) {
+    let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let body = serde_json::json!({
+        "type": "about:blank",
+        "title": status.canonical_reason().unwrap_or_default(),
+        "status": status.as_u16(),
+        "detail": error.message,
+        "code": error.code.as_str(),
+        "retryable": error.code.retryable(),
+        "retry_after_ms": error.retry_after_ms,
+        "limit": error.limit,
+    });
+    (status, body.to_string())
 }

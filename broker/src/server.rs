@@ -14,6 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -35,6 +36,7 @@ use crate::http::{HttpContext, router};
 use crate::hub::Hub;
 use crate::issuers::{Issuers, IssuersError};
 use crate::key_watch::KeyWatch;
+use crate::origin::Origins;
 use crate::page_token::{NoRandom, PageTokens};
 use crate::patience::Requests;
 use crate::quota::Quotas;
@@ -42,6 +44,8 @@ use crate::scheduler::{Scheduler, last_known_ms, write_clock};
 use crate::scrub::Scrub;
 use crate::sockets::{SocketPlace, Sockets};
 use crate::store::{Store, StoreError};
+use crate::tls::Tls;
+use crate::tls::error::TlsError;
 
 /// The file of the broker's own keys, in the data folder.
 pub const SIGNING_KEYS_FILE: &str = "signing-keys.json";
@@ -102,6 +106,9 @@ pub enum ServeError {
     /// The store cannot be read.
     #[error("the store cannot be read: {0}; `longwire store check` tells more")]
     Store(StoreError),
+    /// The port cannot speak TLS as it is told to.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -128,6 +135,7 @@ pub struct Server {
     config: Config,
     hub: Arc<Hub>,
     http: Arc<HttpContext>,
+    tls: Option<Arc<Tls>>,
     drain: watch::Sender<Option<Duration>>,
     ageing: Ageing,
     key_files: Vec<(String, KeyFile)>,
@@ -171,12 +179,14 @@ impl Server {
     /// Begins to listen.
     ///
     /// # Errors
-    /// [`ServeError::Listen`].
+    /// [`ServeError`].
     pub async fn bind(
         config: Config,
         store: Arc<dyn Store>,
         metrics: Option<PrometheusHandle>,
     ) -> Result<Self, ServeError> {
+        // Before the port is there: nobody shall be accepted who cannot be served.
+        let tls = Tls::open(&config)?.map(Arc::new);
         let refuse = |source| ServeError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(refuse)?;
         let address = listener.local_addr().map_err(refuse)?;
@@ -209,15 +219,23 @@ impl Server {
             connections: AtomicU64::new(0),
         });
         let hosts = config.hosts.clone();
-        let http = Arc::new(HttpContext { connections, metrics, hosts, upgraded: TaskTracker::new() });
         let (key_files, published) = (issuers.files, issuers.published);
-        Ok(Self { listener, address, config, hub, http, drain, ageing, key_files, published })
+        let origins = Origins { listed: config.origins.clone(), tls: tls.is_some() };
+        let http =
+            Arc::new(HttpContext { connections, metrics, hosts, origins, upgraded: TaskTracker::new() });
+        Ok(Self { listener, address, config, hub, http, tls, drain, ageing, key_files, published })
     }
 
     /// The address that is listened on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The port's TLS; `None` when it speaks plain text.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_deref()
     }
 
     /// Serves until `shutdown` resolves, then drains: stops accepting, answers what was asked, tells every client when to
@@ -254,8 +272,8 @@ impl Server {
         }
     }
 
-    /// Starts what the broker does by itself: waking sessions whose deadline has come, looking after keys, the scrub, and
-    /// removing old backups.
+    /// Starts what the broker does by itself: waking sessions whose deadline has come, looking after keys and certificates,
+    /// the scrub, and removing old backups.
     fn start_chores(&self) -> Chores {
         let chores = Chores { stop: CancellationToken::new(), tasks: TaskTracker::new() };
         let clock = self.http.connections.clock;
@@ -277,6 +295,9 @@ impl Server {
             let expiry = Expiry { backups, keep: Config::time(keep_ms), clock, ageing: self.ageing };
             chores.tasks.spawn(expiry.run(chores.stop.clone()));
         }
+        if let Some(tls) = &self.tls {
+            chores.tasks.spawn(Arc::clone(tls).keep(chores.stop.clone()));
+        }
         chores.tasks.close();
         chores
     }
@@ -289,7 +310,7 @@ impl Server {
             match self.listener.accept().await {
                 Ok((stream, from)) => {
                     let place = Arc::new(sockets.enter(from.ip()));
-                    requests.spawn(serve_http(stream, router.clone(), place, stop.clone()));
+                    requests.spawn(serve(stream, self.tls.clone(), router.clone(), place, stop.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accepting failed");
@@ -302,10 +323,34 @@ impl Server {
     }
 }
 
-async fn serve_http(stream: TcpStream, router: Router, place: Arc<SocketPlace>, stop: CancellationToken) {
+/// Serves one socket. What a peer does not do, such as its half of the handshake, keeps its own task alone.
+async fn serve(
+    stream: TcpStream,
+    tls: Option<Arc<Tls>>,
+    router: Router,
+    place: Arc<SocketPlace>,
+    stop: CancellationToken,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "the socket keeps its delay");
     }
+    let Some(tls) = tls else { return serve_http(stream, router, place, stop).await };
+    let accepted = tokio::select! {
+        accepted = tls.accept(stream) => accepted,
+        () = place.evicted() => None,
+        () = stop.cancelled() => None,
+    };
+    if let Some(stream) = accepted {
+        serve_http(stream, router, place, stop).await;
+    }
+}
+
+async fn serve_http(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    place: Arc<SocketPlace>,
+    stop: CancellationToken,
+) {
     let requests = Requests::new();
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(&place));

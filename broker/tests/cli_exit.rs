@@ -69,14 +69,16 @@ fn wrong_usage_exits_with_2_and_names_what_is_wrong() {
         (&["pub", "no spaces", "x"], "' '"),
         (&["tail", "a", "--from", "yesterday"], "yesterday"),
         (&["dance"], "dance"),
+        (&["session", "list", "--url", "http://box"], "wss://"),
+        (&["session", "list", "--url", "ws://box", "--ca", "f"], "wss://"),
     ] {
         let output = place.longwire(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(said(&output).contains(named), "{}", said(&output));
     }
-    let output = place.longwire(&["session", "list", "--url", "wss://box"]);
+    let output = place.longwire(&["session", "list", "--url", "wss://box", "--ca", "/nowhere/ca.pem"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("TLS"), "{}", said(&output));
+    assert!(said(&output).contains("/nowhere/ca.pem"), "{}", said(&output));
 }
 
 fn longwire_in(folder: &std::path::Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {

@@ -19,28 +19,30 @@ pub(crate) struct Address {
     pub(crate) port: u16,
     /// The URL of the WebSocket.
     pub(crate) url: String,
+    /// Whether it is reached by TLS.
+    pub(crate) tls: bool,
 }
 
 impl Address {
-    /// Parses `ws://HOST[:PORT][/PATH]`; a path is taken as a prefix of the broker's.
+    /// Parses `ws://HOST[:PORT][/PATH]`, or `wss://` for TLS; a path is taken as a prefix of the broker's.
     pub(crate) fn parse(text: &str) -> Result<Self, ConnectError> {
         let invalid =
             |reason: &str| ConnectError::InvalidUrl { url: text.to_owned(), reason: reason.to_owned() };
         let uri: Uri = text.parse().map_err(|error| invalid(&format!("{error}")))?;
-        match uri.scheme_str() {
-            Some("ws") => {}
-            Some("wss") => return Err(ConnectError::TlsUnsupported { url: text.to_owned() }),
-            _ => return Err(invalid("it must begin with ws://")),
-        }
+        let (scheme, tls) = match uri.scheme_str() {
+            Some("ws") => ("ws", false),
+            Some("wss") => ("wss", true),
+            _ => return Err(invalid("it must begin with ws:// or wss://")),
+        };
         if uri.query().is_some() || text.contains('@') {
             return Err(invalid("it must have neither a query nor a user"));
         }
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| invalid("it names no host"))?;
         let port = uri.port_u16().unwrap_or(DEFAULT_PORT);
         let prefix = uri.path().trim_end_matches('/').trim_end_matches(CONNECT_PATH);
-        let url = format!("ws://{host}:{port}{prefix}{CONNECT_PATH}");
+        let url = format!("{scheme}://{host}:{port}{prefix}{CONNECT_PATH}");
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { host, port, url })
+        Ok(Self { host, port, url, tls })
     }
 }
 
@@ -56,16 +58,17 @@ mod tests {
             ("ws://[::1]:9", "::1", 9, "ws://[::1]:9/v1/connect"),
             ("ws://h:1/proxy/", "h", 1, "ws://h:1/proxy/v1/connect"),
             ("ws://h:1/v1/connect", "h", 1, "ws://h:1/v1/connect"),
+            ("wss://h", "h", 8700, "wss://h:8700/v1/connect"),
+            ("wss://[::1]:443/x", "::1", 443, "wss://[::1]:443/x/v1/connect"),
         ] {
-            let wanted = Address { host: host.into(), port, url: url.into() };
+            let wanted = Address { host: host.into(), port, url: url.into(), tls: url.starts_with("wss") };
             assert_eq!(Address::parse(text).unwrap(), wanted);
         }
     }
 
     #[test]
     fn says_what_is_wrong() {
-        assert!(matches!(Address::parse("wss://h"), Err(ConnectError::TlsUnsupported { .. })));
-        for text in ["", "h:1", "http://h", "ws://", "ws://u:p@h", "ws://h?x=1"] {
+        for text in ["", "h:1", "http://h", "https://h", "ws://", "wss://", "ws://u:p@h", "ws://h?x=1"] {
             assert!(matches!(Address::parse(text), Err(ConnectError::InvalidUrl { .. })), "{text}");
         }
     }

@@ -1,5 +1,6 @@
 //! How a client is made.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -8,7 +9,7 @@ use longwire_proto::codec::Encoding;
 use longwire_proto::short_id::is_short_id;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::address::{Address, DEFAULT_URL};
+use crate::address::{Address, DEFAULT_URL, URL_VARIABLE};
 use crate::backoff::Backoff;
 use crate::client::{CALLS_MAX, COMMANDS_MAX, Client, Handle};
 use crate::connection_state::ConnectionState;
@@ -25,6 +26,9 @@ use crate::outbox_space::{
 use crate::outbox_status::OutboxStatus;
 use crate::spool::Spool;
 use crate::subscription::WINDOW_BYTES_DEFAULT;
+use crate::tls::{
+    CA_VARIABLE, CLIENT_CERTIFICATE_VARIABLE, CLIENT_KEY_VARIABLE, FINGERPRINT_VARIABLE, Tls, TlsOptions,
+};
 
 /// Options of a [`Client`].
 ///
@@ -46,6 +50,7 @@ use crate::subscription::WINDOW_BYTES_DEFAULT;
 #[must_use = "a builder makes nothing until `build` is called"]
 pub struct ClientBuilder {
     url: String,
+    tls: TlsOptions,
     device: String,
     client: String,
     encoding: Encoding,
@@ -61,6 +66,7 @@ impl Default for ClientBuilder {
     fn default() -> Self {
         Self {
             url: DEFAULT_URL.to_owned(),
+            tls: TlsOptions::default(),
             device: String::new(),
             client: concat!("longwire-rust/", env!("CARGO_PKG_VERSION")).to_owned(),
             encoding: Encoding::Proto,
@@ -75,7 +81,52 @@ impl Default for ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// Where the broker is: `ws://HOST[:PORT]`.
+    /// What the environment says: `LONGWIRE_URL`, `LONGWIRE_CA`, `LONGWIRE_FINGERPRINT`, `LONGWIRE_CLIENT_CERTIFICATE` and
+    /// `LONGWIRE_CLIENT_KEY`. A variable that is empty says nothing.
+    pub fn from_env() -> Self {
+        Self::from_variables(|name| std::env::var_os(name))
+    }
+
+    fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let variable = |name| variable(name).filter(|value| !value.is_empty());
+        // What is not Unicode is no URL and no fingerprint, and is refused as such.
+        let text = |name| variable(name).map(|value| value.to_string_lossy().into_owned());
+        Self {
+            url: text(URL_VARIABLE).unwrap_or_else(|| DEFAULT_URL.to_owned()),
+            tls: TlsOptions {
+                ca: variable(CA_VARIABLE).map(PathBuf::from),
+                fingerprint: text(FINGERPRINT_VARIABLE),
+                client_certificate: variable(CLIENT_CERTIFICATE_VARIABLE).map(PathBuf::from),
+                client_key: variable(CLIENT_KEY_VARIABLE).map(PathBuf::from),
+            },
+            ..Self::default()
+        }
+    }
+
+    /// Trusts the authorities in this PEM file, and no others, to vouch for the broker's certificate. Without this, and
+    /// without a fingerprint, it is those that the operating system trusts. Only for `wss://`.
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.tls.ca = Some(path.into());
+        self
+    }
+
+    /// Trusts the broker's certificate with this SHA-256, in hexadecimal, whatever name and time it has, and no other;
+    /// authorities are not asked then. For development certificates, whose fingerprint `longwire serve` prints. Only for
+    /// `wss://`.
+    pub fn fingerprint(mut self, sha256: impl Into<String>) -> Self {
+        self.tls.fingerprint = Some(sha256.into());
+        self
+    }
+
+    /// Shows this certificate to a broker that asks for one: PEM files with the certificate, and those between it and its
+    /// root, and with its key. Only for `wss://`.
+    pub fn client_certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.tls.client_certificate = Some(certificate.into());
+        self.tls.client_key = Some(key.into());
+        self
+    }
+
+    /// Where the broker is: `ws://HOST[:PORT]`, or `wss://` for TLS.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.url = url.into();
         self
@@ -143,12 +194,13 @@ impl ClientBuilder {
     }
 
     /// Makes the client and its driver, a future that does all the work. Nothing is spawned and nothing is sent: poll the
-    /// driver, such as with `tokio::spawn`. Opening an outbox file reads it whole.
+    /// driver, such as with `tokio::spawn`. Opening an outbox file reads it whole; `wss://` reads the files of whom to trust.
     ///
     /// # Errors
-    /// [`ConnectError`]: a URL or device outside its grammar, or an outbox file that cannot be used.
+    /// [`ConnectError`]: a URL or device outside its grammar, or an outbox file or TLS files that cannot be used.
     pub fn build(self) -> Result<(Client, Driver), ConnectError> {
         let address = Address::parse(&self.url)?;
+        let tls = Tls::of(&address, &self.tls)?;
         if !self.device.is_empty() && !is_short_id(self.device.as_bytes()) {
             return Err(ConnectError::InvalidDevice(self.device));
         }
@@ -187,7 +239,7 @@ impl ClientBuilder {
         let (status_out, status) = watch::channel(status);
         let driver = Driver::new(Parts {
             machine,
-            link: Link::new(address, self.encoding),
+            link: Link::new(address, tls, self.encoding),
             encoding: self.encoding,
             spool,
             space: Arc::clone(&space),
@@ -214,4 +266,26 @@ impl ClientBuilder {
 
 fn random() -> Result<u64, ConnectError> {
     getrandom::u64().map_err(|error| ConnectError::Random(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_say_where_the_broker_is_and_whom_to_trust() {
+        let said = ClientBuilder::from_variables(|name| Some(name.into()));
+        assert_eq!(
+            (said.url.as_str(), said.tls.fingerprint.as_deref()),
+            (URL_VARIABLE, Some(FINGERPRINT_VARIABLE))
+        );
+        let files = [said.tls.ca, said.tls.client_certificate, said.tls.client_key];
+        let wanted = [CA_VARIABLE, CLIENT_CERTIFICATE_VARIABLE, CLIENT_KEY_VARIABLE];
+        assert_eq!(files, wanted.map(|name| Some(PathBuf::from(name))));
+        for nothing in [None, Some(OsString::new())] {
+            let builder = ClientBuilder::from_variables(|_| nothing.clone());
+            assert_eq!(builder.url, DEFAULT_URL);
+            assert!(builder.build().is_ok());
+        }
+    }
 }

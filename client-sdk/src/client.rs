@@ -9,7 +9,6 @@ use longwire_proto::wire;
 use longwire_proto::wire::{BackedUp, ImportBegin};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use crate::address::{DEFAULT_URL, URL_VARIABLE};
 use crate::builder::ClientBuilder;
 use crate::connection_state::ConnectionState;
 use crate::driver::{Command, Feedback};
@@ -108,19 +107,23 @@ impl Client {
     /// # Errors
     /// [`ConnectError`]: a URL that is not a broker's, or no runtime to run on.
     pub fn connect(url: &str) -> Result<Self, ConnectError> {
-        let runtime = tokio::runtime::Handle::try_current().map_err(|_| ConnectError::NoRuntime)?;
-        let (client, driver) = Self::builder().url(url).build()?;
-        drop(runtime.spawn(driver));
-        Ok(client)
+        Self::spawned(Self::builder().url(url))
     }
 
-    /// As [`Self::connect`], to the broker that `LONGWIRE_URL` names, or to the one on this machine.
+    /// As [`Self::connect`], to the broker that `LONGWIRE_URL` names, or to the one on this machine, with the other options
+    /// of [`ClientBuilder::from_env`].
     ///
     /// # Errors
     /// As [`Self::connect`].
     pub fn from_env() -> Result<Self, ConnectError> {
-        let url = std::env::var(URL_VARIABLE).ok().filter(|url| !url.is_empty());
-        Self::connect(url.as_deref().unwrap_or(DEFAULT_URL))
+        Self::spawned(ClientBuilder::from_env())
+    }
+
+    fn spawned(builder: ClientBuilder) -> Result<Self, ConnectError> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| ConnectError::NoRuntime)?;
+        let (client, driver) = builder.build()?;
+        drop(runtime.spawn(driver));
+        Ok(client)
     }
 
     /// The session with this id. Nothing is sent; the session need not exist.
@@ -219,7 +222,7 @@ impl Client {
     /// as the broker is away: with an outbox file, [`Self::close`] leaves what is left to the next client instead.
     ///
     /// # Errors
-    /// [`Closed::Refused`] when the broker refuses the client for good meanwhile.
+    /// [`Closed`] when the broker refuses the client for good meanwhile.
     pub async fn shutdown(&self) -> Result<(), Closed> {
         self.end(true).await
     }
@@ -228,7 +231,7 @@ impl Client {
     /// from a memory outbox.
     ///
     /// # Errors
-    /// [`Closed::Refused`] when the broker had refused the client for good.
+    /// [`Closed`] when the broker had refused the client for good.
     pub async fn close(&self) -> Result<(), Closed> {
         self.end(false).await
     }
@@ -241,7 +244,7 @@ impl Client {
         while state.changed().await.is_ok() {}
         match self.0.closed() {
             Closed::ShutDown => Ok(()),
-            refused @ Closed::Refused(_) => Err(refused),
+            refused @ (Closed::Refused(_) | Closed::Tls { .. }) => Err(refused),
         }
     }
 }

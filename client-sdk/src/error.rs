@@ -50,21 +50,27 @@ impl From<Option<wire::Error>> for Refusal {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The URL is not one of a broker.
-    #[error("`{url}` is not a broker's address: {reason}; use one such as ws://127.0.0.1:8700")]
+    #[error(
+        "`{url}` is not a broker's address: {reason}; use one such as ws://127.0.0.1:8700 or wss://broker.example"
+    )]
     InvalidUrl {
         /// The URL as given.
         url: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// The URL asks for TLS.
+    /// Whom to trust was said, and the URL asks for no TLS: nobody would be asked who they are.
     #[error(
-        "`{url}` asks for TLS, which this version does not speak; use ws:// on a trusted network or through a local TLS proxy"
+        "`{url}` is plain text, but an authority, a fingerprint or a client certificate is given; use wss://, or leave out \
+         what is given (LONGWIRE_CA, LONGWIRE_FINGERPRINT, LONGWIRE_CLIENT_CERTIFICATE, LONGWIRE_CLIENT_KEY)"
     )]
-    TlsUnsupported {
+    PlainText {
         /// The URL as given.
         url: String,
     },
+    /// TLS cannot be used as the builder was told.
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
     /// The device name is outside its grammar.
     #[error("the device `{0}` must have 1 to 64 of the characters A-Z a-z 0-9 _ -")]
     InvalidDevice(String),
@@ -77,6 +83,98 @@ pub enum ConnectError {
     /// The operating system gave no random bytes, which producers need for their ids.
     #[error("the operating system gives no random bytes: {0}")]
     Random(String),
+}
+
+/// Why TLS cannot be used as a builder was told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TlsSetupError {
+    /// A file is not what it should be.
+    #[error("the TLS file {} cannot be used: {reason}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The text is no fingerprint.
+    #[error(
+        "`{0}` is no fingerprint: it has 64 hexadecimal digits, as `longwire serve` prints them, with or without colons"
+    )]
+    InvalidFingerprint(String),
+    /// A client certificate without its key, or a key without its certificate.
+    #[error(
+        "a client certificate and its key belong together: name both (LONGWIRE_CLIENT_CERTIFICATE, LONGWIRE_CLIENT_KEY), or none"
+    )]
+    HalfIdentity,
+    /// The operating system trusts nobody.
+    #[error(
+        "this system has no certificate authorities ({reason}); install them (Debian: ca-certificates), or name the broker's \
+         own (LONGWIRE_CA)"
+    )]
+    NoAuthorities {
+        /// What was found instead.
+        reason: String,
+    },
+    /// The cryptography that is built in does not do.
+    #[error("TLS is not available: {0}")]
+    Unsupported(String),
+}
+
+/// Why there is no TLS connection, and will be none until somebody does something about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TlsFailure {
+    /// Nobody who is trusted vouches for the broker's certificate.
+    #[error(
+        "no authority that is trusted vouches for its certificate; name the one that does (LONGWIRE_CA, --ca), or for a \
+         development certificate its fingerprint, which `longwire serve` prints (LONGWIRE_FINGERPRINT, --fingerprint)"
+    )]
+    UnknownAuthority,
+    /// The certificate is another host's.
+    #[error("its certificate is not for {wanted}, but for {}; use such a name in the URL", listed(names))]
+    WrongName {
+        /// The host of the URL.
+        wanted: String,
+        /// What the certificate is for.
+        names: Vec<String>,
+    },
+    /// The certificate's time is over.
+    #[error("its certificate has expired; renew it where the broker runs, or set this machine's clock right")]
+    Expired,
+    /// The certificate's time has not come.
+    #[error("its certificate is not valid yet; set the clock right, here or where it was made")]
+    NotValidYet,
+    /// The certificate is not the one that was named.
+    #[error(
+        "its certificate has the fingerprint {found}, not {expected}: it was replaced, or somebody else answers; if you \
+         replaced it, or a development certificate was renewed, take the fingerprint that `longwire serve` prints now"
+    )]
+    Fingerprint {
+        /// What was named.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+    /// The certificate is not acceptable for another reason.
+    #[error("its certificate is refused: {0}")]
+    Certificate(String),
+    /// The broker does not accept the certificate of this client, or wants one.
+    #[error(
+        "it wants a client certificate of an authority that it knows, and refuses what it got ({0}); name one \
+         (LONGWIRE_CLIENT_CERTIFICATE and LONGWIRE_CLIENT_KEY)"
+    )]
+    ClientCertificate(String),
+    /// What answers does not speak TLS.
+    #[error(
+        "what answers there does not speak TLS; set it up where the broker runs, or use ws:// where nobody listens in"
+    )]
+    PlainText,
+    /// There is nothing that both sides speak.
+    #[error("it does not speak TLS as this client does: {0}")]
+    Incompatible(String),
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() { "other names".to_owned() } else { names.join(", ") }
 }
 
 /// Why the outbox file cannot be used.
@@ -121,6 +219,14 @@ pub enum Closed {
     /// The broker refuses this client, and would again.
     #[error("the broker refuses this client: {0}")]
     Refused(String),
+    /// By its certificate what answers is not the broker, or it does not take this client's.
+    #[error("no secure connection to {url}: {failure}")]
+    Tls {
+        /// The broker's URL.
+        url: String,
+        /// What was wrong, and what to do.
+        failure: TlsFailure,
+    },
 }
 
 /// Why a publish was not carried out.

@@ -52,6 +52,7 @@ mod session_list;
 mod spool;
 mod subscribe;
 mod subscription;
+mod tls;
 
 pub use address::{DEFAULT_URL, URL_VARIABLE};
 pub use backoff::{BACKOFF_BASE, BACKOFF_CAP, Backoff};
@@ -60,7 +61,8 @@ pub use client::Client;
 pub use connection_state::ConnectionState;
 pub use driver::Driver;
 pub use error::{
-    Closed, ConnectError, OutboxError, PublishError, Refusal, RequestError, SessionIdError, SubscriptionError,
+    Closed, ConnectError, OutboxError, PublishError, Refusal, RequestError, SessionIdError,
+    SubscriptionError, TlsFailure, TlsSetupError,
 };
 pub use from::From;
 pub use import::{Import, ImportStep};
@@ -86,6 +88,7 @@ pub use session_info::{SessionInfo, SessionMeta};
 pub use session_list::SessionList;
 pub use subscribe::Subscribe;
 pub use subscription::{Subscription, WINDOW_BYTES_DEFAULT};
+pub use tls::{CA_VARIABLE, CLIENT_CERTIFICATE_VARIABLE, CLIENT_KEY_VARIABLE, FINGERPRINT_VARIABLE};
 
 /// The example of the README is compiled with the documentation tests.
 #[cfg(doctest)]

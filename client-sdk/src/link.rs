@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Sink, SinkExt, Stream};
+use futures_util::{Sink, SinkExt, Stream as _};
 use longwire_proto::codec::{self, Encoding};
 use longwire_proto::error::ErrorCode;
 use longwire_proto::limits::FRAME_BYTES_MAX;
@@ -20,6 +20,10 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
 
 use crate::address::Address;
+use crate::error::Closed;
+use crate::tls::Tls;
+use crate::tls::failure::failure;
+use crate::tls::stream::Stream;
 
 /// A broker that does not answer within this time is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,15 +38,15 @@ const WRITE_BUFFER_BYTES: usize = 64 << 10;
 /// Bytes of a message of the broker: a record at its limit can need several times its size as JSON.
 const MESSAGE_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
 
-type Socket = WebSocketStream<TcpStream>;
+type Socket = WebSocketStream<Stream>;
 type Connecting = Pin<Box<dyn Future<Output = Result<Socket, ConnectFailure>> + Send>>;
 
 /// Why no connection was made.
 #[derive(Debug)]
 pub(crate) struct ConnectFailure {
     pub(crate) error: String,
-    /// Whether trying again is of no use.
-    pub(crate) fatal: bool,
+    /// Why trying again is of no use, when it is.
+    pub(crate) fatal: Option<Closed>,
 }
 
 /// What happened on the link.
@@ -64,6 +68,7 @@ enum State {
 
 pub(crate) struct Link {
     address: Address,
+    tls: Option<Tls>,
     encoding: Encoding,
     state: State,
     queue: VecDeque<Message>,
@@ -72,9 +77,10 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(address: Address, encoding: Encoding) -> Self {
+    pub(crate) fn new(address: Address, tls: Option<Tls>, encoding: Encoding) -> Self {
         Self {
             address,
+            tls,
             encoding,
             state: State::Idle,
             queue: VecDeque::new(),
@@ -85,7 +91,8 @@ impl Link {
 
     pub(crate) fn connect(&mut self) {
         self.disconnect();
-        self.state = State::Connecting(Box::pin(connect(self.address.clone(), self.encoding)));
+        self.state =
+            State::Connecting(Box::pin(connect(self.address.clone(), self.tls.clone(), self.encoding)));
     }
 
     pub(crate) fn disconnect(&mut self) {
@@ -202,18 +209,26 @@ impl Link {
     }
 }
 
-async fn connect(address: Address, encoding: Encoding) -> Result<Socket, ConnectFailure> {
-    let timeout = tokio::time::timeout(CONNECT_TIMEOUT, handshake(&address, encoding));
+async fn connect(address: Address, tls: Option<Tls>, encoding: Encoding) -> Result<Socket, ConnectFailure> {
+    let timeout = tokio::time::timeout(CONNECT_TIMEOUT, handshake(&address, tls.as_ref(), encoding));
     timeout.await.unwrap_or_else(|_| {
         let error = format!("{} did not answer within {} s", address.url, CONNECT_TIMEOUT.as_secs());
-        Err(ConnectFailure { error, fatal: false })
+        Err(ConnectFailure { error, fatal: None })
     })
 }
 
-async fn handshake(address: &Address, encoding: Encoding) -> Result<Socket, ConnectFailure> {
+async fn handshake(
+    address: &Address,
+    tls: Option<&Tls>,
+    encoding: Encoding,
+) -> Result<Socket, ConnectFailure> {
     let failed = |error: &dyn std::fmt::Display| {
         let error = format!("no connection to {}: {error}", address.url);
-        ConnectFailure { error, fatal: false }
+        ConnectFailure { error, fatal: None }
+    };
+    let failed_io = |error: &std::io::Error| {
+        let fatal = failure(error).map(|failure| Closed::Tls { url: address.url.clone(), failure });
+        ConnectFailure { fatal, ..failed(error) }
     };
     let mut request = address.url.as_str().into_client_request().map_err(|error| failed(&error))?;
     let subprotocol = HeaderValue::from_static(encoding.subprotocol());
@@ -228,15 +243,23 @@ async fn handshake(address: &Address, encoding: Encoding) -> Result<Socket, Conn
     let stream = stream.await.map_err(|error| failed(&error))?;
     // Frames are gathered here; the kernel shall not wait for more.
     stream.set_nodelay(true).map_err(|error| failed(&error))?;
+    let stream = match tls {
+        None => Stream::Plain(stream),
+        Some(tls) => Stream::Tls(Box::new(tls.connect(stream).await.map_err(|error| failed_io(&error))?)),
+    };
     match tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await {
         Ok((socket, _)) => Ok(socket),
         Err(WebSocketError::Http(response)) => {
             let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
             let status = response.status();
+            let failure = failed(&format!("HTTP {status} {body}"));
             // The broker speaks none of our subprotocols; everything else a proxy may say for a while.
             let fatal = status.as_u16() == 400 && body.contains(ErrorCode::UnsupportedProtocol.as_str());
-            Err(ConnectFailure { fatal, ..failed(&format!("HTTP {status} {body}")) })
+            let fatal = fatal.then(|| Closed::Refused(failure.error.clone()));
+            Err(ConnectFailure { fatal, ..failure })
         }
+        // In TLS 1.3 a client learns only now what the broker thinks of its certificate.
+        Err(WebSocketError::Io(error)) => Err(failed_io(&error)),
         Err(error) => Err(failed(&error)),
     }
 }

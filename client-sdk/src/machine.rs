@@ -124,8 +124,8 @@ impl Machine {
     pub(crate) fn handle(&mut self, now: Duration, input: Input) {
         match input {
             Input::Connected => self.connected(now),
-            Input::ConnectFailed { error, fatal: true } => self.close(&Closed::Refused(error)),
-            Input::ConnectFailed { error, fatal: false } | Input::Disconnected { error } => {
+            Input::ConnectFailed { fatal: Some(reason), .. } => self.close(&reason),
+            Input::ConnectFailed { error, fatal: None } | Input::Disconnected { error } => {
                 self.disconnected(now, error)
             }
             Input::Frame(frame, bytes) => self.frame(now, *frame, bytes),

@@ -159,7 +159,8 @@ async fn says_what_is_wrong() {
     assert_eq!(records.next().await, None);
     assert!(matches!(session.publish("x".repeat(2 << 20)).await, Err(PublishError::Invalid(_))));
     assert!(client.session("no spaces").is_err());
-    assert!(matches!(Client::connect("wss://box"), Err(ConnectError::TlsUnsupported { .. })));
+    let plain = Client::builder().url("ws://box").fingerprint("00".repeat(32)).build();
+    assert!(matches!(plain, Err(ConnectError::PlainText { .. })));
 }
 
 #[tokio::test]

@@ -85,7 +85,7 @@ pub(crate) async fn run(args: RunArgs, context: Context) -> anyhow::Result<ExitC
     let session = client.session(id.as_str())?;
     // From here on a signal is the command's.
     let signals = child::passed_signals()?;
-    let child = match child::start(&args.command, args.stdin, &context.url, &id) {
+    let child = match child::start(&args.command, args.stdin, &context, &id) {
         Ok(child) => child,
         Err(NotStarted { message, code }) => {
             drop((client, driver));

@@ -13,6 +13,8 @@ use longwire_broker::store::Store;
 use longwire_broker::store::local::backup::made_ms;
 use longwire_broker::store::local::folder::DATABASE_FILE;
 use longwire_broker::store::local::{LocalConfig, LocalStore};
+use longwire_broker::tls::Tls;
+use longwire_broker::tls::config::TlsOverrides;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -23,8 +25,10 @@ use crate::cli::session::millis;
 /// Runs the broker until SIGTERM or SIGINT.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  longwire serve\n  longwire serve --listen 127.0.0.1:9000 --data /var/lib/longwire\n\n\
-    Every key of the configuration file is also an environment variable, such as LONGWIRE_SERVE_HEARTBEAT_MS."
+    after_help = "Examples:\n  longwire serve\n  longwire serve --listen 127.0.0.1:9000 --data /var/lib/longwire\n  \
+    longwire serve --dev-tls\n\n\
+    Every key of the configuration file is also an environment variable, such as LONGWIRE_SERVE_HEARTBEAT_MS,\n\
+    or LONGWIRE_SERVE_TLS_KEY for `key` in the table `tls`."
 )]
 pub(crate) struct ServeArgs {
     /// Address of the one port for WebSocket and HTTP [default: 127.0.0.1:8700]
@@ -39,6 +43,24 @@ pub(crate) struct ServeArgs {
     /// Remove backups that are older than this, such as 30d; they keep what was erased since [default: never]
     #[arg(long, value_name = "TIME", value_parser = millis)]
     keep_backups_for: Option<u64>,
+    /// Clients must show a token; without this the broker listens on this machine alone
+    #[arg(long)]
+    auth: bool,
+    /// Speak TLS with the certificate in this PEM file; a replaced file is taken without a restart
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+    /// PEM file with the private key of the certificate
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
+    /// Refuse clients without a certificate of an authority in this PEM file
+    #[arg(long, value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
+    /// Speak TLS with a certificate of the broker's own making, which clients know by its fingerprint
+    #[arg(long, conflicts_with = "tls_certificate")]
+    dev_tls: bool,
+    /// A proxy in front of the broker terminates TLS: listen in plain text although others reach it
+    #[arg(long)]
+    plain_text: bool,
     /// The clock is right, however far it is from what it was: let things expire by age at once
     #[arg(long)]
     trust_clock: bool,
@@ -59,6 +81,14 @@ pub(crate) async fn run(args: ServeArgs, json: bool) -> anyhow::Result<ExitCode>
         backups: args.backups,
         backups_keep_ms: args.keep_backups_for,
         trust_clock: args.trust_clock.then_some(true),
+        auth: args.auth.then_some(true),
+        tls: TlsOverrides {
+            certificate: args.tls_certificate,
+            key: args.tls_key,
+            client_ca: args.tls_client_ca,
+            development: args.dev_tls.then_some(true),
+        },
+        plain_text: args.plain_text.then_some(true),
     };
     let config = Config::load(args.config.as_deref(), overrides)?;
     let config = open_files::fit(config);
@@ -73,6 +103,7 @@ pub(crate) async fn run(args: ServeArgs, json: bool) -> anyhow::Result<ExitCode>
     let local = LocalConfig::new(config.data.clone());
     let store = tokio::task::spawn_blocking(move || LocalStore::open(local)).await??;
     let store = behind_faults(store, &config);
+    let access = Access::of(&config);
     let server = match Server::bind(config, Arc::clone(&store), Some(metrics)).await {
         Ok(server) => server,
         Err(error) => {
@@ -80,7 +111,7 @@ pub(crate) async fn run(args: ServeArgs, json: bool) -> anyhow::Result<ExitCode>
             return Err(error.into());
         }
     };
-    announce(server.address(), json);
+    announce(&server, access, json);
     server
         .run(async move {
             signals.next().await;
@@ -127,20 +158,60 @@ fn behind_faults(store: LocalStore, _config: &Config) -> Arc<dyn Store> {
     Arc::new(store)
 }
 
-fn announce(address: SocketAddr, json: bool) {
-    let url = format!("ws://{address}");
+/// Who is let in.
+#[derive(Clone, Copy)]
+enum Access {
+    /// Whoever is on this machine.
+    Machine,
+    /// Whoever has a token.
+    Token,
+}
+
+impl Access {
+    fn of(config: &Config) -> Self {
+        if config.auth { Self::Token } else { Self::Machine }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::Machine => {
+                "this machine only (loopback), without authentication: everybody here may do everything"
+            }
+            Self::Token => "with authentication: clients must show a token",
+        }
+    }
+}
+
+fn announce(server: &Server, access: Access, json: bool) {
+    let address = server.address();
+    let fingerprint = server.tls().map(Tls::fingerprint);
+    let (websocket, http) = if fingerprint.is_some() { ("wss", "https") } else { ("ws", "http") };
+    let url = format!("{websocket}://{address}");
     if json {
-        println!(
-            "{}",
-            serde_json::json!({ "event": "ready", "url": url, "http": format!("http://{address}") })
-        );
+        let mut ready = serde_json::json!({
+            "event": "ready",
+            "url": url,
+            "http": format!("{http}://{address}"),
+            "auth": matches!(access, Access::Token),
+        });
+        if let Some(fingerprint) = fingerprint {
+            ready["fingerprint"] = fingerprint.into();
+        }
+        println!("{ready}");
         return;
     }
     println!("longwire {} is ready", env!("CARGO_PKG_VERSION"));
-    println!("  Page       http://{address}/");
+    println!("  Access     {}", access.text());
+    println!("  Page       {http}://{address}/");
     println!("  WebSocket  {url}{CONNECT_PATH}");
-    println!("  Health     http://{address}/healthz, /readyz and /metrics");
-    println!("  Try        longwire --url {url} run demo -- date");
+    println!("  Health     {http}://{address}/healthz, /readyz and /metrics");
+    match fingerprint {
+        None => println!("  Try        longwire --url {url} run demo -- date"),
+        Some(fingerprint) => {
+            println!("  SHA-256    {fingerprint} (fingerprint of the certificate)");
+            println!("  Try        longwire --url {url} --fingerprint {fingerprint} run demo -- date");
+        }
+    }
 }
 
 fn start_metrics() -> anyhow::Result<PrometheusHandle> {

@@ -255,7 +255,7 @@ fn the_command_line_says_what_keeps_it_from_serving() {
     let variable = String::from_utf8(variable.stderr).unwrap();
     assert!(variable.to_lowercase().contains("colour"), "{variable}");
     let open = serve(&["--listen", "0.0.0.0:0", "--data", other.to_str().unwrap()]);
-    assert!(open.contains("loopback"), "{open}");
+    assert!(open.contains("--auth") && open.contains("127.0.0.1"), "{open}");
     assert_eq!(std::fs::read(&file).unwrap(), b"x");
     assert!(broker.terminate());
     // A folder of a newer version is refused, and left as it was.

@@ -27,4 +27,5 @@ mod residency;
 mod slow_reader;
 mod store_cli;
 mod support;
+mod tls;
 mod tokens;

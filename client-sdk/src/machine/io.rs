@@ -32,7 +32,7 @@ pub(crate) enum Input {
     /// No connection could be made. `fatal` when none ever will.
     ConnectFailed {
         error: String,
-        fatal: bool,
+        fatal: Option<Closed>,
     },
     Disconnected {
         error: String,

@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::cli::Context;
 use crate::cli::run::ending::Ending;
 use crate::cli::run::input;
 use crate::cli::run::recorder::{Recorder, Stream, StreamRecorder};
@@ -42,14 +43,15 @@ pub(crate) struct NotStarted {
 pub(crate) fn start(
     command: &[OsString],
     stdin: bool,
-    url: &str,
+    context: &Context,
     session: &SessionId,
 ) -> Result<Child, NotStarted> {
     let (program, arguments) = command
         .split_first()
         .ok_or_else(|| NotStarted { message: "no command was given".to_owned(), code: EXIT_NOT_FOUND })?;
     let mut child = Command::new(program);
-    child.args(arguments).env(URL_VARIABLE, url).env(SESSION_VARIABLE, session.as_str());
+    child.args(arguments).env(URL_VARIABLE, &context.url).env(SESSION_VARIABLE, session.as_str());
+    child.envs(context.tls.variables());
     child.stdin(if stdin { Stdio::piped() } else { Stdio::inherit() });
     child.stdout(Stdio::piped()).stderr(Stdio::piped());
     child.spawn().map_err(|error| {
@@ -172,13 +174,17 @@ async fn pump(
 mod tests {
     use super::*;
 
+    fn context() -> Context {
+        Context { url: "ws://x".into(), ..Context::default() }
+    }
+
     fn id() -> SessionId {
         SessionId::parse("a").unwrap()
     }
 
     #[tokio::test]
     async fn says_why_a_command_was_not_started() {
-        let code = |program: &str| start(&[program.into()], false, "ws://x", &id()).unwrap_err().code;
+        let code = |program: &str| start(&[program.into()], false, &context(), &id()).unwrap_err().code;
         assert_eq!(code("/no/such/command"), EXIT_NOT_FOUND);
         assert_eq!(code("/dev/null"), EXIT_NOT_EXECUTABLE);
     }
@@ -187,7 +193,7 @@ mod tests {
     async fn ends_as_the_command_does() {
         let end = async |script: &str| {
             let command = ["sh", "-c", script].map(OsString::from);
-            Ending::new(start(&command, true, "ws://x", &id()).unwrap().wait().await.unwrap())
+            Ending::new(start(&command, true, &context(), &id()).unwrap().wait().await.unwrap())
         };
         let ending = end("exit 3").await;
         assert_eq!((ending.shell_status(), ending.to_string()), (3, "exit status 3".to_owned()));

@@ -137,7 +137,7 @@ mod tests {
     #[tokio::test]
     async fn finds_what_dead_runs_left_and_tidies_what_is_empty() {
         let folder = tempfile::tempdir().unwrap();
-        let context = Context { url: "ws://127.0.0.1:9".into(), json: false };
+        let context = Context { url: "ws://127.0.0.1:9".into(), ..Context::default() };
         let spool = SpoolDir::open(Some(folder.path().to_owned()), &context.url).unwrap();
         let (own, dead, alive, empty) = (
             spool.new_file().unwrap(),

@@ -17,6 +17,8 @@ pub(crate) const LONGWIRE: &str = env!("CARGO_BIN_EXE_longwire");
 pub(crate) struct Broker {
     child: Child,
     address: SocketAddr,
+    /// The fingerprint of the certificate, when it speaks TLS.
+    fingerprint: Option<String>,
 }
 
 impl Broker {
@@ -53,8 +55,8 @@ impl Broker {
         });
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        match address(&line) {
-            Some(address) => Ok(Self { child, address }),
+        match ready(&line) {
+            Some((address, fingerprint)) => Ok(Self { child, address, fingerprint }),
             None => {
                 child.wait().unwrap();
                 Err(line + &said.join().unwrap())
@@ -65,9 +67,9 @@ impl Broker {
     fn ready(mut child: Child) -> Self {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address =
-            address(&line).unwrap_or_else(|| panic!("the broker printed {line:?} instead of being ready"));
-        Self { child, address }
+        let (address, fingerprint) =
+            ready(&line).unwrap_or_else(|| panic!("the broker printed {line:?} instead of being ready"));
+        Self { child, address, fingerprint }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -75,7 +77,13 @@ impl Broker {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("ws://{}", self.address)
+        let scheme = if self.fingerprint.is_some() { "wss" } else { "ws" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// The fingerprint of the certificate that was served first.
+    pub(crate) fn fingerprint(&self) -> &str {
+        self.fingerprint.as_deref().expect("the broker speaks TLS")
     }
 
     pub(crate) fn pid(&self) -> rustix::process::Pid {
@@ -158,9 +166,11 @@ pub(crate) fn hostile() -> Option<String> {
     std::env::var("LONGWIRE_TEST_HOSTILE").ok()
 }
 
-fn address(line: &str) -> Option<SocketAddr> {
+/// What a broker that is ready says: its address, and the fingerprint of its certificate.
+fn ready(line: &str) -> Option<(SocketAddr, Option<String>)> {
     let ready: serde_json::Value = serde_json::from_str(line).ok()?;
-    ready["url"].as_str()?.trim_start_matches("ws://").parse().ok()
+    let (_, address) = ready["url"].as_str()?.split_once("://")?;
+    Some((address.parse().ok()?, ready["fingerprint"].as_str().map(str::to_owned)))
 }
 
 fn logged(data: &Path, log: &Path) -> Command {
@@ -195,7 +205,7 @@ impl Attempt {
         self.0.wait().unwrap();
         let mut line = String::new();
         BufReader::new(self.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        address(&line).is_some()
+        ready(&line).is_some()
     }
 }
 

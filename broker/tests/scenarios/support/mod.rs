@@ -3,12 +3,14 @@
 pub(crate) mod acknowledged;
 pub(crate) mod attacker;
 pub(crate) mod broker;
+pub(crate) mod certificates;
 pub(crate) mod h2_attacker;
 pub(crate) mod history;
 pub(crate) mod patience;
 pub(crate) mod probe;
 pub(crate) mod proxy;
 pub(crate) mod rng;
+pub(crate) mod tls_client;
 pub(crate) mod tokens;
 pub(crate) mod traffic;
 pub(crate) mod wire_client;

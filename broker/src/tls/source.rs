@@ -1,0 +1,163 @@
+//! Where the certificate comes from, and what rustls makes of it.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
+
+use crate::tls::config::TlsConfig;
+use crate::tls::development;
+use crate::tls::error::TlsError;
+use crate::tls::identity::{Identity, Pair, certificates, private_key};
+
+/// Bytes of a file: a list of every public authority has a quarter of it.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// What is spoken inside TLS, in order of preference.
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// Where certificate and key are.
+#[derive(Debug)]
+enum Origin {
+    Files { certificate: PathBuf, key: PathBuf },
+    Development { path: PathBuf },
+}
+
+/// Where everything of TLS comes from.
+#[derive(Debug)]
+pub(super) struct Source {
+    origin: Origin,
+    client_ca: Option<PathBuf>,
+}
+
+/// What tells one state of the files from another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stamp(Vec<Option<FileStamp>>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct FileStamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+    // A file that is written over within one tick of its time, at the same length, has another one.
+    changed: (i64, i64),
+}
+
+/// What is served.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) config: Arc<ServerConfig>,
+    pub(super) identity: Identity,
+}
+
+impl Source {
+    /// What the configuration names; `None` when it is plain text.
+    pub(super) fn of(config: &TlsConfig, data: &Path) -> Option<Self> {
+        let origin = match (&config.certificate, &config.key) {
+            (Some(certificate), Some(key)) => {
+                Origin::Files { certificate: certificate.clone(), key: key.clone() }
+            }
+            _ if config.development => Origin::Development { path: data.join(development::FILE) },
+            _ => return None,
+        };
+        Some(Self { origin, client_ca: config.client_ca.clone() })
+    }
+
+    pub(super) fn stamp(&self) -> Stamp {
+        let pair: &[&PathBuf] = match &self.origin {
+            Origin::Files { certificate, key } => &[certificate, key],
+            // Nobody else writes it.
+            Origin::Development { .. } => &[],
+        };
+        Stamp(pair.iter().copied().chain(&self.client_ca).map(|path| stamp(path)).collect())
+    }
+
+    /// Whether what is served is to be replaced although no file has changed.
+    pub(super) fn is_due(&self, serving: &Identity, now: u64) -> bool {
+        matches!(self.origin, Origin::Development { .. }) && development::is_due(serving.validity, now)
+    }
+
+    /// What is to be served.
+    pub(super) fn load(&self, now: u64) -> Result<Loaded, TlsError> {
+        let (pair, certificate, key) = match &self.origin {
+            Origin::Files { certificate, key } => {
+                let chain = certificates(certificate, &read(certificate)?)?;
+                (Pair { chain, key: private_key(key, &read(key)?)? }, certificate, key)
+            }
+            Origin::Development { path } => (development::load_or_make(path, now)?, path, path),
+        };
+        let unusable = |error: rustls::Error| TlsError::Unusable {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            reason: error.to_string(),
+        };
+        let Some(leaf) = pair.chain.first() else {
+            return Err(unusable(rustls::Error::NoCertificatesPresented));
+        };
+        let identity = Identity::of(leaf);
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(unusable)?;
+        let builder = match &self.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let refuse = |reason: String| TlsError::ClientCa { path: path.clone(), reason };
+                let mut roots = RootCertStore::empty();
+                for authority in certificates(path, &read(path)?)? {
+                    roots.add(authority).map_err(|error| refuse(error.to_string()))?;
+                }
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+                builder.with_client_cert_verifier(verifier.map_err(|error| refuse(error.to_string()))?)
+            }
+        };
+        let mut config = builder.with_single_cert(pair.chain, pair.key).map_err(unusable)?;
+        config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
+        if self.client_ca.is_some() {
+            // A session that is resumed asks for no certificate: one that has expired since would still let in.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
+        Ok(Loaded { config: Arc::new(config), identity })
+    }
+
+    /// What is to take the place of what is served: nothing that every client would refuse.
+    pub(super) fn replacement(&self, now: u64) -> Result<Loaded, TlsError> {
+        let loaded = self.load(now)?;
+        match &self.origin {
+            Origin::Files { certificate, .. }
+                if loaded.identity.validity.is_some_and(|validity| !validity.holds(now)) =>
+            {
+                Err(TlsError::Expired { path: certificate.clone() })
+            }
+            _ => Ok(loaded),
+        }
+    }
+}
+
+fn stamp(path: &Path) -> Option<FileStamp> {
+    let file = fs::metadata(path).ok()?;
+    Some(FileStamp {
+        device: file.dev(),
+        inode: file.ino(),
+        length: file.len(),
+        modified: (file.mtime(), file.mtime_nsec()),
+        changed: (file.ctime(), file.ctime_nsec()),
+    })
+}
+
+/// The bytes of a file that is as short as it is to be.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let failed = |error| TlsError::File { path: path.to_owned(), error };
+    let mut bytes = Vec::new();
+    File::open(path).map_err(failed)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(TlsError::TooLong { path: path.to_owned(), max: FILE_BYTES_MAX });
+    }
+    Ok(bytes)
+}

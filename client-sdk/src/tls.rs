@@ -1,0 +1,224 @@
+//! TLS of a client: whom it trusts, and what it shows.
+//!
+//! Without anything said the authorities of the operating system count (rustls-native-certs), not a list that is built in:
+//! who runs a broker of their own often has an authority of their own, which is there already; and an authority that loses
+//! its trust leaves with an update of the system, not of every program. It is Rust alone; nothing of it needs more than
+//! the C compiler that aws-lc-rs takes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::address::Address;
+use crate::error::{ConnectError, TlsSetupError};
+use crate::tls::fingerprint::{Fingerprint, OnlyFingerprint};
+
+pub(crate) mod failure;
+pub(crate) mod fingerprint;
+pub(crate) mod stream;
+
+/// The environment variable that names the file of the authorities to trust.
+pub const CA_VARIABLE: &str = "LONGWIRE_CA";
+/// The environment variable with the SHA-256 of the one certificate to trust.
+pub const FINGERPRINT_VARIABLE: &str = "LONGWIRE_FINGERPRINT";
+/// The environment variable that names the file of the client's certificate.
+pub const CLIENT_CERTIFICATE_VARIABLE: &str = "LONGWIRE_CLIENT_CERTIFICATE";
+/// The environment variable that names the file of the key of the client's certificate.
+pub const CLIENT_KEY_VARIABLE: &str = "LONGWIRE_CLIENT_KEY";
+
+/// What is spoken inside TLS: a WebSocket begins in HTTP/1.1.
+const PROTOCOL: &[u8] = b"http/1.1";
+
+/// What a builder was told.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TlsOptions {
+    pub(crate) ca: Option<PathBuf>,
+    pub(crate) fingerprint: Option<String>,
+    pub(crate) client_certificate: Option<PathBuf>,
+    pub(crate) client_key: Option<PathBuf>,
+}
+
+impl TlsOptions {
+    fn are_given(&self) -> bool {
+        let files = [&self.ca, &self.client_certificate, &self.client_key];
+        self.fingerprint.is_some() || files.into_iter().any(Option::is_some)
+    }
+}
+
+/// The TLS of one client.
+#[derive(Clone)]
+pub(crate) struct Tls {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Tls {
+    /// What an address takes: `None` for plain text.
+    ///
+    /// # Errors
+    /// [`ConnectError`]: files that are none, or options for an address without TLS.
+    pub(crate) fn of(address: &Address, options: &TlsOptions) -> Result<Option<Self>, ConnectError> {
+        if !address.tls {
+            // Somebody who says whom to trust must not be served by whoever answers.
+            let refused = options.are_given().then(|| ConnectError::PlainText { url: address.url.clone() });
+            return refused.map_or(Ok(None), Err);
+        }
+        let name = ServerName::try_from(address.host.clone()).map_err(|_| ConnectError::InvalidUrl {
+            url: address.url.clone(),
+            reason: "its host is no name that a certificate can have".to_owned(),
+        })?;
+        let mut config = config(options)?;
+        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        // Who resumes does not look at the certificate, and it may have been replaced for a reason.
+        config.resumption = Resumption::disabled();
+        Ok(Some(Self { connector: TlsConnector::from(Arc::new(config)), name }))
+    }
+
+    pub(crate) async fn connect(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        self.connector.connect(self.name.clone(), stream).await
+    }
+}
+
+fn config(options: &TlsOptions) -> Result<ClientConfig, TlsSetupError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = builder(Arc::clone(&provider))?;
+    // Narrower than an authority: where both are given it decides.
+    let builder = match &options.fingerprint {
+        Some(text) => {
+            let only = OnlyFingerprint::new(Fingerprint::parse(text)?, provider);
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(only))
+        }
+        None => builder.with_root_certificates(roots(options.ca.as_deref())?),
+    };
+    let (certificate, key) = match (&options.client_certificate, &options.client_key) {
+        (None, None) => return Ok(builder.with_no_client_auth()),
+        (Some(certificate), Some(key)) => (certificate, key),
+        _ => return Err(TlsSetupError::HalfIdentity),
+    };
+    let chain = certificates(certificate)?;
+    let unusable = |path: &Path, reason: String| TlsSetupError::File { path: path.to_owned(), reason };
+    let private = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| unusable(key, pem_error(&error, "a private key")))?;
+    builder.with_client_auth_cert(chain, private).map_err(|error| {
+        unusable(certificate, format!("it cannot be used with the key in {}: {error}", key.display()))
+    })
+}
+
+fn builder(
+    provider: Arc<CryptoProvider>,
+) -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsSetupError> {
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    builder.map_err(|error| TlsSetupError::Unsupported(error.to_string()))
+}
+
+fn roots(ca: Option<&Path>) -> Result<RootCertStore, TlsSetupError> {
+    let mut roots = RootCertStore::empty();
+    let Some(path) = ca else {
+        let found = rustls_native_certs::load_native_certs();
+        // A system may keep some that rustls does not take; the others count.
+        roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            let reasons: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
+            return Err(TlsSetupError::NoAuthorities { reason: reasons.join("; ") });
+        }
+        return Ok(roots);
+    };
+    for authority in certificates(path)? {
+        let refuse = |error| TlsSetupError::File { path: path.to_owned(), reason: format!("{error}") };
+        roots.add(authority).map_err(refuse)?;
+    }
+    Ok(roots)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
+    let refuse = |reason| TlsSetupError::File { path: path.to_owned(), reason };
+    let wanted = "a certificate";
+    let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let certificates = certificates.map_err(|error| refuse(pem_error(&error, wanted)))?;
+    if certificates.is_empty() {
+        return Err(refuse(format!("there is not {wanted} in it, in PEM")));
+    }
+    Ok(certificates)
+}
+
+/// What is wrong, without anything of the file: it may be a key.
+fn pem_error(error: &rustls::pki_types::pem::Error, wanted: &str) -> String {
+    use rustls::pki_types::pem::Error;
+    match error {
+        Error::Io(error) => error.to_string(),
+        Error::NoItemsFound => format!("there is not {wanted} in it, in PEM"),
+        _ => format!("what is in it is not {wanted}, or is damaged"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(url: &str, options: &TlsOptions) -> Result<Option<Tls>, ConnectError> {
+        Tls::of(&Address::parse(url).unwrap(), options)
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[test]
+    fn plain_text_takes_nothing_and_no_trust_is_given_in_vain() {
+        assert!(of("ws://h", &TlsOptions::default()).unwrap().is_none());
+        let path = || Some(PathBuf::from("f"));
+        for options in [
+            TlsOptions { ca: path(), ..Default::default() },
+            TlsOptions { fingerprint: Some("00".repeat(32)), ..Default::default() },
+            TlsOptions { client_certificate: path(), client_key: path(), ..Default::default() },
+        ] {
+            assert!(matches!(of("ws://h", &options), Err(ConnectError::PlainText { .. })), "{options:?}");
+        }
+    }
+
+    #[test]
+    fn files_that_are_none_are_named() {
+        let error = |options: TlsOptions| of("wss://h", &options).unwrap_err().to_string();
+        let absent = PathBuf::from("/nowhere/ca.pem");
+        let text = error(TlsOptions { ca: Some(absent.clone()), ..Default::default() });
+        assert!(text.contains("/nowhere/ca.pem") && text.contains("No such file"), "{text}");
+        let empty = file("no certificate");
+        let text = error(TlsOptions { ca: Some(empty.path().to_owned()), ..Default::default() });
+        assert!(text.contains("PEM"), "{text}");
+        let damaged = file("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        let text = error(TlsOptions { ca: Some(damaged.path().to_owned()), ..Default::default() });
+        assert!(text.contains(&damaged.path().display().to_string()), "{text}");
+        let text = error(TlsOptions { fingerprint: Some("abc".into()), ..Default::default() });
+        assert!(text.contains("64"), "{text}");
+        let half = TlsOptions {
+            fingerprint: Some("00".repeat(32)),
+            client_certificate: Some(absent),
+            ..Default::default()
+        };
+        assert!(error(half).contains("LONGWIRE_CLIENT_KEY"));
+    }
+
+    #[test]
+    fn names_and_addresses_have_certificates() {
+        let options = TlsOptions { fingerprint: Some("00".repeat(32)), ..Default::default() };
+        for url in ["wss://broker.example", "wss://127.0.0.1:1", "wss://[::1]:1"] {
+            assert!(of(url, &options).unwrap().is_some(), "{url}");
+        }
+    }
+}

@@ -47,8 +47,8 @@ mod tests {
     #[test]
     fn a_crowd_is_spread_and_few_never_wait() {
         let start = Instant::now() + Duration::from_secs(1000);
-        assert!(fullest(3000, start, (0..10_000).map(|_| start)) <= 500);
-        let mut turns = Turns::new(3000, start);
+        assert!(fullest(2500, start, (0..10_000).map(|_| start)) <= 500);
+        let mut turns = Turns::new(2500, start);
         let later = start + Duration::from_secs(1);
         assert!((0..100).all(|_| turns.take(later) == later));
     }

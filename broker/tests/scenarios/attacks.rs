@@ -354,6 +354,22 @@ async fn more_than_allowed_of_one_connection_is_refused_or_waits() {
     others_go_on(&broker).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_that_comes_back_begins_one_after_the_other_and_nobody_is_forgotten() {
+    let (_folder, data) = folder();
+    let broker = Broker::start_with(&data, &[("ADMISSIONS_PER_SECOND", "20")]);
+    let mut crowd = Vec::new();
+    for _ in 0..40 {
+        crowd.push(WireClient::connect(broker.address(), Encoding::Proto).await);
+    }
+    for client in &mut crowd {
+        client.send(ClientFrame::Ping(wire::Ping { token: 3 })).await;
+    }
+    for client in &mut crowd {
+        assert!(matches!(client.receive().await, ServerFrame::Pong(wire::Pong { token: 3, .. })));
+    }
+}
+
 /// Nobody is told anything here; it is only that nothing breaks.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_protocol_at_all_is_ended() {

@@ -184,6 +184,7 @@ mod tests {
             "longwire token create --sub ada --grant acme/**:read,publish --ttl 1h --kind human --device d",
             "longwire token inspect - --data d",
             "longwire token revoke --id abc",
+            "longwire token revoke --id -abc",
             "longwire token revoke -",
             "longwire key rotate --drop --data d",
             "longwire key show --json",

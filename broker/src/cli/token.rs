@@ -59,7 +59,8 @@ enum TokenCommand {
         #[arg(value_name = "TOKEN", required_unless_present = "id")]
         token: Option<String>,
         /// The id of a token that this broker made, instead of the token
-        #[arg(long, value_name = "ID", conflicts_with = "token")]
+        // An id may begin with any character of base64url.
+        #[arg(long, value_name = "ID", conflicts_with = "token", allow_hyphen_values = true)]
         id: Option<String>,
     },
 }

@@ -26,7 +26,10 @@ async fn hello(broker: &Broker, token: &str, device: &str) -> Result<WireClient,
     let (token, device) = (token.to_owned(), device.to_owned());
     client.send(ClientFrame::Hello(wire::Hello { token, device, ..Default::default() })).await;
     match client.receive_any().await {
-        Some(ServerFrame::Welcome(_)) => Ok(client),
+        Some(ServerFrame::Welcome(_)) => {
+            client.be_patient();
+            Ok(client)
+        }
         Some(ServerFrame::Goodbye(goodbye)) => Err(Ended { goodbye: Some(goodbye), close: None }),
         other => panic!("{other:?} came instead of a welcome or a goodbye"),
     }

@@ -84,11 +84,16 @@ impl WireClient {
         client.send(ClientFrame::Hello(hello)).await;
         match client.receive().await {
             ServerFrame::Welcome(_) => {
-                client.patience = hostile().map(|_| Patience::default());
+                client.be_patient();
                 client
             }
             other => panic!("{other:?} came instead of a welcome"),
         }
+    }
+
+    /// Has the patience of [`Self::connect`], once it was welcomed some other way.
+    pub(crate) fn be_patient(&mut self) {
+        self.patience = hostile().map(|_| Patience::default());
     }
 
     /// Connects to what may not be there.

@@ -9,7 +9,7 @@ use longwire_proto::wire;
 use longwire_proto::wire::{BackedUp, ImportBegin};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use crate::address::{DEFAULT_URL, URL_VARIABLE};
+use crate::address::{DEFAULT_URL, TOKEN_VARIABLE, URL_VARIABLE};
 use crate::builder::ClientBuilder;
 use crate::connection_state::ConnectionState;
 use crate::driver::{Command, Feedback};
@@ -108,19 +108,25 @@ impl Client {
     /// # Errors
     /// [`ConnectError`]: a URL that is not a broker's, or no runtime to run on.
     pub fn connect(url: &str) -> Result<Self, ConnectError> {
-        let runtime = tokio::runtime::Handle::try_current().map_err(|_| ConnectError::NoRuntime)?;
-        let (client, driver) = Self::builder().url(url).build()?;
-        drop(runtime.spawn(driver));
-        Ok(client)
+        Self::spawned(Self::builder().url(url))
     }
 
-    /// As [`Self::connect`], to the broker that `LONGWIRE_URL` names, or to the one on this machine.
+    /// As [`Self::connect`], to the broker that `LONGWIRE_URL` names, or to the one on this machine, with the token in
+    /// `LONGWIRE_TOKEN`, if there is one.
     ///
     /// # Errors
     /// As [`Self::connect`].
     pub fn from_env() -> Result<Self, ConnectError> {
-        let url = std::env::var(URL_VARIABLE).ok().filter(|url| !url.is_empty());
-        Self::connect(url.as_deref().unwrap_or(DEFAULT_URL))
+        let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
+        let url = variable(URL_VARIABLE).unwrap_or_else(|| DEFAULT_URL.to_owned());
+        Self::spawned(Self::builder().url(url).token(variable(TOKEN_VARIABLE).unwrap_or_default()))
+    }
+
+    fn spawned(builder: ClientBuilder) -> Result<Self, ConnectError> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| ConnectError::NoRuntime)?;
+        let (client, driver) = builder.build()?;
+        drop(runtime.spawn(driver));
+        Ok(client)
     }
 
     /// The session with this id. Nothing is sent; the session need not exist.
@@ -143,6 +149,30 @@ impl Client {
     pub async fn back_up(&self, name: &str) -> Result<BackedUp, RequestError> {
         match self.handle().call(Call::BackUp(wire::BackUp { request: 0, name: name.to_owned() })).await? {
             Answer::BackedUp(backup) => Ok(backup),
+            _ => Err(RequestError::UnexpectedAnswer),
+        }
+    }
+
+    /// Lets a token be accepted no longer, from now on and for ever: connections that were made with it end within a second.
+    /// It is one's own, or one for nothing but what the client manages. Revoking the client's own token ends the client.
+    ///
+    /// # Errors
+    /// [`RequestError::Refused`] when it is not one of those.
+    pub async fn revoke_token(&self, token: &str) -> Result<(), RequestError> {
+        self.revoke(wire::RevokeToken { token: token.to_owned(), ..Default::default() }).await
+    }
+
+    /// [`Self::revoke_token`] for a token that the broker made, by its id. The client manages everything.
+    ///
+    /// # Errors
+    /// [`RequestError::Refused`] when it does not.
+    pub async fn revoke_token_id(&self, id: &str) -> Result<(), RequestError> {
+        self.revoke(wire::RevokeToken { id: id.to_owned(), ..Default::default() }).await
+    }
+
+    async fn revoke(&self, revoke: wire::RevokeToken) -> Result<(), RequestError> {
+        match self.handle().call(Call::RevokeToken(revoke)).await? {
+            Answer::Done => Ok(()),
             _ => Err(RequestError::UnexpectedAnswer),
         }
     }
@@ -195,7 +225,7 @@ impl Client {
     /// as the broker is away: with an outbox file, [`Self::close`] leaves what is left to the next client instead.
     ///
     /// # Errors
-    /// [`Closed::Refused`] when the broker refuses the client for good meanwhile.
+    /// Another [`Closed`] than `ShutDown` when the broker refuses the client for good meanwhile.
     pub async fn shutdown(&self) -> Result<(), Closed> {
         self.end(true).await
     }
@@ -204,7 +234,7 @@ impl Client {
     /// from a memory outbox.
     ///
     /// # Errors
-    /// [`Closed::Refused`] when the broker had refused the client for good.
+    /// Another [`Closed`] than `ShutDown` when the broker had refused the client for good.
     pub async fn close(&self) -> Result<(), Closed> {
         self.end(false).await
     }
@@ -217,7 +247,7 @@ impl Client {
         while state.changed().await.is_ok() {}
         match self.0.closed() {
             Closed::ShutDown => Ok(()),
-            refused @ Closed::Refused(_) => Err(refused),
+            refused => Err(refused),
         }
     }
 }

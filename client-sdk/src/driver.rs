@@ -26,6 +26,7 @@ use crate::outbox_status::OutboxStatus;
 use crate::publication::EncodedBatch;
 use crate::published::Published;
 use crate::spool::Spool;
+use crate::token::{Asking, Token, TokenCallback};
 
 /// Commands taken before the socket is looked after again.
 const COMMANDS_PER_TURN_MAX: usize = 64;
@@ -93,6 +94,13 @@ impl std::fmt::Debug for Driver {
     }
 }
 
+async fn asked(asking: &mut Option<Asking>) -> Result<Token, String> {
+    match asking {
+        Some(asking) => asking.await,
+        None => std::future::pending().await,
+    }
+}
+
 struct InOutbox {
     bytes: u64,
     settled: Option<oneshot::Sender<Result<Published, PublishError>>>,
@@ -101,6 +109,7 @@ struct InOutbox {
 /// What the driver is made of.
 pub(crate) struct Parts {
     pub(crate) machine: Machine,
+    pub(crate) callback: Option<TokenCallback>,
     pub(crate) link: Link,
     pub(crate) encoding: Encoding,
     pub(crate) spool: Spool,
@@ -122,6 +131,8 @@ impl Parts {
 struct Running {
     parts: Parts,
     began: Instant,
+    /// A token that was asked for.
+    asking: Option<Asking>,
     entries: BTreeMap<Entry, InOutbox>,
     calls: BTreeMap<Ticket, oneshot::Sender<Result<Answer, RequestError>>>,
     next_ticket: Ticket,
@@ -140,6 +151,7 @@ impl Running {
         Self {
             parts,
             began: Instant::now(),
+            asking: None,
             entries,
             calls: BTreeMap::new(),
             next_ticket: 0,
@@ -185,6 +197,10 @@ impl Running {
                 None => self.input(Input::Close(Closed::ShutDown)),
             },
             Some(feedback) = self.parts.feedback.recv() => self.feedback(feedback),
+            token = asked(&mut self.asking) => {
+                self.asking = None;
+                self.input(Input::Token(token));
+            }
             () = timer => {
                 for _ in 0..FRAMES_BEFORE_TIME_MAX {
                     let Some(event) = self.parts.link.next().now_or_never() else { break };
@@ -319,6 +335,7 @@ impl Running {
 
     fn output(&mut self, output: Output) {
         match output {
+            Output::AskToken => self.asking = self.parts.callback.as_ref().map(TokenCallback::ask),
             Output::Connect => self.parts.link.connect(),
             Output::Disconnect if self.parts.machine.is_closed() => {}
             Output::Disconnect => self.parts.link.disconnect(),

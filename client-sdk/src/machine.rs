@@ -15,6 +15,7 @@ pub(crate) mod io;
 mod model;
 pub(crate) mod outbox;
 pub(crate) mod subscriptions;
+pub(crate) mod tokens;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -33,6 +34,8 @@ use crate::machine::calls::{Answer, Calls, Ticket};
 use crate::machine::io::{Config, Input, Output};
 use crate::machine::outbox::{Decision, Due, Entry, Outbox, Slot};
 use crate::machine::subscriptions::{Event, Subscriptions, Violation, Wish};
+use crate::machine::tokens::{TOKEN_TIMEOUT, Tokens, Verdict};
+use crate::token::Token;
 
 /// A broker that accepted the connection must welcome the client within this time.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,6 +52,8 @@ const PING_INTERVAL_MIN: Duration = Duration::from_millis(10);
 enum Link {
     /// Until the next try.
     Waiting(Duration),
+    /// The next try waits for a token, until then.
+    Asking(Duration),
     Connecting,
     /// `hello` was sent; everything else may follow at once.
     Open(Open),
@@ -70,6 +75,7 @@ enum Awaited {
     Publish(SessionId, Entry),
     Call(Ticket),
     Subscribe(Vec<u32>),
+    Authenticate,
 }
 
 #[derive(Debug)]
@@ -83,6 +89,7 @@ pub(crate) struct Machine {
     calls: Calls,
     subscriptions: Subscriptions,
     subscriptions_max: u64,
+    tokens: Tokens,
     jitter: Jitter,
     outputs: VecDeque<Output>,
 }
@@ -91,8 +98,9 @@ impl Machine {
     pub(crate) fn new(mut config: Config) -> Self {
         let recovered = std::mem::take(&mut config.recovered);
         let backoff = config.backoff;
-        Self {
-            link: Link::Connecting,
+        let tokens = Tokens::new(std::mem::take(&mut config.token));
+        let mut machine = Self {
+            link: Link::Waiting(Duration::ZERO),
             attempt: 0,
             next_request: 1,
             awaited: BTreeMap::new(),
@@ -100,10 +108,13 @@ impl Machine {
             calls: Calls::new(backoff),
             subscriptions: Subscriptions::new(backoff),
             subscriptions_max: SUBSCRIPTIONS_MAX as u64,
+            tokens,
             jitter: Jitter::new(config.seed),
-            outputs: VecDeque::from([Output::Connect]),
+            outputs: VecDeque::new(),
             config,
-        }
+        };
+        machine.begin(Duration::ZERO);
+        machine
     }
 
     /// Publishes that have no answer yet.
@@ -123,6 +134,7 @@ impl Machine {
 
     pub(crate) fn handle(&mut self, now: Duration, input: Input) {
         match input {
+            Input::Token(token) => self.token(now, token),
             Input::Connected => self.connected(now),
             Input::ConnectFailed { error, fatal: true } => self.close(&Closed::Refused(error)),
             Input::ConnectFailed { error, fatal: false } | Input::Disconnected { error } => {
@@ -168,7 +180,7 @@ impl Machine {
 
     pub(crate) fn poll_timeout(&self) -> Option<Duration> {
         match &self.link {
-            Link::Waiting(until) => Some(*until),
+            Link::Waiting(until) | Link::Asking(until) => Some(*until),
             Link::Connecting | Link::Closed => None,
             Link::Open(open) => {
                 let silence = open.received + open.silence_max;
@@ -177,6 +189,7 @@ impl Machine {
                     self.outbox.poll_timeout(),
                     self.calls.poll_timeout(),
                     self.subscriptions.poll_timeout(),
+                    self.tokens.poll_timeout(),
                 ];
                 others.into_iter().flatten().chain([silence, ping]).min()
             }
@@ -201,6 +214,41 @@ impl Machine {
         self.outputs.push_back(Output::State(state));
     }
 
+    /// Begins a try to connect.
+    fn begin(&mut self, now: Duration) {
+        if self.tokens.are_asked_for() {
+            self.link = Link::Asking(now + TOKEN_TIMEOUT);
+            self.outputs.push_back(Output::AskToken);
+        } else {
+            self.link = Link::Connecting;
+            self.outputs.push_back(Output::Connect);
+        }
+    }
+
+    fn token(&mut self, now: Duration, token: Result<Token, String>) {
+        match (&self.link, token) {
+            (Link::Asking(_), Ok(token)) => match self.tokens.take(token) {
+                Ok(()) => {
+                    self.link = Link::Connecting;
+                    self.outputs.push_back(Output::Connect);
+                }
+                Err(closed) => self.close(&closed),
+            },
+            (Link::Asking(_), Err(error)) => self.disconnected(now, format!("there is no token: {error}")),
+            (Link::Open(_), Ok(token)) => {
+                if let Some(token) = self.tokens.newer(now, token, &mut self.jitter) {
+                    let request = self.request(Awaited::Authenticate);
+                    let token = token.reveal();
+                    self.send(now, ClientFrame::Authenticate(wire::Authenticate { request, token }));
+                }
+            }
+            (Link::Open(_), Err(_)) => {
+                self.tokens.failed(now, Duration::ZERO, self.config.backoff, &mut self.jitter);
+            }
+            (Link::Waiting(_) | Link::Connecting | Link::Closed, _) => {}
+        }
+    }
+
     fn connected(&mut self, now: Duration) {
         if !matches!(self.link, Link::Connecting) {
             return;
@@ -217,9 +265,13 @@ impl Machine {
             device: self.config.device.clone(),
             client: self.config.client.clone(),
             features: Vec::new(),
-            token: String::new(),
+            token: self.tokens.hello(),
         };
         self.send(now, ClientFrame::Hello(hello));
+        if self.tokens.are_asked_for() {
+            // The pong tells the broker's time, and with it for how long the token is valid.
+            self.send(now, ClientFrame::Ping(wire::Ping { token: 0 }));
+        }
     }
 
     fn disconnected(&mut self, now: Duration, error: String) {
@@ -229,7 +281,7 @@ impl Machine {
         {
             self.attempt = 0;
         }
-        if !matches!(self.link, Link::Open(_) | Link::Connecting) {
+        if !matches!(self.link, Link::Open(_) | Link::Connecting | Link::Asking(_)) {
             return;
         }
         let retry_in = self.config.backoff.delay(self.attempt, &mut self.jitter);
@@ -244,6 +296,7 @@ impl Machine {
         self.outbox.disconnected(now);
         self.calls.disconnected();
         self.subscriptions.disconnected();
+        self.tokens.disconnected();
         // What was to be said on it would be said to the next one.
         self.outputs.retain(|output| !matches!(output, Output::Send(_)));
     }
@@ -264,7 +317,7 @@ impl Machine {
         }
         self.subscriptions.close(&SubscriptionError::Closed(reason.clone()));
         self.link = Link::Closed;
-        self.outputs.retain(|output| !matches!(output, Output::Send(_) | Output::Connect));
+        self.outputs.retain(|output| !matches!(output, Output::Send(_) | Output::Connect | Output::AskToken));
         self.outputs.push_back(Output::Disconnect);
         self.state(ConnectionState::Closed(reason.clone()));
     }
@@ -295,10 +348,23 @@ impl Machine {
         open.received = now;
         let checked = match frame {
             ServerFrame::Welcome(welcome) => {
-                self.welcome(welcome);
+                self.welcome(now, welcome);
                 Ok(())
             }
-            ServerFrame::Pong(_) | ServerFrame::Authenticated(_) | ServerFrame::Shared(_) => Ok(()),
+            ServerFrame::Pong(pong) => {
+                self.tokens.clock(now, pong.time_ms, &mut self.jitter);
+                Ok(())
+            }
+            ServerFrame::Authenticated(authenticated) => {
+                if let Some(Awaited::Authenticate) = self.awaited.remove(&authenticated.request) {
+                    self.tokens.authenticated(now, authenticated.expires_ms, &mut self.jitter);
+                }
+                Ok(())
+            }
+            ServerFrame::Shared(shared) => {
+                self.answer(shared.request, Answer::Shared(shared));
+                Ok(())
+            }
             ServerFrame::Published(published) => {
                 if let Some(Awaited::Publish(session, entry)) = self.awaited.remove(&published.request) {
                     self.outbox.published(now, &session, entry, &published);
@@ -348,7 +414,10 @@ impl Machine {
                 self.refused(now, refused);
                 Ok(())
             }
-            ServerFrame::Heartbeat(heartbeat) => self.subscriptions.heartbeat(&heartbeat.ends),
+            ServerFrame::Heartbeat(heartbeat) => {
+                self.tokens.clock(now, heartbeat.time_ms, &mut self.jitter);
+                self.subscriptions.heartbeat(&heartbeat.ends)
+            }
             ServerFrame::Goodbye(goodbye) => {
                 self.goodbye(now, goodbye);
                 Ok(())
@@ -359,8 +428,9 @@ impl Machine {
         }
     }
 
-    fn welcome(&mut self, welcome: wire::Welcome) {
+    fn welcome(&mut self, now: Duration, welcome: wire::Welcome) {
         let Link::Open(open) = &mut self.link else { return };
+        self.tokens.welcomed(now, welcome.expires_ms, &mut self.jitter);
         open.welcomed = true;
         let heartbeat_ms = welcome.heartbeat_ms.max(1);
         open.silence_max = Duration::from_millis(heartbeat_ms.saturating_mul(SILENCE_HEARTBEAT_TENTHS) / 10);
@@ -410,12 +480,29 @@ impl Machine {
                     self.subscriptions.refused(now, number, refusal.clone(), &mut self.jitter);
                 }
             }
+            Some(Awaited::Authenticate) if refusal.retryable => {
+                let wait = Duration::from_millis(refusal.retry_after_ms);
+                self.tokens.failed(now, wait, self.config.backoff, &mut self.jitter);
+            }
+            // Such as one that allows more: what a connection may do never grows, and another one's may be different.
+            Some(Awaited::Authenticate) => {
+                self.outputs.push_back(Output::Disconnect);
+                self.disconnected(now, format!("the broker refuses the newer token here: {refusal}"));
+            }
             None => {}
         }
     }
 
     fn goodbye(&mut self, now: Duration, goodbye: wire::Goodbye) {
         let refusal = Refusal::from(goodbye.error);
+        match self.tokens.goodbye(&refusal) {
+            Some(Verdict::Close(closed)) => return self.close(&closed),
+            Some(Verdict::Again) => {
+                self.outputs.push_back(Output::Disconnect);
+                return self.disconnected(now, refusal.to_string());
+            }
+            None => {}
+        }
         let defect = matches!(refusal.code, Some(ErrorCode::Internal | ErrorCode::DataCorrupt));
         if !refusal.retryable && !defect {
             return self.close(&Closed::Refused(refusal.to_string()));
@@ -433,9 +520,10 @@ impl Machine {
 
     fn timeouts(&mut self, now: Duration) {
         match &self.link {
-            Link::Waiting(until) if *until <= now => {
-                self.link = Link::Connecting;
-                self.outputs.push_back(Output::Connect);
+            Link::Waiting(until) if *until <= now => self.begin(now),
+            Link::Asking(until) if *until <= now => {
+                let error = format!("no token came within {} s", TOKEN_TIMEOUT.as_secs());
+                self.disconnected(now, error);
             }
             Link::Open(open) if open.received + open.silence_max <= now => {
                 self.outputs.push_back(Output::Disconnect);
@@ -445,6 +533,9 @@ impl Machine {
                 self.send(now, ClientFrame::Ping(wire::Ping { token: 0 }));
             }
             _ => {}
+        }
+        if matches!(self.link, Link::Open(_)) && self.tokens.is_due(now) {
+            self.outputs.push_back(Output::AskToken);
         }
         self.outbox.timeout(now);
         self.subscriptions.timeout(now);

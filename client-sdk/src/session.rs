@@ -4,8 +4,10 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use longwire_proto::position::Position;
+use longwire_proto::right::Rights;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use tokio::sync::oneshot;
@@ -19,6 +21,7 @@ use crate::publication::{EncodedBatch, Publication};
 use crate::published::Published;
 use crate::read_page::ReadPage;
 use crate::session_info::{SessionInfo, SessionMeta};
+use crate::share::Share;
 use crate::subscribe::Subscribe;
 
 /// A session of a broker. Cloning is cheap.
@@ -268,6 +271,34 @@ impl Session {
             Answer::Cursor(cursor) => {
                 cursor.position.parse().map(Some).map_err(|_| RequestError::UnexpectedAnswer)
             }
+            _ => Err(RequestError::UnexpectedAnswer),
+        }
+    }
+
+    /// Makes a token with which somebody else can do these things to this session, and nothing else, until it expires or
+    /// is revoked. The client manages the session, and can share no more than it may do itself, for no longer than its own
+    /// token lasts. Without a time it is an hour, or what is left of that.
+    ///
+    /// ```no_run
+    /// # async fn example(session: longwire::Session) -> Result<(), longwire::RequestError> {
+    /// use longwire::Right;
+    /// let share = session.share(Right::Read | Right::Publish, None).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`RequestError::NotFound`] or [`RequestError::Refused`] when the client may not.
+    pub async fn share(
+        &self,
+        rights: impl Into<Rights>,
+        ttl: impl Into<Option<Duration>>,
+    ) -> Result<Share, RequestError> {
+        let ttl_ms = ttl.into().map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1));
+        let rights = rights.into().iter().map(|right| right.to_string()).collect();
+        let share = wire::ShareSession { request: 0, session: self.id.to_string(), rights, ttl_ms };
+        match self.client.handle().call(Call::Share(share)).await? {
+            Answer::Shared(shared) => Ok(Share::new(shared)),
             _ => Err(RequestError::UnexpectedAnswer),
         }
     }

@@ -262,6 +262,7 @@ mod tests {
             records: vec![record("hi")],
             producer: Some(wire::Producer { id: "p".into(), epoch: 0, sequence: 3 }),
             if_end: Some(0),
+            act_as: String::new(),
         };
         let proto = encode_client(Encoding::Proto, ClientFrame::Publish(publish.clone()));
         assert_eq!(

@@ -33,6 +33,8 @@ pub(crate) enum Call {
     CommitCursor(wire::CommitCursor),
     DescribeCursor(wire::DescribeCursor),
     BackUp(wire::BackUp),
+    Share(wire::ShareSession),
+    RevokeToken(wire::RevokeToken),
 }
 
 impl Call {
@@ -51,6 +53,8 @@ impl Call {
             Self::CommitCursor(call) => Frame::CommitCursor(wire::CommitCursor { request, ..call }),
             Self::DescribeCursor(call) => Frame::DescribeCursor(wire::DescribeCursor { request, ..call }),
             Self::BackUp(call) => Frame::BackUp(wire::BackUp { request, ..call }),
+            Self::Share(call) => Frame::ShareSession(wire::ShareSession { request, ..call }),
+            Self::RevokeToken(call) => Frame::RevokeToken(wire::RevokeToken { request, ..call }),
         }
     }
 
@@ -60,7 +64,7 @@ impl Call {
             Self::Create(call) => call.session.clone(),
             Self::Close(call) => call.session.clone(),
             Self::Delete(call) => call.session.clone(),
-            Self::List(_) | Self::BackUp(_) => String::new(),
+            Self::List(_) | Self::BackUp(_) | Self::RevokeToken(_) => String::new(),
             Self::Read(call) => call.session.clone(),
             Self::Trim(call) => call.session.clone(),
             Self::Erase(call) => call.session.clone(),
@@ -68,6 +72,7 @@ impl Call {
             Self::Import(call) => call.session.clone(),
             Self::CommitCursor(call) => call.session.clone(),
             Self::DescribeCursor(call) => call.session.clone(),
+            Self::Share(call) => call.session.clone(),
         }
     }
 }
@@ -82,6 +87,7 @@ pub(crate) enum Answer {
     Imported(Box<wire::Imported>),
     Cursor(wire::CursorDescription),
     BackedUp(wire::BackedUp),
+    Shared(wire::Shared),
     Done,
 }
 

@@ -11,7 +11,9 @@ use crate::error::{Closed, PublishError, RequestError};
 use crate::machine::calls::{Answer, Call, Ticket};
 use crate::machine::outbox::{Due, Entry, Recovered};
 use crate::machine::subscriptions::{Event, Wish};
+use crate::machine::tokens::Known;
 use crate::published::Published;
+use crate::token::Token;
 
 /// What the machine is told once.
 #[derive(Debug)]
@@ -23,11 +25,14 @@ pub(crate) struct Config {
     pub(crate) producer_base: String,
     pub(crate) seed: u64,
     pub(crate) recovered: Recovered,
+    pub(crate) token: Known,
 }
 
 /// What happened.
 #[derive(Debug)]
 pub(crate) enum Input {
+    /// What [`Output::AskToken`] came to.
+    Token(Result<Token, String>),
     Connected,
     /// No connection could be made. `fatal` when none ever will.
     ConnectFailed {
@@ -74,6 +79,8 @@ pub(crate) enum Input {
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // few are alive at a time, and a box would cost every publish one
 pub(crate) enum Output {
+    /// Ask the application for a token, instead of any asking that is under way.
+    AskToken,
     /// Make a connection.
     Connect,
     /// Drop the connection; no input about it is wanted.

@@ -9,12 +9,12 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use longwire_proto::codec::{self, Encoding};
 use longwire_proto::position::Position;
-use longwire_proto::session_id::SessionId;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::connection_state::ConnectionState;
 use crate::error::{Closed, OutboxError, PublishError, RequestError};
+use crate::lane::Lane;
 use crate::link::{Link, LinkEvent};
 use crate::machine::Machine;
 use crate::machine::calls::{Answer, Call, Ticket};
@@ -37,7 +37,7 @@ const FRAMES_BEFORE_TIME_MAX: usize = 1024;
 #[derive(Debug)]
 pub(crate) enum Command {
     Publish {
-        session: SessionId,
+        lane: Lane,
         batch: EncodedBatch,
         /// What the caller took of the outbox's space.
         bytes: u64,
@@ -250,13 +250,13 @@ impl Running {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Publish { session, batch, bytes, accepted, settled } => {
-                let slot = self.parts.machine.reserve(&session);
-                match self.parts.spool.append(&session, &slot, batch) {
+            Command::Publish { lane, batch, bytes, accepted, settled } => {
+                let slot = self.parts.machine.reserve(&lane);
+                match self.parts.spool.append(&lane, &slot, batch) {
                     Ok(entry) => {
                         self.entries.insert(entry, InOutbox { bytes, settled: Some(settled) });
                         self.accepted.push(accepted);
-                        self.input(Input::Accepted { entry, session, bytes });
+                        self.input(Input::Accepted { entry, lane, bytes });
                         self.report(|status| {
                             status.entries += 1;
                             status.bytes += bytes;
@@ -341,8 +341,8 @@ impl Running {
             Output::Disconnect => self.parts.link.disconnect(),
             Output::Send(frame) => self.parts.link.send(codec::encode_client(self.parts.encoding, frame)),
             Output::Settled { entry, result } => self.settled(entry, result),
-            Output::Renumbered { session, epoch } => {
-                if let Err(error) = self.parts.spool.renumber(&session, epoch) {
+            Output::Renumbered { lane, epoch } => {
+                if let Err(error) = self.parts.spool.renumber(&lane, epoch) {
                     self.report(|status| status.last_error = Some(error.to_string()));
                 }
             }

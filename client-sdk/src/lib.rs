@@ -36,6 +36,7 @@ mod driver;
 mod error;
 mod from;
 mod import;
+mod lane;
 mod link;
 mod machine;
 mod outbox_entry;

@@ -22,7 +22,6 @@ use std::time::Duration;
 
 use longwire_proto::error::ErrorCode;
 use longwire_proto::limits::SUBSCRIPTIONS_MAX;
-use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
@@ -30,6 +29,7 @@ use longwire_proto::wire::server_frame::Frame as ServerFrame;
 use crate::backoff::Jitter;
 use crate::connection_state::ConnectionState;
 use crate::error::{Closed, Refusal, SubscriptionError};
+use crate::lane::Lane;
 use crate::machine::calls::{Answer, Calls, Ticket};
 use crate::machine::io::{Config, Input, Output};
 use crate::machine::outbox::{Decision, Due, Entry, Outbox, Slot};
@@ -72,7 +72,7 @@ struct Open {
 
 #[derive(Debug)]
 enum Awaited {
-    Publish(SessionId, Entry),
+    Publish(Lane, Entry),
     Call(Ticket),
     Subscribe(Vec<u32>),
     Authenticate,
@@ -127,9 +127,9 @@ impl Machine {
         matches!(self.link, Link::Closed)
     }
 
-    /// The slot for the next publish to the session. Write the publish to the spool, then give [`Input::Accepted`].
-    pub(crate) fn reserve(&mut self, session: &SessionId) -> Slot {
-        self.outbox.reserve(session)
+    /// The slot for the next publish of the lane. Write the publish to the spool, then give [`Input::Accepted`].
+    pub(crate) fn reserve(&mut self, lane: &Lane) -> Slot {
+        self.outbox.reserve(lane)
     }
 
     pub(crate) fn handle(&mut self, now: Duration, input: Input) {
@@ -142,11 +142,11 @@ impl Machine {
             }
             Input::Frame(frame, bytes) => self.frame(now, *frame, bytes),
             Input::Time => {}
-            Input::Accepted { entry, session, bytes } => self.outbox.accept(&session, entry, bytes),
+            Input::Accepted { entry, lane, bytes } => self.outbox.accept(&lane, entry, bytes),
             Input::Lost { due, error } => {
                 self.awaited
                     .retain(|_, awaited| !matches!(awaited, Awaited::Publish(_, e) if *e == due.entry));
-                self.outbox.lost(now, &due.session, due.entry, error);
+                self.outbox.lost(now, &due.lane, due.entry, error);
             }
             Input::Call { ticket, call } => match &self.link {
                 Link::Closed => {
@@ -174,7 +174,7 @@ impl Machine {
         let Link::Open(open) = &mut self.link else { return None };
         let due = self.outbox.poll_send()?;
         open.sent = now;
-        let request = self.request(Awaited::Publish(due.session.clone(), due.entry));
+        let request = self.request(Awaited::Publish(due.lane.clone(), due.entry));
         Some((request, due))
     }
 
@@ -366,8 +366,8 @@ impl Machine {
                 Ok(())
             }
             ServerFrame::Published(published) => {
-                if let Some(Awaited::Publish(session, entry)) = self.awaited.remove(&published.request) {
-                    self.outbox.published(now, &session, entry, &published);
+                if let Some(Awaited::Publish(lane, entry)) = self.awaited.remove(&published.request) {
+                    self.outbox.published(now, &lane, entry, &published);
                 }
                 Ok(())
             }
@@ -467,8 +467,8 @@ impl Machine {
             return;
         }
         match self.awaited.remove(&refused.request) {
-            Some(Awaited::Publish(session, entry)) => {
-                self.outbox.refused(now, &session, entry, refusal, &mut self.jitter);
+            Some(Awaited::Publish(lane, entry)) => {
+                self.outbox.refused(now, &lane, entry, refusal, &mut self.jitter);
             }
             Some(Awaited::Call(ticket)) => {
                 if let Some(result) = self.calls.refused(now, ticket, refusal, &mut self.jitter) {
@@ -546,7 +546,7 @@ impl Machine {
         while let Some(decision) = self.outbox.poll_decision() {
             self.outputs.push_back(match decision {
                 Decision::Settled { entry, result } => Output::Settled { entry, result },
-                Decision::Renumbered { session, epoch } => Output::Renumbered { session, epoch },
+                Decision::Renumbered { lane, epoch } => Output::Renumbered { lane, epoch },
             });
         }
         if matches!(self.link, Link::Open(_)) {

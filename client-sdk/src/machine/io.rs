@@ -1,13 +1,13 @@
 //! What the machine is made of, what it is told and what it says.
 
 use longwire_proto::position::Position;
-use longwire_proto::session_id::SessionId;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
 
 use crate::backoff::Backoff;
 use crate::connection_state::ConnectionState;
 use crate::error::{Closed, PublishError, RequestError};
+use crate::lane::Lane;
 use crate::machine::calls::{Answer, Call, Ticket};
 use crate::machine::outbox::{Due, Entry, Recovered};
 use crate::machine::subscriptions::{Event, Wish};
@@ -48,7 +48,7 @@ pub(crate) enum Input {
     /// A publish was written to the spool under the slot from [`Machine::reserve`](crate::machine::Machine::reserve).
     Accepted {
         entry: Entry,
-        session: SessionId,
+        lane: Lane,
         bytes: u64,
     },
     /// The spool could not give back a publish that [`Machine::poll_publish`](crate::machine::Machine::poll_publish) named.
@@ -91,9 +91,9 @@ pub(crate) enum Output {
         entry: Entry,
         result: Result<Published, PublishError>,
     },
-    /// Write down that what the spool has of the session is numbered anew.
+    /// Write down that what the spool has of the lane is numbered anew.
     Renumbered {
-        session: SessionId,
+        lane: Lane,
         epoch: u64,
     },
     Answer {

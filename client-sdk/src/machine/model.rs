@@ -306,8 +306,8 @@ struct World {
     broker: Broker,
     connected: bool,
     to_broker: VecDeque<ToBroker>,
-    spool: BTreeMap<Entry, (SessionId, Vec<String>, Slot)>,
-    next: BTreeMap<SessionId, Slot>,
+    spool: BTreeMap<Entry, (Lane, Vec<String>, Slot)>,
+    next: BTreeMap<Lane, Slot>,
     next_entry: Entry,
     accepted: BTreeMap<String, Vec<String>>,
     settled: BTreeMap<Entry, bool>,
@@ -385,7 +385,7 @@ impl World {
             let Some((request, due)) = self.machine.poll_publish(self.now) else { return };
             let (session, records, slot) = self.spool[&due.entry].clone();
             assert_eq!(slot, due.slot, "the spool and the machine number differently");
-            let session = session.as_str().to_owned();
+            let session = session.session.as_str().to_owned();
             self.to_broker.push_back(ToBroker::Publish { request, session, records, slot });
         }
     }
@@ -429,7 +429,7 @@ impl World {
                 let (session, records, _) = self.spool.remove(&entry).unwrap();
                 match &result {
                     Ok(published) => {
-                        let log = &self.broker.logs[session.as_str()].records;
+                        let log = &self.broker.logs[session.session.as_str()].records;
                         let range = published.from.offset as usize..published.next.offset as usize;
                         assert_eq!(log[range], records[..]);
                     }
@@ -440,7 +440,7 @@ impl World {
                 }
                 assert!(self.settled.insert(entry, result.is_ok()).is_none(), "settled twice");
             }
-            Output::Renumbered { session, epoch } => {
+            Output::Renumbered { lane: session, epoch } => {
                 let left = self.spool.values_mut().filter(|(of, _, _)| *of == session);
                 let next = self.next.get_mut(&session).unwrap();
                 (next.epoch, next.sequence) = (epoch, 0);
@@ -474,15 +474,15 @@ impl World {
         self.broker.now_ms = self.now_ms();
         match step {
             Step::Publish { session, records } => {
-                let session = SessionId::parse(SESSIONS[session]).unwrap();
+                let session = Lane::from(SessionId::parse(SESSIONS[session]).unwrap());
                 let entry = self.next_entry;
                 self.next_entry += 1;
                 let texts: Vec<String> = (0..records).map(|index| format!("{entry}.{index}")).collect();
-                self.accepted.entry(session.as_str().to_owned()).or_default().extend(texts.clone());
+                self.accepted.entry(session.session.as_str().to_owned()).or_default().extend(texts.clone());
                 let slot = self.machine.reserve(&session);
                 self.next.insert(session.clone(), Slot { sequence: slot.sequence + 1, ..slot.clone() });
                 self.spool.insert(entry, (session.clone(), texts, slot));
-                self.input(Input::Accepted { entry, session, bytes: 1 });
+                self.input(Input::Accepted { entry, lane: session, bytes: 1 });
             }
             Step::ToBroker(count) => {
                 for _ in 0..count {
@@ -597,7 +597,7 @@ impl World {
         self.lives += 1;
         let entries = self.spool.iter().map(|(entry, (session, _, slot))| RecoveredEntry {
             entry: *entry,
-            session: session.clone(),
+            lane: session.clone(),
             slot: slot.clone(),
             bytes: 1,
         });
@@ -969,7 +969,7 @@ fn a_closed_session_fails_what_is_queued_and_a_fenced_producer_too() {
     let (settled, mut world) = settled_after(&[(ErrorCode::ProducerFenced, 7); 2]);
     assert_eq!(settled.len(), 2);
     assert!(settled[0].1.starts_with("Fenced"));
-    let slot = world.machine.reserve(&SessionId::parse(SESSIONS[0]).unwrap());
+    let slot = world.machine.reserve(&SessionId::parse(SESSIONS[0]).unwrap().into());
     assert_eq!((slot.producer.as_str(), slot.epoch, slot.sequence), ("life0-1", 0, 0));
 }
 

@@ -275,6 +275,10 @@ impl Machine {
     }
 
     fn disconnected(&mut self, now: Duration, error: String) {
+        self.disconnected_with(now, error, None);
+    }
+
+    fn disconnected_with(&mut self, now: Duration, error: String, code: Option<ErrorCode>) {
         if let Link::Open(open) = &self.link
             && open.welcomed
             && now.saturating_sub(open.since) >= STABLE_AFTER
@@ -288,7 +292,7 @@ impl Machine {
         self.attempt = self.attempt.saturating_add(1);
         self.forget_connection(now);
         self.link = Link::Waiting(now + retry_in);
-        self.state(ConnectionState::Reconnecting { attempt: self.attempt, error, retry_in });
+        self.state(ConnectionState::Reconnecting { attempt: self.attempt, error, code, retry_in });
     }
 
     fn forget_connection(&mut self, now: Duration) {
@@ -499,7 +503,7 @@ impl Machine {
             Some(Verdict::Close(closed)) => return self.close(&closed),
             Some(Verdict::Again) => {
                 self.outputs.push_back(Output::Disconnect);
-                return self.disconnected(now, refusal.to_string());
+                return self.disconnected_with(now, refusal.to_string(), refusal.code);
             }
             None => {}
         }
@@ -509,7 +513,7 @@ impl Machine {
         }
         self.outputs.push_back(Output::Disconnect);
         if refusal.code != Some(ErrorCode::Draining) {
-            return self.disconnected(now, refusal.to_string());
+            return self.disconnected_with(now, refusal.to_string(), refusal.code);
         }
         // The broker chose the time so that not all its clients come at once; a restart is not a failure.
         let reconnect_in = Duration::from_millis(goodbye.reconnect_after_ms);

@@ -8,7 +8,7 @@ use longwire::{Client, ConnectError, OutboxError};
 use tokio::task::JoinHandle;
 
 use crate::cli::Context;
-use crate::cli::connect::builder;
+use crate::cli::connect::lasting_builder;
 
 /// How the files are called.
 const SUFFIX: &str = "outbox";
@@ -87,7 +87,15 @@ pub(crate) struct Leftover {
 
 impl Leftover {
     fn open(context: &Context, path: PathBuf) -> Option<Self> {
-        let (client, driver) = match builder(context).outbox_file(&path).build() {
+        let opened = lasting_builder(context).map(|builder| builder.outbox_file(&path).build());
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                eprintln!("longwire: what an earlier run left is not sent: {error:#}");
+                return None;
+            }
+        };
+        let (client, driver) = match opened {
             Ok(made) => made,
             // Its run is alive, and sends it.
             Err(ConnectError::Outbox(OutboxError::Locked { .. })) => return None,
@@ -127,6 +135,7 @@ impl Leftover {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::token_from::TokenFrom;
 
     #[test]
     fn each_broker_has_a_folder() {
@@ -137,7 +146,7 @@ mod tests {
     #[tokio::test]
     async fn finds_what_dead_runs_left_and_tidies_what_is_empty() {
         let folder = tempfile::tempdir().unwrap();
-        let context = Context { url: "ws://127.0.0.1:9".into(), json: false };
+        let context = Context { url: "ws://127.0.0.1:9".into(), json: false, token: TokenFrom::default() };
         let spool = SpoolDir::open(Some(folder.path().to_owned()), &context.url).unwrap();
         let (own, dead, alive, empty) = (
             spool.new_file().unwrap(),
@@ -147,7 +156,7 @@ mod tests {
         );
         let mut kept = Vec::new();
         for path in [&own, &dead, &alive, &empty] {
-            let (client, driver) = builder(&context).outbox_file(path).build().unwrap();
+            let (client, driver) = lasting_builder(&context).unwrap().outbox_file(path).build().unwrap();
             let driver = tokio::spawn(driver);
             if path != &empty {
                 drop(client.session("a").unwrap().enqueue("x").await.unwrap());

@@ -1,6 +1,7 @@
 //! Scenarios over the real binary: real processes, real sockets, real disks.
 #![allow(clippy::unwrap_used)] // tests: a panic is their failure
 
+mod access;
 mod backup;
 mod bad_input;
 mod cli;
@@ -20,6 +21,7 @@ mod patterns;
 mod protocol;
 mod python;
 mod residency;
+mod share;
 mod slow_reader;
 mod store_cli;
 mod support;

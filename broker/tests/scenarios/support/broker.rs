@@ -111,9 +111,18 @@ impl Broker {
 
     /// The same, with another `Host`.
     pub(crate) fn get_as(&self, host: &str, path: &str) -> (u16, String) {
+        self.get_with(&format!("host: {host}\r\n"), path)
+    }
+
+    /// The same, with a token.
+    pub(crate) fn get_bearer(&self, token: &str, path: &str) -> (u16, String) {
+        self.get_with(&format!("host: {}\r\nauthorization: Bearer {token}\r\n", self.address), path)
+    }
+
+    fn get_with(&self, headers: &str, path: &str) -> (u16, String) {
         use std::io::Write;
         let mut stream = std::net::TcpStream::connect(self.address).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\n{headers}connection: close\r\n\r\n").unwrap();
         let mut response = String::new();
         stream.read_to_string(&mut response).unwrap();
         let status = response.split(' ').nth(1).unwrap().parse().unwrap();

@@ -80,6 +80,35 @@ impl WireClient {
         }
     }
 
+    /// Connects with a token, and takes the welcome.
+    pub(crate) async fn connect_as(address: SocketAddr, token: &str) -> Self {
+        let hello = wire::Hello { token: token.into(), ..Default::default() };
+        Self::greet(address, hello)
+            .await
+            .unwrap_or_else(|ended| panic!("{ended:?} came instead of a welcome"))
+            .0
+    }
+
+    /// Says hello: the welcome, or how it ended.
+    pub(crate) async fn greet(
+        address: SocketAddr,
+        hello: wire::Hello,
+    ) -> Result<(Self, wire::Welcome), Ended> {
+        let mut client = Self::open(address, Encoding::Proto.subprotocol()).await.unwrap();
+        client.send(ClientFrame::Hello(hello)).await;
+        match client.receive_any().await {
+            Some(ServerFrame::Welcome(welcome)) => {
+                client.patience = hostile().map(|_| Patience::default());
+                Ok((client, welcome))
+            }
+            Some(ServerFrame::Goodbye(goodbye)) => {
+                let ended = client.ended().await;
+                Err(Ended { goodbye: Some(goodbye), ..ended })
+            }
+            other => panic!("{other:?} answers a hello"),
+        }
+    }
+
     /// Connects to what may not be there.
     pub(crate) async fn try_connect(address: SocketAddr) -> Option<Self> {
         let mut client = Self::open(address, Encoding::Proto.subprotocol()).await.ok()?;
@@ -178,6 +207,13 @@ impl WireClient {
                 Some(Err(_)) | None => return ended,
             }
         }
+    }
+
+    /// Sends a request, made with its number, and answers what came back.
+    pub(crate) async fn ask(&mut self, frame: impl FnOnce(u64) -> ClientFrame) -> ServerFrame {
+        let request = self.next_request();
+        self.send(frame(request)).await;
+        self.receive().await
     }
 
     fn next_request(&mut self) -> u64 {

@@ -16,6 +16,9 @@ use longwire_broker::store::local::folder::DATABASE_FILE;
 use longwire_broker::store::local::{LocalConfig, LocalStore};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::session::millis;
 
@@ -144,14 +147,20 @@ fn announce(address: SocketAddr, json: bool) {
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("LONGWIRE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .finish()
+        .with(filter_fn(|event| !shows_contents(event)));
     // A log that was started before stays in use.
-    drop(
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
-            .try_init(),
-    );
+    drop(log.try_init());
+}
+
+/// Whether a log line has what clients send, tokens included: the WebSocket library writes whole messages, whatever the
+/// filter was meant to show.
+fn shows_contents(event: &tracing::Metadata<'_>) -> bool {
+    event.target().starts_with("tungstenite") && *event.level() > tracing::Level::DEBUG
 }
 
 fn start_metrics() -> anyhow::Result<PrometheusHandle> {

@@ -41,6 +41,13 @@ impl Broker {
         Self::ready(logged(data, log).spawn().unwrap())
     }
 
+    /// Starts a broker that logs everything there is to log to a file.
+    pub(crate) fn start_traced(data: &Path, settings: &[(&str, &str)], log: &Path) -> Self {
+        let mut command = serve(Command::new(LONGWIRE), data, settings);
+        command.env("LONGWIRE_LOG", "trace").stderr(File::create(log).unwrap());
+        Self::ready(command.spawn().unwrap())
+    }
+
     /// Starts a broker that may refuse to start: then what it says.
     pub(crate) fn try_start(data: &Path) -> Result<Self, String> {
         let mut child = serve(Command::new(LONGWIRE), data, &[]).stderr(Stdio::piped()).spawn().unwrap();

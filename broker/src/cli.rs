@@ -12,26 +12,34 @@ mod key;
 mod lines;
 mod log;
 mod open_files;
+mod page_link;
 mod publish;
 mod restore;
 mod run;
 mod serve;
 mod session;
+mod share;
 mod store;
 mod tail;
 mod token;
+mod token_from;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use longwire::{ConnectError, TlsSetupError};
 
+use crate::cli::token_from::TokenFrom;
+
 /// Exit code of a failure that has no code of its own.
 pub(crate) const EXIT_FAILURE: u8 = 1;
 /// Exit code of wrong usage: what clap refuses, and what the SDK cannot make sense of.
 pub(crate) const EXIT_USAGE: u8 = 2;
+/// Exit code when the broker does not let one in: without a token, or with one that it does not accept.
+pub(crate) const EXIT_UNAUTHENTICATED: u8 = 4;
 /// Exit code when the broker cannot be reached.
 pub(crate) const EXIT_UNREACHABLE: u8 = 5;
 
@@ -41,7 +49,8 @@ pub(crate) const EXIT_UNREACHABLE: u8 = 5;
     name = "longwire",
     version,
     after_help = "Examples:\n  longwire serve\n  longwire run acme/build/42 -- cargo build\n  \
-    longwire tail acme/build/42 --from start\n\nExit codes: 0 done, 1 failed, 2 wrong usage, 5 broker unreachable; \
+    longwire tail acme/build/42 --from start\n\nExit codes: 0 done, 1 failed, 2 wrong usage, 4 no token or one that is not \
+    accepted, 5 broker unreachable; \
     `run` exits as its command does."
 )]
 pub(crate) struct Cli {
@@ -53,6 +62,12 @@ pub(crate) struct Cli {
     url: String,
     #[command(flatten)]
     tls: connect::TlsArgs,
+    /// A file that has the token, for a broker that asks for one; else the environment variable LONGWIRE_TOKEN
+    ///
+    /// The file is read again whenever a connection is made, and before the token expires. There is no option that takes
+    /// the token itself: every user of the machine could read it in the list of processes, and your shell would keep it.
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -64,6 +79,7 @@ enum Command {
     Tail(tail::TailArgs),
     Pub(publish::PublishArgs),
     Session(session::SessionArgs),
+    Share(share::ShareArgs),
     Export(export::ExportArgs),
     Import(import::ImportArgs),
     Backup(backup::BackupArgs),
@@ -99,17 +115,20 @@ pub(crate) struct Context {
     pub(crate) url: String,
     pub(crate) tls: connect::TlsArgs,
     pub(crate) json: bool,
+    pub(crate) token: TokenFrom,
 }
 
 /// Runs the command and says with what to exit. Errors are printed here, in one form for all commands.
 pub(crate) async fn dispatch(cli: Cli) -> ExitCode {
-    let context = Context { url: cli.url, tls: cli.tls, json: cli.json };
+    let token = cli.token_file.map_or(TokenFrom::Variable, TokenFrom::File);
+    let context = Context { url: cli.url, tls: cli.tls, json: cli.json, token };
     let result = match cli.command {
         Command::Serve(args) => serve::run(args, context.json).await,
         Command::Run(args) => Box::pin(run::run(args, context)).await,
         Command::Tail(args) => Box::pin(tail::run(args, context)).await,
         Command::Pub(args) => Box::pin(publish::run(args, context)).await,
         Command::Session(args) => Box::pin(session::run(args, context)).await,
+        Command::Share(args) => Box::pin(share::run(args, context)).await,
         Command::Export(args) => Box::pin(export::run(args, context)).await,
         Command::Import(args) => Box::pin(import::run(args, context)).await,
         Command::Backup(args) => Box::pin(backup::run(args, context)).await,
@@ -121,8 +140,12 @@ pub(crate) async fn dispatch(cli: Cli) -> ExitCode {
         if is_broken_pipe(&error) {
             return ExitCode::SUCCESS;
         }
+        let code = exit_code(&error);
         eprintln!("longwire: {error:#}");
-        ExitCode::from(exit_code(&error))
+        if code == EXIT_UNAUTHENTICATED {
+            eprintln!("longwire: {}", connect::TOKEN_HINT);
+        }
+        ExitCode::from(code)
     })
 }
 
@@ -135,6 +158,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<ConnectError>() {
         _ if error.is::<Usage>() => EXIT_USAGE,
         _ if error.is::<connect::Unreachable>() => EXIT_UNREACHABLE,
+        _ if connect::is_unauthenticated(error) => EXIT_UNAUTHENTICATED,
         Some(
             ConnectError::InvalidUrl { .. }
             | ConnectError::PlainText { .. }
@@ -180,6 +204,10 @@ mod tests {
             "longwire session show a --json",
             "longwire session close a --reason done",
             "longwire session delete a",
+            "longwire share a/b --rights read,publish --ttl 1h",
+            "longwire --json share a/b --token-file t",
+            "longwire share revoke -",
+            "longwire share revoke --id x",
             "longwire serve --listen 127.0.0.1:0 --data d",
             "longwire token create --sub ada --grant acme/**:read,publish --ttl 1h --kind human --device d",
             "longwire token inspect - --data d",
@@ -215,6 +243,11 @@ mod tests {
             "longwire token create --sub ada --grant acme/**:read --kind robot",
             "longwire token revoke",
             "longwire token revoke - --id abc",
+            "longwire share",
+            "longwire share a/b --rights fly",
+            "longwire share a/b --ttl forever",
+            "longwire share revoke",
+            "longwire share revoke - --id x",
         ] {
             let error = Cli::parse_from_line(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}: {error}");

@@ -56,8 +56,8 @@ export class Cursor {
 export class Client {
   #socket = null; #timers = {}; #attempt = 0; #number = 0; #opened = [];
   #requests = new Map(); #subscriptions = new Map();
-  constructor(url, { device = '', name = 'longwire-js/0.1', onState = () => {} } = {}) {
-    Object.assign(this, { url, device, name, onState, state: 'connecting', welcome: null, error: null });
+  constructor(url, { device = '', name = 'longwire-js/0.1', token = '', onState = () => {} } = {}) {
+    Object.assign(this, { url, device, name, token, onState, state: 'connecting', welcome: null, error: null });
   }
   connect() {
     this.#drop('connecting');
@@ -65,7 +65,7 @@ export class Client {
     this.#after('silence', CONNECT_TIMEOUT_MS, () => this.#lost());
     // What an earlier socket still has to say is not heard.
     const current = (then) => (event) => socket === this.#socket && then(event);
-    socket.onopen = current(() => this.#send('hello', { device: this.device, client: this.name }));
+    socket.onopen = current(() => this.#send('hello', { device: this.device, client: this.name, token: this.token }));
     socket.onclose = current(() => this.#lost());
     socket.onmessage = current(({ data }) => {
       clearTimeout(this.#timers.check);

@@ -1,7 +1,6 @@
 // The broker's page: the sessions, and one of them, live. What others wrote reaches the document as text only.
 import { Client, position, randomId } from './client.js';
 import { bodyText, visible } from './text.js';
-
 const PAGE = 200; // records, and sessions, of one reading
 const ROWS_MAX = 1_000; // rows in the document; the others are read again when they are scrolled to
 const CHARS_MAX = 4 << 20; // and characters in them
@@ -9,16 +8,27 @@ const ROW_CHARS_MAX = 16 << 10; // characters of one row, until more of it is as
 const NEAR = 400; // pixels from an edge where the next records are read
 const LIST_EVERY_MS = 4_000;
 const LIST_MAX = 1_000; // sessions of which the list is kept fresh
-const SESSION = 10; // the kind of record that tells of a change of the session itself
+const [SESSION, TOMBSTONE] = [10, 11]; // the kinds of a record that tells of a change of the session, and of an erased one
 const ERASE = 0x1a; // the first byte of such a record that tells of an erasure
-const TOMBSTONE = 11;
 const $ = (id) => document.getElementById(id);
 const log = $('log');
 const producers = new Map(); // by session: they outlive the view
 let [unsent, view] = [0, null];
 const url = `${location.origin.replace(/^http/, 'ws')}/v1/connect`;
-const client = new Client(url, { device: 'page', name: 'longwire-page/0.1', onState: showState });
-
+// A link that was shared has a token in its fragment, which no request has. It goes from there at once, and stays in this tab.
+function takeToken() {
+  const [place, token] = location.hash.split('?token=');
+  if (token) sessionStorage.setItem('token', token), history.replaceState(null, '', place);
+  return token;
+}
+const token = takeToken() || sessionStorage.getItem('token') || '';
+const client = new Client(url, { device: 'page', name: 'longwire-page/0.1', token, onState: showState });
+const why = ({ code, message }) => ({
+  unauthenticated: 'You need a link that somebody shared with you; without one, or with this one, nobody is let in.',
+  token_expired: 'The link has expired. Ask whoever shared it for another one.',
+  session_not_found: 'There is no such session, or it is not shared with you.',
+  token_revoked: 'The link was revoked. Ask whoever shared it for another one.',
+})[code] ?? message;
 function element(name, className, text = '', ...children) {
   const made = Object.assign(document.createElement(name), { className, textContent: visible(text) });
   return made.append(...children), made;
@@ -28,7 +38,7 @@ const button = (text, onclick) => Object.assign(element('button', '', text), { t
 function showState() {
   if (client.state === 'connecting') return; // what was last said of the connection stays true until it is known
   const open = view?.state() ?? 'Connected';
-  const words = { waiting: 'No connection, trying again…', closed: `Stopped: ${client.error?.message}`, open };
+  const words = { waiting: 'No connection, trying again…', closed: client.error && `Stopped: ${why(client.error)}`, open };
   const text = visible(words[client.state]);
   if ($('state').textContent !== text) $('state').textContent = text; // said aloud once
   $('state').className = client.state;
@@ -91,7 +101,7 @@ class View {
     const closed = code.endsWith('closed');
     const gone = code === 'future_position' && 'Records that were shown here are gone from the broker: reload the page.';
     this.over = closed ? 'Closed' : code === 'session_deleted' ? 'Deleted' : 'Stopped';
-    this.note(gone || (closed ? 'The session is closed: it takes no more messages.' : error.message));
+    this.note(gone || (closed ? 'The session is closed: it takes no more messages.' : why(error)));
     $('fields').disabled = true;
     this.moved();
   }
@@ -199,9 +209,11 @@ class View {
     const id = randomId();
     const { element: row } = this.row({ text, timeMs: Date.now(), producer: this.producer });
     const say = (...words) => row.querySelector('.who').replaceChildren(...words);
-    const refused = ({ message }) => {
+    const refused = ({ code, message }) => {
+      const never = code === 'forbidden';
       row.classList.add('failed');
-      say(visible(`Not sent: ${message} `), button('Send again', publish));
+      say(visible(`Not sent: ${message} `), never ? '' : button('Send again', publish));
+      if (never && view === this) this.note('You may read this session, and not write to it.'), ($('fields').disabled = true);
     };
     const publish = () => {
       row.classList.remove('failed');
@@ -236,7 +248,6 @@ async function list(more = false) {
   Object.assign(listed, { count: $('sessions').children.length, page: found.nextPage ?? '' });
   [$('more').hidden, $('empty').hidden] = [!listed.page, listed.count > 0];
 }
-
 function route() {
   view?.leave();
   const [, session] = /^#\/s\/([\w.~/-]+)$/.exec(location.hash) ?? [];
@@ -260,14 +271,13 @@ on($('message'), 'keydown', (event) => {
   event.preventDefault();
   $('send').requestSubmit();
 });
-on($('jump'), 'click', () => view.jump());
-on($('more'), 'click', () => list(true));
+on($('jump'), 'click', () => view.jump()), on($('more'), 'click', () => list(true));
 on($('prefix'), 'input', () => ((listed.count = 0), list()));
 on(log, 'scroll', () => view?.scrolled());
 new ResizeObserver(() => view?.moved()).observe(log);
 setInterval(() => view || document.hidden || client.state !== 'open' || listed.count > LIST_MAX || list(), LIST_EVERY_MS);
 for (const name of ['visibilitychange', 'online', 'pageshow']) on(window, name, () => document.hidden || client.check());
 on(window, 'beforeunload', (event) => unsent && event.preventDefault());
-on(window, 'hashchange', route);
+on(window, 'hashchange', () => (takeToken() ? location.reload() : route()));
 route();
 client.connect();

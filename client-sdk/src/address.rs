@@ -8,6 +8,8 @@ use crate::error::ConnectError;
 pub const DEFAULT_URL: &str = "ws://127.0.0.1:8700";
 /// The environment variable that names the broker.
 pub const URL_VARIABLE: &str = "LONGWIRE_URL";
+/// The environment variable that has the token.
+pub const TOKEN_VARIABLE: &str = "LONGWIRE_TOKEN";
 /// The path of the WebSocket on a broker.
 const CONNECT_PATH: &str = "/v1/connect";
 /// The broker's default port.

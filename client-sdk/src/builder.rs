@@ -9,7 +9,7 @@ use longwire_proto::codec::Encoding;
 use longwire_proto::short_id::is_short_id;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::address::{Address, DEFAULT_URL, URL_VARIABLE};
+use crate::address::{Address, DEFAULT_URL, TOKEN_VARIABLE, URL_VARIABLE};
 use crate::backoff::Backoff;
 use crate::client::{CALLS_MAX, COMMANDS_MAX, Client, Handle};
 use crate::connection_state::ConnectionState;
@@ -19,6 +19,7 @@ use crate::link::Link;
 use crate::machine::Machine;
 use crate::machine::io::Config;
 use crate::machine::outbox::Recovered;
+use crate::machine::tokens::Known;
 use crate::outbox_file::OutboxFile;
 use crate::outbox_space::{
     OUTBOX_BYTES_MAX, OUTBOX_ENTRIES_MAX, OUTBOX_FILE_BYTES_MAX, OUTBOX_FILE_ENTRIES_MAX, OutboxSpace,
@@ -29,6 +30,7 @@ use crate::subscription::WINDOW_BYTES_DEFAULT;
 use crate::tls::{
     CA_VARIABLE, CLIENT_CERTIFICATE_VARIABLE, CLIENT_KEY_VARIABLE, FINGERPRINT_VARIABLE, Tls, TlsOptions,
 };
+use crate::token::{Token, TokenCallback, TokenSource};
 
 /// Options of a [`Client`].
 ///
@@ -60,6 +62,7 @@ pub struct ClientBuilder {
     outbox_sync: bool,
     outbox_entries_max: Option<u64>,
     outbox_bytes_max: Option<u64>,
+    token: TokenSource,
 }
 
 impl Default for ClientBuilder {
@@ -76,12 +79,13 @@ impl Default for ClientBuilder {
             outbox_sync: false,
             outbox_entries_max: None,
             outbox_bytes_max: None,
+            token: TokenSource::None,
         }
     }
 }
 
 impl ClientBuilder {
-    /// What the environment says: `LONGWIRE_URL`, `LONGWIRE_CA`, `LONGWIRE_FINGERPRINT`, `LONGWIRE_CLIENT_CERTIFICATE` and
+    /// What the environment says: `LONGWIRE_URL`, `LONGWIRE_TOKEN`, `LONGWIRE_CA`, `LONGWIRE_FINGERPRINT`, `LONGWIRE_CLIENT_CERTIFICATE` and
     /// `LONGWIRE_CLIENT_KEY`. A variable that is empty says nothing.
     pub fn from_env() -> Self {
         Self::from_variables(|name| std::env::var_os(name))
@@ -101,6 +105,7 @@ impl ClientBuilder {
             },
             ..Self::default()
         }
+        .token(text(TOKEN_VARIABLE).unwrap_or_default())
     }
 
     /// Trusts the authorities in this PEM file, and no others, to vouch for the broker's certificate. Without this, and
@@ -144,6 +149,34 @@ impl ClientBuilder {
         self
     }
 
+    /// Says who the client is, to a broker that asks: a JWT that the broker or an issuer that it knows has signed. When it
+    /// expires, the client closes with [`Closed::TokenExpired`](crate::Closed::TokenExpired); a client that outlives its
+    /// tokens has a [`Self::token_callback`]. An empty one is none.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Token::new(&token.into()).map_or(TokenSource::None, TokenSource::Fixed);
+        self
+    }
+
+    /// Gives the client its tokens: the callback is asked before each connection, and again in good time before a token
+    /// expires; then the connection goes on with the newer one, which is of the same principal and allows no more.
+    ///
+    /// A callback that fails, or gives nothing within 30 seconds, is asked again later. A broker that refuses a token for
+    /// good is tried once more when the callback gives another one; then the client closes.
+    ///
+    /// ```no_run
+    /// # async fn fetch() -> Result<String, std::io::Error> { Ok(String::new()) }
+    /// let builder = longwire::Client::builder().token_callback(|| async { fetch().await });
+    /// ```
+    pub fn token_callback<F, T, E>(mut self, callback: F) -> Self
+    where
+        F: Fn() -> T + Send + Sync + 'static,
+        T: Future<Output = Result<String, E>> + Send + 'static,
+        E: std::fmt::Display,
+    {
+        self.token = TokenSource::Callback(TokenCallback::new(callback));
+        self
+    }
+
     /// How frames are written. JSON is for debugging.
     pub fn encoding(mut self, encoding: Encoding) -> Self {
         self.encoding = encoding;
@@ -166,7 +199,8 @@ impl ClientBuilder {
     /// Keeps unacknowledged publishes in this file (created with mode 0600, and locked through `<file>.lock`), so that
     /// they survive this process: the next client that opens it sends them, under the same producers and sequences, in
     /// order and without doubles. An accepted publish is written to the operating system, so it survives a kill of the
-    /// process; for a crash of the machine see [`Self::outbox_sync`].
+    /// process; for a crash of the machine see [`Self::outbox_sync`]. A producer belongs to a principal: tokens may change,
+    /// but who opens the file as somebody else publishes what may be there already.
     pub fn outbox_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.outbox_file = Some(path.into());
         self
@@ -225,6 +259,11 @@ impl ClientBuilder {
             bytes,
         ));
         let status = OutboxStatus { entries, bytes, recovered: entries, cut_bytes, ..Default::default() };
+        let (known, callback) = match self.token {
+            TokenSource::None => (Known::None, None),
+            TokenSource::Fixed(token) => (Known::Fixed(token), None),
+            TokenSource::Callback(callback) => (Known::Asked, Some(callback)),
+        };
         let machine = Machine::new(Config {
             device: self.device,
             client: self.client,
@@ -232,6 +271,7 @@ impl ClientBuilder {
             producer_base: format!("{:016x}{:016x}", random()?, random()?),
             seed: random()?,
             recovered,
+            token: known,
         });
         let (commands, commands_in) = mpsc::channel(COMMANDS_MAX);
         let (feedback, feedback_in) = mpsc::unbounded_channel();
@@ -239,6 +279,7 @@ impl ClientBuilder {
         let (status_out, status) = watch::channel(status);
         let driver = Driver::new(Parts {
             machine,
+            callback,
             link: Link::new(address, tls, self.encoding),
             encoding: self.encoding,
             spool,

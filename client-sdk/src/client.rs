@@ -222,7 +222,7 @@ impl Client {
     /// as the broker is away: with an outbox file, [`Self::close`] leaves what is left to the next client instead.
     ///
     /// # Errors
-    /// [`Closed`] when the broker refuses the client for good meanwhile.
+    /// Another [`Closed`] than `ShutDown` when the broker refuses the client for good meanwhile.
     pub async fn shutdown(&self) -> Result<(), Closed> {
         self.end(true).await
     }
@@ -231,7 +231,7 @@ impl Client {
     /// from a memory outbox.
     ///
     /// # Errors
-    /// [`Closed`] when the broker had refused the client for good.
+    /// Another [`Closed`] than `ShutDown` when the broker had refused the client for good.
     pub async fn close(&self) -> Result<(), Closed> {
         self.end(false).await
     }
@@ -244,7 +244,7 @@ impl Client {
         while state.changed().await.is_ok() {}
         match self.0.closed() {
             Closed::ShutDown => Ok(()),
-            refused @ (Closed::Refused(_) | Closed::Tls { .. }) => Err(refused),
+            refused => Err(refused),
         }
     }
 }

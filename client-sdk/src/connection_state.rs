@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use longwire_proto::error::ErrorCode;
 use longwire_proto::wire;
 
 use crate::error::Closed;
@@ -24,6 +25,8 @@ pub enum ConnectionState {
         attempt: u32,
         /// Why.
         error: String,
+        /// The broker's reason for ending the connection, when it gave one.
+        code: Option<ErrorCode>,
         /// When the next try begins.
         retry_in: Duration,
     },

@@ -9,12 +9,12 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use longwire_proto::codec::{self, Encoding};
 use longwire_proto::position::Position;
-use longwire_proto::session_id::SessionId;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::connection_state::ConnectionState;
 use crate::error::{Closed, OutboxError, PublishError, RequestError};
+use crate::lane::Lane;
 use crate::link::{Link, LinkEvent};
 use crate::machine::Machine;
 use crate::machine::calls::{Answer, Call, Ticket};
@@ -26,6 +26,7 @@ use crate::outbox_status::OutboxStatus;
 use crate::publication::EncodedBatch;
 use crate::published::Published;
 use crate::spool::Spool;
+use crate::token::{Asking, Token, TokenCallback};
 
 /// Commands taken before the socket is looked after again.
 const COMMANDS_PER_TURN_MAX: usize = 64;
@@ -36,7 +37,7 @@ const FRAMES_BEFORE_TIME_MAX: usize = 1024;
 #[derive(Debug)]
 pub(crate) enum Command {
     Publish {
-        session: SessionId,
+        lane: Lane,
         batch: EncodedBatch,
         /// What the caller took of the outbox's space.
         bytes: u64,
@@ -93,6 +94,13 @@ impl std::fmt::Debug for Driver {
     }
 }
 
+async fn asked(asking: &mut Option<Asking>) -> Result<Token, String> {
+    match asking {
+        Some(asking) => asking.await,
+        None => std::future::pending().await,
+    }
+}
+
 struct InOutbox {
     bytes: u64,
     settled: Option<oneshot::Sender<Result<Published, PublishError>>>,
@@ -101,6 +109,7 @@ struct InOutbox {
 /// What the driver is made of.
 pub(crate) struct Parts {
     pub(crate) machine: Machine,
+    pub(crate) callback: Option<TokenCallback>,
     pub(crate) link: Link,
     pub(crate) encoding: Encoding,
     pub(crate) spool: Spool,
@@ -122,6 +131,8 @@ impl Parts {
 struct Running {
     parts: Parts,
     began: Instant,
+    /// A token that was asked for.
+    asking: Option<Asking>,
     entries: BTreeMap<Entry, InOutbox>,
     calls: BTreeMap<Ticket, oneshot::Sender<Result<Answer, RequestError>>>,
     next_ticket: Ticket,
@@ -140,6 +151,7 @@ impl Running {
         Self {
             parts,
             began: Instant::now(),
+            asking: None,
             entries,
             calls: BTreeMap::new(),
             next_ticket: 0,
@@ -185,6 +197,10 @@ impl Running {
                 None => self.input(Input::Close(Closed::ShutDown)),
             },
             Some(feedback) = self.parts.feedback.recv() => self.feedback(feedback),
+            token = asked(&mut self.asking) => {
+                self.asking = None;
+                self.input(Input::Token(token));
+            }
             () = timer => {
                 for _ in 0..FRAMES_BEFORE_TIME_MAX {
                     let Some(event) = self.parts.link.next().now_or_never() else { break };
@@ -234,13 +250,13 @@ impl Running {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Publish { session, batch, bytes, accepted, settled } => {
-                let slot = self.parts.machine.reserve(&session);
-                match self.parts.spool.append(&session, &slot, batch) {
+            Command::Publish { lane, batch, bytes, accepted, settled } => {
+                let slot = self.parts.machine.reserve(&lane);
+                match self.parts.spool.append(&lane, &slot, batch) {
                     Ok(entry) => {
                         self.entries.insert(entry, InOutbox { bytes, settled: Some(settled) });
                         self.accepted.push(accepted);
-                        self.input(Input::Accepted { entry, session, bytes });
+                        self.input(Input::Accepted { entry, lane, bytes });
                         self.report(|status| {
                             status.entries += 1;
                             status.bytes += bytes;
@@ -319,13 +335,14 @@ impl Running {
 
     fn output(&mut self, output: Output) {
         match output {
+            Output::AskToken => self.asking = self.parts.callback.as_ref().map(TokenCallback::ask),
             Output::Connect => self.parts.link.connect(),
             Output::Disconnect if self.parts.machine.is_closed() => {}
             Output::Disconnect => self.parts.link.disconnect(),
             Output::Send(frame) => self.parts.link.send(codec::encode_client(self.parts.encoding, frame)),
             Output::Settled { entry, result } => self.settled(entry, result),
-            Output::Renumbered { session, epoch } => {
-                if let Err(error) = self.parts.spool.renumber(&session, epoch) {
+            Output::Renumbered { lane, epoch } => {
+                if let Err(error) = self.parts.spool.renumber(&lane, epoch) {
                     self.report(|status| status.last_error = Some(error.to_string()));
                 }
             }

@@ -227,6 +227,15 @@ pub enum Closed {
         /// What was wrong, and what to do.
         failure: TlsFailure,
     },
+    /// The token has expired, and there is no callback that gives another one.
+    #[error("the client's token has expired; connect with a new one, or give the client a token callback")]
+    TokenExpired,
+    /// The token was revoked, and no other one was given.
+    #[error("the client's token was revoked; ask whoever gave it for another one")]
+    TokenRevoked,
+    /// The broker wants a token, or does not accept the one that it was given.
+    #[error("the broker does not let this client in: {0}")]
+    Unauthenticated(String),
 }
 
 /// Why a publish was not carried out.
@@ -310,12 +319,18 @@ pub enum SubscriptionError {
         /// The session's end.
         end: Position,
     },
-    /// There is no such session (and `wait_for_session` was not asked for). The stream ends.
-    #[error("there is no session `{0}`; publish to it first or subscribe with wait_for_session")]
+    /// There is no such session (and `wait_for_session` was not asked for), or none that may be read, which a broker tells
+    /// nobody apart. The stream ends.
+    #[error(
+        "there is no session `{0}` that this client may read; publish to it first or subscribe with wait_for_session"
+    )]
     NotFound(String),
     /// The session was deleted. The stream ends.
     #[error("the session was deleted")]
     Deleted,
+    /// The session may not be read any more: the client's token allows less than it did. The stream ends.
+    #[error("the session may not be read any more with this client's token: {0}")]
+    NotAllowed(Refusal),
     /// The client has as many subscriptions as the broker lets it have. The stream ends.
     #[error("the client has {0} subscriptions, the most that are allowed; drop one or use another client")]
     TooMany(u64),

@@ -15,13 +15,13 @@ pub(crate) mod io;
 mod model;
 pub(crate) mod outbox;
 pub(crate) mod subscriptions;
+pub(crate) mod tokens;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use longwire_proto::error::ErrorCode;
 use longwire_proto::limits::SUBSCRIPTIONS_MAX;
-use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
@@ -29,10 +29,13 @@ use longwire_proto::wire::server_frame::Frame as ServerFrame;
 use crate::backoff::Jitter;
 use crate::connection_state::ConnectionState;
 use crate::error::{Closed, Refusal, SubscriptionError};
+use crate::lane::Lane;
 use crate::machine::calls::{Answer, Calls, Ticket};
 use crate::machine::io::{Config, Input, Output};
 use crate::machine::outbox::{Decision, Due, Entry, Outbox, Slot};
 use crate::machine::subscriptions::{Event, Subscriptions, Violation, Wish};
+use crate::machine::tokens::{TOKEN_TIMEOUT, Tokens, Verdict};
+use crate::token::Token;
 
 /// A broker that accepted the connection must welcome the client within this time.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,6 +52,8 @@ const PING_INTERVAL_MIN: Duration = Duration::from_millis(10);
 enum Link {
     /// Until the next try.
     Waiting(Duration),
+    /// The next try waits for a token, until then.
+    Asking(Duration),
     Connecting,
     /// `hello` was sent; everything else may follow at once.
     Open(Open),
@@ -67,9 +72,10 @@ struct Open {
 
 #[derive(Debug)]
 enum Awaited {
-    Publish(SessionId, Entry),
+    Publish(Lane, Entry),
     Call(Ticket),
     Subscribe(Vec<u32>),
+    Authenticate,
 }
 
 #[derive(Debug)]
@@ -83,6 +89,7 @@ pub(crate) struct Machine {
     calls: Calls,
     subscriptions: Subscriptions,
     subscriptions_max: u64,
+    tokens: Tokens,
     jitter: Jitter,
     outputs: VecDeque<Output>,
 }
@@ -91,8 +98,9 @@ impl Machine {
     pub(crate) fn new(mut config: Config) -> Self {
         let recovered = std::mem::take(&mut config.recovered);
         let backoff = config.backoff;
-        Self {
-            link: Link::Connecting,
+        let tokens = Tokens::new(std::mem::take(&mut config.token));
+        let mut machine = Self {
+            link: Link::Waiting(Duration::ZERO),
             attempt: 0,
             next_request: 1,
             awaited: BTreeMap::new(),
@@ -100,10 +108,13 @@ impl Machine {
             calls: Calls::new(backoff),
             subscriptions: Subscriptions::new(backoff),
             subscriptions_max: SUBSCRIPTIONS_MAX as u64,
+            tokens,
             jitter: Jitter::new(config.seed),
-            outputs: VecDeque::from([Output::Connect]),
+            outputs: VecDeque::new(),
             config,
-        }
+        };
+        machine.begin(Duration::ZERO);
+        machine
     }
 
     /// Publishes that have no answer yet.
@@ -116,13 +127,14 @@ impl Machine {
         matches!(self.link, Link::Closed)
     }
 
-    /// The slot for the next publish to the session. Write the publish to the spool, then give [`Input::Accepted`].
-    pub(crate) fn reserve(&mut self, session: &SessionId) -> Slot {
-        self.outbox.reserve(session)
+    /// The slot for the next publish of the lane. Write the publish to the spool, then give [`Input::Accepted`].
+    pub(crate) fn reserve(&mut self, lane: &Lane) -> Slot {
+        self.outbox.reserve(lane)
     }
 
     pub(crate) fn handle(&mut self, now: Duration, input: Input) {
         match input {
+            Input::Token(token) => self.token(now, token),
             Input::Connected => self.connected(now),
             Input::ConnectFailed { fatal: Some(reason), .. } => self.close(&reason),
             Input::ConnectFailed { error, fatal: None } | Input::Disconnected { error } => {
@@ -130,11 +142,11 @@ impl Machine {
             }
             Input::Frame(frame, bytes) => self.frame(now, *frame, bytes),
             Input::Time => {}
-            Input::Accepted { entry, session, bytes } => self.outbox.accept(&session, entry, bytes),
+            Input::Accepted { entry, lane, bytes } => self.outbox.accept(&lane, entry, bytes),
             Input::Lost { due, error } => {
                 self.awaited
                     .retain(|_, awaited| !matches!(awaited, Awaited::Publish(_, e) if *e == due.entry));
-                self.outbox.lost(now, &due.session, due.entry, error);
+                self.outbox.lost(now, &due.lane, due.entry, error);
             }
             Input::Call { ticket, call } => match &self.link {
                 Link::Closed => {
@@ -162,13 +174,13 @@ impl Machine {
         let Link::Open(open) = &mut self.link else { return None };
         let due = self.outbox.poll_send()?;
         open.sent = now;
-        let request = self.request(Awaited::Publish(due.session.clone(), due.entry));
+        let request = self.request(Awaited::Publish(due.lane.clone(), due.entry));
         Some((request, due))
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Duration> {
         match &self.link {
-            Link::Waiting(until) => Some(*until),
+            Link::Waiting(until) | Link::Asking(until) => Some(*until),
             Link::Connecting | Link::Closed => None,
             Link::Open(open) => {
                 let silence = open.received + open.silence_max;
@@ -177,6 +189,7 @@ impl Machine {
                     self.outbox.poll_timeout(),
                     self.calls.poll_timeout(),
                     self.subscriptions.poll_timeout(),
+                    self.tokens.poll_timeout(),
                 ];
                 others.into_iter().flatten().chain([silence, ping]).min()
             }
@@ -201,6 +214,41 @@ impl Machine {
         self.outputs.push_back(Output::State(state));
     }
 
+    /// Begins a try to connect.
+    fn begin(&mut self, now: Duration) {
+        if self.tokens.are_asked_for() {
+            self.link = Link::Asking(now + TOKEN_TIMEOUT);
+            self.outputs.push_back(Output::AskToken);
+        } else {
+            self.link = Link::Connecting;
+            self.outputs.push_back(Output::Connect);
+        }
+    }
+
+    fn token(&mut self, now: Duration, token: Result<Token, String>) {
+        match (&self.link, token) {
+            (Link::Asking(_), Ok(token)) => match self.tokens.take(token) {
+                Ok(()) => {
+                    self.link = Link::Connecting;
+                    self.outputs.push_back(Output::Connect);
+                }
+                Err(closed) => self.close(&closed),
+            },
+            (Link::Asking(_), Err(error)) => self.disconnected(now, format!("there is no token: {error}")),
+            (Link::Open(_), Ok(token)) => {
+                if let Some(token) = self.tokens.newer(now, token, &mut self.jitter) {
+                    let request = self.request(Awaited::Authenticate);
+                    let token = token.reveal();
+                    self.send(now, ClientFrame::Authenticate(wire::Authenticate { request, token }));
+                }
+            }
+            (Link::Open(_), Err(_)) => {
+                self.tokens.failed(now, Duration::ZERO, self.config.backoff, &mut self.jitter);
+            }
+            (Link::Waiting(_) | Link::Connecting | Link::Closed, _) => {}
+        }
+    }
+
     fn connected(&mut self, now: Duration) {
         if !matches!(self.link, Link::Connecting) {
             return;
@@ -217,26 +265,34 @@ impl Machine {
             device: self.config.device.clone(),
             client: self.config.client.clone(),
             features: Vec::new(),
-            token: String::new(),
+            token: self.tokens.hello(),
         };
         self.send(now, ClientFrame::Hello(hello));
+        if self.tokens.are_asked_for() {
+            // The pong tells the broker's time, and with it for how long the token is valid.
+            self.send(now, ClientFrame::Ping(wire::Ping { token: 0 }));
+        }
     }
 
     fn disconnected(&mut self, now: Duration, error: String) {
+        self.disconnected_with(now, error, None);
+    }
+
+    fn disconnected_with(&mut self, now: Duration, error: String, code: Option<ErrorCode>) {
         if let Link::Open(open) = &self.link
             && open.welcomed
             && now.saturating_sub(open.since) >= STABLE_AFTER
         {
             self.attempt = 0;
         }
-        if !matches!(self.link, Link::Open(_) | Link::Connecting) {
+        if !matches!(self.link, Link::Open(_) | Link::Connecting | Link::Asking(_)) {
             return;
         }
         let retry_in = self.config.backoff.delay(self.attempt, &mut self.jitter);
         self.attempt = self.attempt.saturating_add(1);
         self.forget_connection(now);
         self.link = Link::Waiting(now + retry_in);
-        self.state(ConnectionState::Reconnecting { attempt: self.attempt, error, retry_in });
+        self.state(ConnectionState::Reconnecting { attempt: self.attempt, error, code, retry_in });
     }
 
     fn forget_connection(&mut self, now: Duration) {
@@ -244,6 +300,7 @@ impl Machine {
         self.outbox.disconnected(now);
         self.calls.disconnected();
         self.subscriptions.disconnected();
+        self.tokens.disconnected();
         // What was to be said on it would be said to the next one.
         self.outputs.retain(|output| !matches!(output, Output::Send(_)));
     }
@@ -264,7 +321,7 @@ impl Machine {
         }
         self.subscriptions.close(&SubscriptionError::Closed(reason.clone()));
         self.link = Link::Closed;
-        self.outputs.retain(|output| !matches!(output, Output::Send(_) | Output::Connect));
+        self.outputs.retain(|output| !matches!(output, Output::Send(_) | Output::Connect | Output::AskToken));
         self.outputs.push_back(Output::Disconnect);
         self.state(ConnectionState::Closed(reason.clone()));
     }
@@ -295,13 +352,26 @@ impl Machine {
         open.received = now;
         let checked = match frame {
             ServerFrame::Welcome(welcome) => {
-                self.welcome(welcome);
+                self.welcome(now, welcome);
                 Ok(())
             }
-            ServerFrame::Pong(_) | ServerFrame::Authenticated(_) | ServerFrame::Shared(_) => Ok(()),
+            ServerFrame::Pong(pong) => {
+                self.tokens.clock(now, pong.time_ms, &mut self.jitter);
+                Ok(())
+            }
+            ServerFrame::Authenticated(authenticated) => {
+                if let Some(Awaited::Authenticate) = self.awaited.remove(&authenticated.request) {
+                    self.tokens.authenticated(now, authenticated.expires_ms, &mut self.jitter);
+                }
+                Ok(())
+            }
+            ServerFrame::Shared(shared) => {
+                self.answer(shared.request, Answer::Shared(shared));
+                Ok(())
+            }
             ServerFrame::Published(published) => {
-                if let Some(Awaited::Publish(session, entry)) = self.awaited.remove(&published.request) {
-                    self.outbox.published(now, &session, entry, &published);
+                if let Some(Awaited::Publish(lane, entry)) = self.awaited.remove(&published.request) {
+                    self.outbox.published(now, &lane, entry, &published);
                 }
                 Ok(())
             }
@@ -348,7 +418,10 @@ impl Machine {
                 self.refused(now, refused);
                 Ok(())
             }
-            ServerFrame::Heartbeat(heartbeat) => self.subscriptions.heartbeat(&heartbeat.ends),
+            ServerFrame::Heartbeat(heartbeat) => {
+                self.tokens.clock(now, heartbeat.time_ms, &mut self.jitter);
+                self.subscriptions.heartbeat(&heartbeat.ends)
+            }
             ServerFrame::Goodbye(goodbye) => {
                 self.goodbye(now, goodbye);
                 Ok(())
@@ -359,8 +432,9 @@ impl Machine {
         }
     }
 
-    fn welcome(&mut self, welcome: wire::Welcome) {
+    fn welcome(&mut self, now: Duration, welcome: wire::Welcome) {
         let Link::Open(open) = &mut self.link else { return };
+        self.tokens.welcomed(now, welcome.expires_ms, &mut self.jitter);
         open.welcomed = true;
         let heartbeat_ms = welcome.heartbeat_ms.max(1);
         open.silence_max = Duration::from_millis(heartbeat_ms.saturating_mul(SILENCE_HEARTBEAT_TENTHS) / 10);
@@ -397,8 +471,8 @@ impl Machine {
             return;
         }
         match self.awaited.remove(&refused.request) {
-            Some(Awaited::Publish(session, entry)) => {
-                self.outbox.refused(now, &session, entry, refusal, &mut self.jitter);
+            Some(Awaited::Publish(lane, entry)) => {
+                self.outbox.refused(now, &lane, entry, refusal, &mut self.jitter);
             }
             Some(Awaited::Call(ticket)) => {
                 if let Some(result) = self.calls.refused(now, ticket, refusal, &mut self.jitter) {
@@ -410,19 +484,36 @@ impl Machine {
                     self.subscriptions.refused(now, number, refusal.clone(), &mut self.jitter);
                 }
             }
+            Some(Awaited::Authenticate) if refusal.retryable => {
+                let wait = Duration::from_millis(refusal.retry_after_ms);
+                self.tokens.failed(now, wait, self.config.backoff, &mut self.jitter);
+            }
+            // Such as one that allows more: what a connection may do never grows, and another one's may be different.
+            Some(Awaited::Authenticate) => {
+                self.outputs.push_back(Output::Disconnect);
+                self.disconnected(now, format!("the broker refuses the newer token here: {refusal}"));
+            }
             None => {}
         }
     }
 
     fn goodbye(&mut self, now: Duration, goodbye: wire::Goodbye) {
         let refusal = Refusal::from(goodbye.error);
+        match self.tokens.goodbye(&refusal) {
+            Some(Verdict::Close(closed)) => return self.close(&closed),
+            Some(Verdict::Again) => {
+                self.outputs.push_back(Output::Disconnect);
+                return self.disconnected_with(now, refusal.to_string(), refusal.code);
+            }
+            None => {}
+        }
         let defect = matches!(refusal.code, Some(ErrorCode::Internal | ErrorCode::DataCorrupt));
         if !refusal.retryable && !defect {
             return self.close(&Closed::Refused(refusal.to_string()));
         }
         self.outputs.push_back(Output::Disconnect);
         if refusal.code != Some(ErrorCode::Draining) {
-            return self.disconnected(now, refusal.to_string());
+            return self.disconnected_with(now, refusal.to_string(), refusal.code);
         }
         // The broker chose the time so that not all its clients come at once; a restart is not a failure.
         let reconnect_in = Duration::from_millis(goodbye.reconnect_after_ms);
@@ -433,9 +524,10 @@ impl Machine {
 
     fn timeouts(&mut self, now: Duration) {
         match &self.link {
-            Link::Waiting(until) if *until <= now => {
-                self.link = Link::Connecting;
-                self.outputs.push_back(Output::Connect);
+            Link::Waiting(until) if *until <= now => self.begin(now),
+            Link::Asking(until) if *until <= now => {
+                let error = format!("no token came within {} s", TOKEN_TIMEOUT.as_secs());
+                self.disconnected(now, error);
             }
             Link::Open(open) if open.received + open.silence_max <= now => {
                 self.outputs.push_back(Output::Disconnect);
@@ -446,6 +538,9 @@ impl Machine {
             }
             _ => {}
         }
+        if matches!(self.link, Link::Open(_)) && self.tokens.is_due(now) {
+            self.outputs.push_back(Output::AskToken);
+        }
         self.outbox.timeout(now);
         self.subscriptions.timeout(now);
     }
@@ -455,7 +550,7 @@ impl Machine {
         while let Some(decision) = self.outbox.poll_decision() {
             self.outputs.push_back(match decision {
                 Decision::Settled { entry, result } => Output::Settled { entry, result },
-                Decision::Renumbered { session, epoch } => Output::Renumbered { session, epoch },
+                Decision::Renumbered { lane, epoch } => Output::Renumbered { lane, epoch },
             });
         }
         if matches!(self.link, Link::Open(_)) {

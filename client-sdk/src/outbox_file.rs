@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use longwire_proto::session_id::SessionId;
 
 use crate::error::OutboxError;
+use crate::lane::Lane;
 use crate::machine::outbox::{Entry, Recovered, RecoveredEntry, Slot};
 use crate::outbox_entry::{FileEntry, HEAD_BYTES, MAGIC, checksum, parse_head};
 use crate::publication::EncodedBatch;
@@ -26,7 +26,7 @@ const DONE_PER_ENTRY_MAX: usize = 4096;
 
 #[derive(Debug)]
 struct Live {
-    session: SessionId,
+    lane: Lane,
     slot: Slot,
     /// Where its entry begins in the file, and the length of its payload.
     place: u64,
@@ -50,7 +50,7 @@ pub(crate) struct OutboxFile {
     length: u64,
     live: BTreeMap<Entry, Live>,
     live_bytes: u64,
-    next: BTreeMap<SessionId, Slot>,
+    next: BTreeMap<Lane, Slot>,
     next_entry: Entry,
     done: Vec<Entry>,
     unsynced: bool,
@@ -143,28 +143,26 @@ impl OutboxFile {
 
     fn apply(&mut self, place: u64, length: usize, entry: FileEntry) {
         match entry {
-            FileEntry::Publish { entry, slot, session, .. } => {
-                self.insert(entry, slot, session, place, length)
-            }
+            FileEntry::Publish { entry, slot, lane, .. } => self.insert(entry, slot, lane, place, length),
             FileEntry::Done(entries) => entries.iter().for_each(|entry| self.forget(*entry)),
-            FileEntry::Renumber { epoch, session } => self.number(&session, epoch),
-            FileEntry::Next { slot, session } => drop(self.next.insert(session, slot)),
+            FileEntry::Renumber { epoch, lane } => self.number(&lane, epoch),
+            FileEntry::Next { slot, lane } => drop(self.next.insert(lane, slot)),
         }
     }
 
-    fn insert(&mut self, entry: Entry, slot: Slot, session: SessionId, place: u64, length: usize) {
+    fn insert(&mut self, entry: Entry, slot: Slot, lane: Lane, place: u64, length: usize) {
         self.next_entry = self.next_entry.max(entry + 1);
         // A rewritten file says the next slot itself, in front.
         let follows = |next: &Slot| next.producer == slot.producer && next.epoch >= slot.epoch;
         let known = self
             .next
-            .get(&session)
+            .get(&lane)
             .is_some_and(|next| follows(next) && (next.epoch > slot.epoch || next.sequence > slot.sequence));
         if !known {
             let next = Slot { sequence: slot.sequence + 1, ..slot.clone() };
-            self.next.insert(session.clone(), next);
+            self.next.insert(lane.clone(), next);
         }
-        let live = Live { session, slot, place, length };
+        let live = Live { lane, slot, place, length };
         self.live_bytes += live.file_bytes();
         self.live.insert(entry, live);
     }
@@ -175,10 +173,10 @@ impl OutboxFile {
         }
     }
 
-    fn number(&mut self, session: &SessionId, epoch: u64) {
-        let Some(next) = self.next.get_mut(session) else { return };
+    fn number(&mut self, lane: &Lane, epoch: u64) {
+        let Some(next) = self.next.get_mut(lane) else { return };
         (next.epoch, next.sequence) = (epoch, 0);
-        for live in self.live.values_mut().filter(|live| live.session == *session) {
+        for live in self.live.values_mut().filter(|live| live.lane == *lane) {
             live.slot = next.clone();
             next.sequence += 1;
         }
@@ -188,7 +186,7 @@ impl OutboxFile {
     pub(crate) fn recovered(&self) -> Recovered {
         let entries = self.live.iter().map(|(entry, live)| RecoveredEntry {
             entry: *entry,
-            session: live.session.clone(),
+            lane: live.lane.clone(),
             slot: live.slot.clone(),
             bytes: live.length as u64,
         });
@@ -203,18 +201,17 @@ impl OutboxFile {
     /// Writes a publish.
     pub(crate) fn append(
         &mut self,
-        session: &SessionId,
+        lane: &Lane,
         slot: &Slot,
         batch: EncodedBatch,
     ) -> Result<Entry, OutboxError> {
         let entry = self.next_entry;
-        let (place, session) = (self.length, session.clone());
-        let publish =
-            FileEntry::Publish { entry, slot: slot.clone(), session: session.clone(), batch: batch.0 };
+        let (place, lane) = (self.length, lane.clone());
+        let publish = FileEntry::Publish { entry, slot: slot.clone(), lane: lane.clone(), batch: batch.0 };
         let mut bytes = Vec::new();
         publish.put(&mut bytes);
         self.write(&bytes)?;
-        self.insert(entry, slot.clone(), session, place, bytes.len() - HEAD_BYTES);
+        self.insert(entry, slot.clone(), lane, place, bytes.len() - HEAD_BYTES);
         Ok(entry)
     }
 
@@ -263,12 +260,12 @@ impl OutboxFile {
         self.done.push(entry);
     }
 
-    /// Numbers the session's entries anew. Nothing may be sent under the new numbers before this returns.
-    pub(crate) fn renumber(&mut self, session: &SessionId, epoch: u64) -> Result<(), OutboxError> {
+    /// Numbers the lane's entries anew. Nothing may be sent under the new numbers before this returns.
+    pub(crate) fn renumber(&mut self, lane: &Lane, epoch: u64) -> Result<(), OutboxError> {
         self.flush()?;
         let mut bytes = Vec::new();
-        FileEntry::Renumber { epoch, session: session.clone() }.put(&mut bytes);
-        self.number(session, epoch);
+        FileEntry::Renumber { epoch, lane: lane.clone() }.put(&mut bytes);
+        self.number(lane, epoch);
         self.write(&bytes).inspect_err(|error| self.broken = Some(error.clone()))
     }
 
@@ -341,21 +338,21 @@ impl OutboxFile {
         let mut places = Vec::new();
         let mut length = MAGIC.len() as u64;
         file.write_all(MAGIC).map_err(error)?;
-        let alive: std::collections::BTreeSet<SessionId> =
-            self.live.values().map(|live| live.session.clone()).collect();
-        self.next.retain(|session, _| alive.contains(session));
+        let alive: std::collections::BTreeSet<Lane> =
+            self.live.values().map(|live| live.lane.clone()).collect();
+        self.next.retain(|lane, _| alive.contains(lane));
         let mut bytes = Vec::new();
-        for (session, slot) in &self.next {
-            FileEntry::Next { slot: slot.clone(), session: session.clone() }.put(&mut bytes);
+        for (lane, slot) in &self.next {
+            FileEntry::Next { slot: slot.clone(), lane: lane.clone() }.put(&mut bytes);
         }
         file.write_all(&bytes).map_err(error)?;
         length += bytes.len() as u64;
         for entry in self.live.keys().copied().collect::<Vec<_>>() {
             let Ok(batch) = self.read(entry) else { continue };
             let live = &self.live[&entry];
-            let (slot, session) = (live.slot.clone(), live.session.clone());
+            let (slot, lane) = (live.slot.clone(), live.lane.clone());
             bytes.clear();
-            FileEntry::Publish { entry, slot, session, batch: batch.0 }.put(&mut bytes);
+            FileEntry::Publish { entry, slot, lane, batch: batch.0 }.put(&mut bytes);
             file.write_all(&bytes).map_err(error)?;
             places.push((entry, length, bytes.len() - HEAD_BYTES));
             length += bytes.len() as u64;
@@ -397,12 +394,13 @@ fn read_whole(reader: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<bool
 
 #[cfg(test)]
 mod tests {
+    use longwire_proto::session_id::SessionId;
     use proptest::prelude::*;
 
     use super::*;
 
-    fn session(text: &str) -> SessionId {
-        SessionId::parse(text).unwrap()
+    fn session(text: &str) -> Lane {
+        SessionId::parse(text).unwrap().into()
     }
 
     fn slot(epoch: u64, sequence: u64) -> Slot {
@@ -562,10 +560,11 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("outbox");
             let mut outbox = OutboxFile::open(&path, false).unwrap();
-            let names = ["a", "b", "c/d"].map(session);
-            let mut next: BTreeMap<SessionId, Slot> =
+            let mut names = ["a", "b", "a"].map(session);
+            names[2].act_as = "somebody else".into();
+            let mut next: BTreeMap<Lane, Slot> =
                 names.iter().map(|name| (name.clone(), slot(0, 0))).collect();
-            let mut wanted: BTreeMap<Entry, (SessionId, Slot, String)> = BTreeMap::new();
+            let mut wanted: BTreeMap<Entry, (Lane, Slot, String)> = BTreeMap::new();
             for (count, step) in steps.into_iter().enumerate() {
                 match step {
                     Step::Append(index) => {
@@ -603,7 +602,7 @@ mod tests {
                 }
                 let recovered = outbox.recovered();
                 let found: Vec<_> =
-                    recovered.entries.iter().map(|found| (found.entry, &found.session, &found.slot)).collect();
+                    recovered.entries.iter().map(|found| (found.entry, &found.lane, &found.slot)).collect();
                 let told: Vec<_> = wanted.iter().map(|(entry, (name, at, _))| (*entry, name, at)).collect();
                 prop_assert_eq!(found, told);
                 for (entry, (name, _, text)) in &wanted {

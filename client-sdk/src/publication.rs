@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 use longwire_proto::error::{Error, ErrorCode};
-use longwire_proto::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, FRAME_BYTES_MAX};
-use longwire_proto::session_id::SessionId;
+use longwire_proto::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, FRAME_BYTES_MAX, PRINCIPAL_BYTES_MAX};
 use longwire_proto::{codec, raw, record, wire};
 use prost::Message;
+
+use crate::lane::Lane;
 
 /// Bytes that a publish frame has besides what a batch carries: request, producer and keys.
 const PUBLISH_OVERHEAD_BYTES_MAX: usize = 512;
@@ -147,10 +148,15 @@ impl EncodedBatch {
     /// Checks a batch against the limits of the wire and encodes it.
     pub(crate) fn new(
         encoding: codec::Encoding,
-        session: &SessionId,
+        lane: &Lane,
         publications: impl IntoIterator<Item = Publication>,
         if_end: Option<u64>,
     ) -> Result<Self, Error> {
+        if lane.act_as.len() > PRINCIPAL_BYTES_MAX {
+            let message = format!("the name of a principal has at most {PRINCIPAL_BYTES_MAX} bytes");
+            let error = Error::new(ErrorCode::InvalidArgument, message).field("act_as");
+            return Err(error.limit(PRINCIPAL_BYTES_MAX));
+        }
         let mut records = Vec::new();
         let mut bytes = 0;
         for Publication(publication) in publications {
@@ -172,11 +178,11 @@ impl EncodedBatch {
         }
         let publish = raw::Publish {
             request: 0,
-            session: session.as_str().to_owned(),
+            session: lane.session.as_str().to_owned(),
             records,
             producer: None,
             if_end,
-            act_as: String::new(),
+            act_as: lane.act_as.clone(),
         };
         let batch = Self(Bytes::from(publish.encode_to_vec()));
         batch.check_frame(encoding)?;
@@ -235,11 +241,12 @@ const PUBLISH_FIELD: u32 = 3;
 #[cfg(test)]
 mod tests {
     use longwire_proto::codec::Encoding;
+    use longwire_proto::session_id::SessionId;
 
     use super::*;
 
-    fn id() -> SessionId {
-        SessionId::parse("a/b").unwrap()
+    fn id() -> Lane {
+        SessionId::parse("a/b").unwrap().into()
     }
 
     #[test]
@@ -268,6 +275,9 @@ mod tests {
         assert_eq!(refused(vec!["x".repeat(1 << 20).into()]), ErrorCode::RecordTooLarge);
         assert_eq!(refused(vec!["x".repeat(1_000_000).into(); 5]), ErrorCode::BatchTooLarge);
         assert_eq!(refused(vec![Publication::text("x").id("no spaces")]), ErrorCode::InvalidRecord);
+        let nobody = Lane { act_as: "x".repeat(PRINCIPAL_BYTES_MAX + 1), ..id() };
+        let error = EncodedBatch::new(Encoding::Proto, &nobody, [Publication::from("x")], None).unwrap_err();
+        assert_eq!((error.code, error.field), (ErrorCode::InvalidArgument, "act_as"));
         let escapes = vec![Publication::from("\u{1}".repeat(1_000_000)); 2];
         let json = EncodedBatch::new(Encoding::Json, &id(), escapes, None).unwrap_err();
         assert_eq!(json.code, ErrorCode::BatchTooLarge);

@@ -4,8 +4,10 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use longwire_proto::position::Position;
+use longwire_proto::right::Rights;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use tokio::sync::oneshot;
@@ -14,11 +16,13 @@ use crate::client::{Client, Handle};
 use crate::driver::Command;
 use crate::error::{PublishError, RequestError};
 use crate::from::From;
+use crate::lane::Lane;
 use crate::machine::calls::{Answer, Call};
 use crate::publication::{EncodedBatch, Publication};
 use crate::published::Published;
 use crate::read_page::ReadPage;
 use crate::session_info::{SessionInfo, SessionMeta};
+use crate::share::Share;
 use crate::subscribe::Subscribe;
 
 /// A session of a broker. Cloning is cheap.
@@ -35,17 +39,30 @@ use crate::subscribe::Subscribe;
 pub struct Session {
     client: Client,
     id: SessionId,
+    /// In whose name it publishes; empty for the client's own.
+    act_as: String,
 }
 
 impl Session {
     pub(crate) fn new(client: Client, id: SessionId) -> Self {
-        Self { client, id }
+        Self { client, id, act_as: String::new() }
     }
 
     /// The session's id.
     #[must_use]
     pub fn id(&self) -> &SessionId {
         &self.id
+    }
+
+    /// A handle of the same session that publishes in the name of another principal, such as a bridge does for the people on
+    /// its other side: its records have that one as their sender, and the client's as `via`. That takes the right to
+    /// manage the session. Everything but publishing goes on in the client's own name.
+    ///
+    /// Publishes of each name keep their order; those of different names can overtake each other when the broker refuses
+    /// one, so wait for one before the next where that matters.
+    #[must_use]
+    pub fn act_as(&self, principal: impl Into<String>) -> Self {
+        Self { act_as: principal.into(), ..self.clone() }
     }
 
     /// Publishes one record and waits until it is durable. The session is created when it does not exist.
@@ -108,14 +125,15 @@ impl Session {
         if_end: Option<u64>,
     ) -> Result<Acknowledgement, PublishError> {
         let handle = self.client.handle();
-        let batch = EncodedBatch::new(handle.encoding, &self.id, publications, if_end)?;
+        let lane = Lane { session: self.id.clone(), act_as: self.act_as.clone() };
+        let batch = EncodedBatch::new(handle.encoding, &lane, publications, if_end)?;
         let size = batch.0.len() as u64;
         let space = handle.space.acquire(size).await.map_err(|_| handle.closed())?;
         let slot = handle.commands.reserve().await.map_err(|_| handle.closed())?;
         let (accepted, acceptance) = oneshot::channel();
         let (settled, settlement) = oneshot::channel();
         let bytes = space.hand_over();
-        slot.send(Command::Publish { session: self.id.clone(), batch, bytes, accepted, settled });
+        slot.send(Command::Publish { lane, batch, bytes, accepted, settled });
         acceptance.await.map_err(|_| handle.closed())??;
         Ok(Acknowledgement { settlement, handle: Arc::clone(handle) })
     }
@@ -268,6 +286,34 @@ impl Session {
             Answer::Cursor(cursor) => {
                 cursor.position.parse().map(Some).map_err(|_| RequestError::UnexpectedAnswer)
             }
+            _ => Err(RequestError::UnexpectedAnswer),
+        }
+    }
+
+    /// Makes a token with which somebody else can do these things to this session, and nothing else, until it expires or
+    /// is revoked. The client manages the session, and can share no more than it may do itself, for no longer than its own
+    /// token lasts. Without a time it is an hour, or what is left of that.
+    ///
+    /// ```no_run
+    /// # async fn example(session: longwire::Session) -> Result<(), longwire::RequestError> {
+    /// use longwire::Right;
+    /// let share = session.share(Right::Read | Right::Publish, None).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`RequestError::NotFound`] or [`RequestError::Refused`] when the client may not.
+    pub async fn share(
+        &self,
+        rights: impl Into<Rights>,
+        ttl: impl Into<Option<Duration>>,
+    ) -> Result<Share, RequestError> {
+        let ttl_ms = ttl.into().map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1));
+        let rights = rights.into().iter().map(|right| right.to_string()).collect();
+        let share = wire::ShareSession { request: 0, session: self.id.to_string(), rights, ttl_ms };
+        match self.client.handle().call(Call::Share(share)).await? {
+            Answer::Shared(shared) => Ok(Share::new(shared)),
             _ => Err(RequestError::UnexpectedAnswer),
         }
     }

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use longwire_proto::session_id::SessionId;
-
 use crate::error::OutboxError;
+use crate::lane::Lane;
 use crate::machine::outbox::{Entry, Slot};
 use crate::outbox_file::OutboxFile;
 use crate::publication::EncodedBatch;
@@ -22,7 +21,7 @@ impl Spool {
 
     pub(crate) fn append(
         &mut self,
-        session: &SessionId,
+        lane: &Lane,
         slot: &Slot,
         batch: EncodedBatch,
     ) -> Result<Entry, OutboxError> {
@@ -33,7 +32,7 @@ impl Spool {
                 batches.insert(entry, batch);
                 Ok(entry)
             }
-            Self::File(file) => file.append(session, slot, batch),
+            Self::File(file) => file.append(lane, slot, batch),
         }
     }
 
@@ -52,10 +51,10 @@ impl Spool {
         }
     }
 
-    pub(crate) fn renumber(&mut self, session: &SessionId, epoch: u64) -> Result<(), OutboxError> {
+    pub(crate) fn renumber(&mut self, lane: &Lane, epoch: u64) -> Result<(), OutboxError> {
         match self {
             Self::Memory { .. } => Ok(()),
-            Self::File(file) => file.renumber(session, epoch),
+            Self::File(file) => file.renumber(lane, epoch),
         }
     }
 

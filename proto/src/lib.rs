@@ -17,3 +17,5 @@ pub mod session_id;
 pub mod short_id;
 
 pub mod wire;
+
+mod redacted;

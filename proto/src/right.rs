@@ -136,6 +136,14 @@ impl FromIterator<Right> for Rights {
     }
 }
 
+impl<T: Into<Rights>> BitOr<T> for Right {
+    type Output = Rights;
+
+    fn bitor(self, other: T) -> Rights {
+        Rights::from(self) | other
+    }
+}
+
 impl<T: Into<Rights>> BitOr<T> for Rights {
     type Output = Self;
 

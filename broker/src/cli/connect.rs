@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use longwire::{Client, ClientBuilder, Closed, ConnectionState};
+use longwire::{
+    Client, ClientBuilder, Closed, ConnectionState, ErrorCode, PublishError, RequestError, SubscriptionError,
+};
 
 use crate::cli::Context;
 
@@ -53,8 +55,8 @@ impl TlsArgs {
     }
 }
 
-/// What a client of the command line has in common.
-pub(crate) fn builder(context: &Context) -> ClientBuilder {
+/// What a client of the command line has in common, but for its token.
+fn named(context: &Context) -> ClientBuilder {
     let name = concat!("longwire-cli/", env!("CARGO_PKG_VERSION"));
     let mut builder = Client::builder().url(&context.url).client_name(name);
     let TlsArgs { ca, fingerprint, client_certificate, client_key } = &context.tls;
@@ -70,9 +72,14 @@ pub(crate) fn builder(context: &Context) -> ClientBuilder {
     builder
 }
 
+/// A client that goes on, without a connection, when its token has expired: what it is given is kept in its outbox.
+pub(crate) fn lasting_builder(context: &Context) -> anyhow::Result<ClientBuilder> {
+    context.token.keep(named(context))
+}
+
 /// A client whose driver runs on this runtime.
 pub(crate) fn client(context: &Context) -> anyhow::Result<Client> {
-    let (client, driver) = builder(context).build()?;
+    let (client, driver) = context.token.give(named(context))?.build()?;
     drop(tokio::spawn(driver));
     Ok(client)
 }
@@ -86,8 +93,58 @@ pub(crate) async fn reach(client: &Client) -> anyhow::Result<()> {
     let tried = state.wait_for(|state| *state != ConnectionState::Connecting).await;
     let state = tried.map_err(|_| Closed::ShutDown)?.clone();
     match state {
+        // A file, or somebody else, may have another token later; this command does not wait for it.
+        ConnectionState::Reconnecting { code: Some(ErrorCode::TokenExpired), .. } => {
+            Err(Closed::TokenExpired.into())
+        }
+        ConnectionState::Reconnecting { code: Some(ErrorCode::TokenRevoked), .. } => {
+            Err(Closed::TokenRevoked.into())
+        }
+        ConnectionState::Reconnecting { code: Some(ErrorCode::Unauthenticated), error, .. } => {
+            Err(Closed::Unauthenticated(error).into())
+        }
         ConnectionState::Reconnecting { error, .. } => Err(Unreachable { error }.into()),
         ConnectionState::Closed(reason) => Err(reason.into()),
         _ => Ok(()),
+    }
+}
+
+/// What to do when the broker does not let one in.
+pub(crate) const TOKEN_HINT: &str =
+    "put a token that is valid into LONGWIRE_TOKEN, or name a file with it by --token-file";
+
+/// Whether a command failed because of its token.
+pub(crate) fn is_unauthenticated(error: &anyhow::Error) -> bool {
+    let closed = error.downcast_ref::<Closed>().or(match error.downcast_ref() {
+        Some(PublishError::Closed(closed)) => Some(closed),
+        _ => None,
+    });
+    let closed = closed.or(match error.downcast_ref() {
+        Some(RequestError::Closed(closed)) => Some(closed),
+        _ => None,
+    });
+    let closed = closed.or(match error.downcast_ref() {
+        Some(SubscriptionError::Closed(closed)) => Some(closed),
+        _ => None,
+    });
+    matches!(closed, Some(Closed::TokenExpired | Closed::TokenRevoked | Closed::Unauthenticated(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_about_a_token_is_found_in_every_kind_of_error() {
+        let closed = || Closed::Unauthenticated("no".into());
+        let errors: [anyhow::Error; 4] = [
+            closed().into(),
+            PublishError::Closed(closed()).into(),
+            RequestError::Closed(Closed::TokenExpired).into(),
+            SubscriptionError::Closed(Closed::TokenRevoked).into(),
+        ];
+        assert!(errors.iter().all(is_unauthenticated));
+        assert!(!is_unauthenticated(&Closed::ShutDown.into()));
+        assert!(!is_unauthenticated(&anyhow::anyhow!("token")));
     }
 }

@@ -15,7 +15,8 @@ use longwire::{Client, Session, SessionId, SessionMeta};
 
 use crate::cli::Context;
 use crate::cli::clock_text::{date, now_ms};
-use crate::cli::connect::builder;
+use crate::cli::connect::lasting_builder;
+use crate::cli::page_link::page_link;
 use crate::cli::run::child::NotStarted;
 use crate::cli::run::drain::Drained;
 use crate::cli::run::ending::Ending;
@@ -81,7 +82,7 @@ pub(crate) async fn run(args: RunArgs, context: Context) -> anyhow::Result<ExitC
     let spool = SpoolDir::open(args.spool.clone(), &context.url)?;
     let own = spool.new_file()?;
     // Nothing is sent before the driver runs, and it does not run before the command does.
-    let (client, driver) = builder(&context).outbox_file(&own).build()?;
+    let (client, driver) = lasting_builder(&context)?.outbox_file(&own).build()?;
     let session = client.session(id.as_str())?;
     // From here on a signal is the command's.
     let signals = child::passed_signals()?;
@@ -126,15 +127,6 @@ fn announce(id: &SessionId, context: &Context) {
     }
 }
 
-/// The broker's page about a session. A path of the URL is where the WebSocket is, not the page.
-fn page_link(url: &str, id: &SessionId) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("ws", url));
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let scheme = if scheme == "wss" { "https" } else { "http" };
-    format!("{scheme}://{host}/#/s/{id}")
-}
-
 async fn describe(session: Session, title: String) {
     if let Err(error) = session.create_or_update(SessionMeta::titled(title)).await {
         eprintln!("longwire: the title was not set: {error}");
@@ -155,19 +147,5 @@ async fn finish(client: &Client, session: &Session, ending: &Ending, close: bool
             "longwire: the session was not closed; do it with `longwire session close {}`",
             session.id()
         );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_link_leads_to_the_page_of_the_broker() {
-        let id = SessionId::parse("acme/build/42").unwrap();
-        let link = |url| page_link(url, &id);
-        assert_eq!(link("ws://127.0.0.1:8700"), "http://127.0.0.1:8700/#/s/acme/build/42");
-        assert_eq!(link("wss://user:secret@host/"), "https://host/#/s/acme/build/42");
-        assert_eq!(link("ws://[::1]:8700/v1/connect"), "http://[::1]:8700/#/s/acme/build/42");
     }
 }

@@ -173,6 +173,108 @@ const stories = {
     });
   },
 
+  /**
+   * Two people share a session by links, which the test gives line by line: one of their own on a laptop, and those that
+   * were shared. One of these is revoked in the middle.
+   */
+  async shared(laptop, url, session) {
+    const urls = [];
+    const open = async (page, link) => {
+      page.on('request', (request) => urls.push(request.url()));
+      page.on('websocket', (socket) => urls.push(socket.url()));
+      page.secret = link.split('?token=')[1];
+      await page.goto(link);
+      return page;
+    };
+    const another = async (link, options = {}) => {
+      const page = await (await laptop.context().browser().newContext(options)).newPage();
+      page.setDefaultTimeout(PATIENCE_MS);
+      page.on('pageerror', (error) => laptop.wrong.push(error.stack));
+      return open(page, link);
+    };
+    const send = async (page, text) => {
+      await page.getByLabel('Message to the session').fill(text);
+      await page.getByRole('button', { name: 'Send' }).click();
+    };
+    const shows = (page, wanted) => page.waitForFunction((wanted) =>
+      [...document.querySelectorAll('#rows .text')].map((text) => text.textContent).join('|') === wanted.join('|'), wanted);
+    const stopped = (page, words) => page.waitForFunction((words) => {
+      const [state, note] = ['state', 'note'].map((id) => document.getElementById(id).textContent);
+      return state.startsWith('Stopped: ') && state.includes(words) && note.includes(words) && document.getElementById('fields').disabled;
+    }, words);
+    /** The token is where the page needs it, and nowhere that anybody else looks. */
+    const hidden = async (page) => {
+      const found = await page.evaluate(() => ({ at: location.href, html: document.documentElement.outerHTML, kept: sessionStorage.getItem('token') }));
+      check(found.kept === page.secret, 'the page has not its token');
+      check(!found.at.includes('token') && !found.html.includes(page.secret), `the token is shown: ${found.at}`);
+      check(found.at.endsWith(`/#/s/${session}`), `the page went to ${found.at}`);
+      await page.reload();
+      check(!page.url().includes('token'), 'a reload shows the token');
+    };
+
+    await open(laptop, await told());
+    await state(laptop, 'Waiting');
+    const phone = await another(await told(), PHONE);
+    await state(phone, 'Waiting');
+    await send(laptop, 'from the laptop');
+    await shows(phone, ['from the laptop']);
+    await send(phone, 'from the phone');
+    for (const page of [laptop, phone]) {
+      await shows(page, ['from the laptop', 'from the phone']);
+      await hidden(page);
+      await shows(page, ['from the laptop', 'from the phone']);
+      check((await page.evaluate(() => history.length)) <= 2, 'the link is one step back');
+    }
+    const senders = await laptop.$$eval('#rows .who', (found) => found.map((who) => who.textContent));
+    check(senders[0].startsWith('ada') && senders[1].startsWith('guest-'), `nobody sees who it was: ${senders}`);
+
+    // Somebody else's token sees nothing: neither this session nor that there is one.
+    const stranger = await another(await told());
+    await stranger.waitForFunction(() => document.getElementById('note').textContent.startsWith('There is no such session'));
+    await stranger.goto(`${url}/#/`);
+    await stranger.locator('#empty').waitFor();
+    check((await stranger.$$('#sessions li')).length === 0, 'a list shows sessions of others');
+
+    // Who may only read is told so by the first message.
+    const reader = await another(await told());
+    await shows(reader, ['from the laptop', 'from the phone']);
+    await send(reader, 'a reader writes');
+    await reader.waitForFunction(() => document.getElementById('note').textContent.startsWith('You may read this session'));
+    check(await reader.$eval('#fields', (fields) => fields.disabled), 'a reader is asked for more messages');
+    check((await reader.$eval('#pending .failed .who', (who) => who.textContent)).includes('publish'), 'it is not said what is missing');
+    const listed = await another(`${url}/#/?token=${reader.secret}`);
+    await listed.locator('#sessions li').first().waitFor();
+    check((await listed.$$('#sessions li')).length === 1, 'a guest sees other sessions');
+    check(!listed.url().includes('token'), 'the token stays in the address');
+
+    const expired = await another(await told());
+    await stopped(expired, 'expired');
+    const nobody = await another(`${url}/#/s/${session}`);
+    await stopped(nobody, 'You need a link');
+
+    say('sharing');
+    check((await told()) === 'revoked', 'the link was to be revoked');
+    await stopped(phone, 'revoked');
+    const sockets = urls.filter((url) => url.startsWith('ws')).length;
+    await send(laptop, 'after');
+    await shows(laptop, ['from the laptop', 'from the phone', 'after']);
+    await phone.evaluate(() => ['online', 'pageshow', 'visibilitychange'].forEach((name) => window.dispatchEvent(new Event(name))));
+    await shows(phone, ['from the laptop', 'from the phone']);
+    await stopped(phone, 'revoked');
+    check(urls.filter((url) => url.startsWith('ws')).length === sockets, 'a page whose link was revoked connects again');
+    check((await overflow(phone)) === 0, 'the phone scrolls sideways');
+    await phone.reload();
+    await stopped(phone, 'revoked');
+    check((await texts(phone)).length === 0, 'it was shown something');
+    // Another link in the same tab is another try.
+    const again = await told();
+    phone.secret = again.split('?token=')[1];
+    await phone.evaluate((link) => { location.href = link; }, again);
+    await shows(phone, ['from the laptop', 'from the phone', 'after']);
+    await hidden(phone);
+    check(urls.length > 20 && !urls.some((url) => /token|eyJ/.test(url.replace(/#.*/, ''))), 'a request has a token');
+  },
+
   /** The list, and what a phone shows of it. */
   async phone(page, url, session, picture) {
     await page.goto(url);
@@ -202,6 +304,7 @@ try {
   const context = await browser.newContext(story === 'phone' ? PHONE : { viewport: { width: 1_000, height: 700 } });
   const page = await context.newPage();
   page.setDefaultTimeout(PATIENCE_MS);
+  page.wrong = wrong;
   page.on('pageerror', (error) => wrong.push(error.stack));
   // A browser says by itself that it could not connect; all else would be the page's.
   page.on('console', (message) => /WebSocket connection/.test(message.text()) || wrong.push(message.text()));

@@ -1,6 +1,7 @@
 //! Scenarios over the real binary: real processes, real sockets, real disks.
 #![allow(clippy::unwrap_used)] // tests: a panic is their failure
 
+mod access;
 mod attacks;
 mod backup;
 mod bad_input;
@@ -24,6 +25,7 @@ mod protocol;
 mod proxies;
 mod python;
 mod residency;
+mod share;
 mod slow_reader;
 mod store_cli;
 mod support;

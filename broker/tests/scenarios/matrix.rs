@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use longwire_proto::codec::Encoding;
 use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as Ask;
 use longwire_proto::wire::from::From as Begin;
@@ -234,7 +233,7 @@ async fn every_role_can_do_what_is_written_down_and_nothing_else() {
     let (_folder, data) = folder();
     let admin_token = token(&data, "admin", &["**:read,publish,create,answer,control,lease,state,manage"]);
     let broker = Broker::start_with(&data, &[AUTH]);
-    let mut admin = WireClient::connect_as(broker.address(), Encoding::Proto, &admin_token).await;
+    let mut admin = WireClient::connect_as(broker.address(), &admin_token).await;
     put(&mut admin, "pub/source", "open").await;
     // What is said of a session that is not there, to somebody who may know that.
     let absent = answer(&mut admin, ask("describe", "pub/absent", 1)).await.unwrap_err();
@@ -243,7 +242,7 @@ async fn every_role_can_do_what_is_written_down_and_nothing_else() {
     for role in roles() {
         let who = format!("{} with {}", role.shape, role.rights);
         let granted = token(&data, &role.tenant, &role.grants());
-        let mut client = WireClient::connect_as(broker.address(), Encoding::Proto, &granted).await;
+        let mut client = WireClient::connect_as(broker.address(), &granted).await;
         for state in ["open", "closed", "deleted"] {
             put(&mut admin, &format!("{}/a/{state}", role.tenant), state).await;
         }
@@ -314,7 +313,7 @@ async fn everything(client: &mut WireClient, broker: &Broker, token: &str, role:
         Ask::RevokeToken(wire::RevokeToken { request: 1, id: "no-such".into(), ..Default::default() });
     let expected = if allowed { "" } else { "forbidden" };
     assert_eq!(code(answer(client, revoke).await), expected, "{who}: revoke");
-    let status = broker.get_with(token, "/metrics").0;
+    let status = broker.get_bearer(token, "/metrics").0;
     assert_eq!(status, if allowed { 200 } else { 403 }, "{who}: metrics");
     3
 }

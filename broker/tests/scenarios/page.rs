@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use longwire::{Client, Publication, Session};
+use longwire::{Client, Publication, Right, Session};
 use rustix::process::{Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use crate::support::broker::{Broker, LONGWIRE, folder, longwire};
 use crate::support::proxy::Proxy;
 use crate::support::rng::Rng;
+use crate::support::tokens::Tokens;
 
 /// What one step of a story may take on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -79,11 +80,15 @@ impl Story {
     }
 }
 
-/// A session of a client whose driver runs for as long as the test.
-fn session(url: &str, id: &str) -> Session {
-    let (client, driver) = Client::builder().url(url).build().unwrap();
+/// A client whose driver runs for as long as the test.
+fn client(url: &str, token: &str) -> Client {
+    let (client, driver) = Client::builder().url(url).token(token).build().unwrap();
     drop(tokio::spawn(driver));
-    client.session(id).unwrap()
+    client
+}
+
+fn session(url: &str, id: &str) -> Session {
+    client(url, "").session(id).unwrap()
 }
 
 #[test]
@@ -285,6 +290,46 @@ async fn the_page_scrolls_back_to_the_first_of_two_thousand_records() {
     session.publish(format!("line {RECORDS}")).await.unwrap();
     story.told("published").await;
     story.says("ok").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_laptop_and_a_phone_share_a_session_by_links_until_one_is_revoked() {
+    if !browser_is_there() {
+        return;
+    }
+    let (folder, data) = folder();
+    let log = folder.path().join("log");
+    let broker = Broker::start_traced(&data, &[("AUTH", "true")], &log);
+    let tokens = Tokens::of(&data);
+    let url = broker.url().replace("ws://", "http://");
+    let link = |token: &str| format!("{url}/#/s/a/chat?token={token}");
+    let own = tokens.token("ada", &["a/**:read,publish,manage"]);
+    let client = client(&broker.url(), &own);
+    let session = client.session("a/chat").unwrap();
+    let stranger = tokens.token("eve", &["b/**:read,publish,create,manage"]);
+    let phone = session.share(Right::Read | Right::Publish, None).await.unwrap();
+    let reader = session.share(Right::Read, None).await.unwrap();
+    let again = session.share(Right::Read, None).await.unwrap();
+    let expired = tokens.short("ada", &["a/**:read"], 1_000);
+    let mut story = Story::tell("shared", &broker.url(), &["a/chat"]);
+    for token in [&own, &phone.token, &stranger, &reader.token, &expired] {
+        story.told(&link(token)).await;
+    }
+    story.says("sharing").await;
+    client.revoke_token(&phone.token).await.unwrap();
+    story.told("revoked").await;
+    story.told(&link(&again.token)).await;
+    story.says("ok").await;
+    assert_eq!(broker.get_bearer(&own, "/metrics").0, 403);
+    assert!(broker.terminate());
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("connected"), "nothing was logged");
+    for token in [own, stranger, phone.token, reader.token, again.token, expired] {
+        // Not even a part of it that is nobody else's.
+        let signature = token.rsplit('.').next().unwrap();
+        let line = log.lines().find(|line| line.contains(signature));
+        assert!(line.is_none(), "the log has a token in: {}", &line.unwrap_or_default()[..100]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

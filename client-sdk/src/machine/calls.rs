@@ -33,6 +33,7 @@ pub(crate) enum Call {
     CommitCursor(wire::CommitCursor),
     DescribeCursor(wire::DescribeCursor),
     BackUp(wire::BackUp),
+    Share(wire::ShareSession),
     RevokeToken(wire::RevokeToken),
 }
 
@@ -52,6 +53,7 @@ impl Call {
             Self::CommitCursor(call) => Frame::CommitCursor(wire::CommitCursor { request, ..call }),
             Self::DescribeCursor(call) => Frame::DescribeCursor(wire::DescribeCursor { request, ..call }),
             Self::BackUp(call) => Frame::BackUp(wire::BackUp { request, ..call }),
+            Self::Share(call) => Frame::ShareSession(wire::ShareSession { request, ..call }),
             Self::RevokeToken(call) => Frame::RevokeToken(wire::RevokeToken { request, ..call }),
         }
     }
@@ -70,6 +72,7 @@ impl Call {
             Self::Import(call) => call.session.clone(),
             Self::CommitCursor(call) => call.session.clone(),
             Self::DescribeCursor(call) => call.session.clone(),
+            Self::Share(call) => call.session.clone(),
         }
     }
 }
@@ -84,6 +87,7 @@ pub(crate) enum Answer {
     Imported(Box<wire::Imported>),
     Cursor(wire::CursorDescription),
     BackedUp(wire::BackedUp),
+    Shared(wire::Shared),
     Done,
 }
 

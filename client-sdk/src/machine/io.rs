@@ -1,17 +1,19 @@
 //! What the machine is made of, what it is told and what it says.
 
 use longwire_proto::position::Position;
-use longwire_proto::session_id::SessionId;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
 
 use crate::backoff::Backoff;
 use crate::connection_state::ConnectionState;
 use crate::error::{Closed, PublishError, RequestError};
+use crate::lane::Lane;
 use crate::machine::calls::{Answer, Call, Ticket};
 use crate::machine::outbox::{Due, Entry, Recovered};
 use crate::machine::subscriptions::{Event, Wish};
+use crate::machine::tokens::Known;
 use crate::published::Published;
+use crate::token::Token;
 
 /// What the machine is told once.
 #[derive(Debug)]
@@ -23,11 +25,14 @@ pub(crate) struct Config {
     pub(crate) producer_base: String,
     pub(crate) seed: u64,
     pub(crate) recovered: Recovered,
+    pub(crate) token: Known,
 }
 
 /// What happened.
 #[derive(Debug)]
 pub(crate) enum Input {
+    /// What [`Output::AskToken`] came to.
+    Token(Result<Token, String>),
     Connected,
     /// No connection could be made. `fatal` when none ever will.
     ConnectFailed {
@@ -43,7 +48,7 @@ pub(crate) enum Input {
     /// A publish was written to the spool under the slot from [`Machine::reserve`](crate::machine::Machine::reserve).
     Accepted {
         entry: Entry,
-        session: SessionId,
+        lane: Lane,
         bytes: u64,
     },
     /// The spool could not give back a publish that [`Machine::poll_publish`](crate::machine::Machine::poll_publish) named.
@@ -74,6 +79,8 @@ pub(crate) enum Input {
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // few are alive at a time, and a box would cost every publish one
 pub(crate) enum Output {
+    /// Ask the application for a token, instead of any asking that is under way.
+    AskToken,
     /// Make a connection.
     Connect,
     /// Drop the connection; no input about it is wanted.
@@ -84,9 +91,9 @@ pub(crate) enum Output {
         entry: Entry,
         result: Result<Published, PublishError>,
     },
-    /// Write down that what the spool has of the session is numbered anew.
+    /// Write down that what the spool has of the lane is numbered anew.
     Renumbered {
-        session: SessionId,
+        lane: Lane,
         epoch: u64,
     },
     Answer {

@@ -1,5 +1,6 @@
 //! The machine against a model of the broker, under every interleaving that proptest can think of: cuts at any frame,
-//! lost answers, refusals, broken deliveries, restarts of the client.
+//! lost answers, refusals, broken deliveries, restarts of the client, and tokens that expire, are revoked, come late, not
+//! at all, or twice.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -17,10 +18,15 @@ use crate::backoff::Backoff;
 use crate::error::PublishError;
 use crate::from::From;
 use crate::machine::outbox::{Recovered, RecoveredEntry};
+use crate::machine::tokens::Known;
 
 const SESSIONS: [&str; 3] = ["a/1", "a/2", "b"];
 const WINDOW_BYTES: u64 = 64;
 const RECORD_BYTES: u64 = 10;
+/// What the broker's clock shows when the machine is made.
+const BROKER_MS: u64 = 1_700_000_000_000;
+/// How long a token is valid.
+const TOKEN_MS: u64 = 3_000;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Trouble {
@@ -28,6 +34,17 @@ enum Trouble {
     UnknownApplied,
     UnknownNotApplied,
     Invalid,
+}
+
+/// What the application does when it is asked for a token.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Callback {
+    #[default]
+    Gives,
+    GivesLater,
+    /// The one of before again, unless that was revoked.
+    GivesOld,
+    Fails,
 }
 
 #[derive(Clone, Debug)]
@@ -45,6 +62,9 @@ enum Step {
     Drain,
     Advance(u64),
     Restart,
+    Callback(Callback),
+    Revoke,
+    RefuseRefresh,
 }
 
 #[derive(Default)]
@@ -77,6 +97,18 @@ struct Broker {
     /// Texts of publishes that were refused for good.
     refused: Vec<String>,
     answers: VecDeque<ServerFrame>,
+    now_ms: u64,
+    /// When each token expires; the index is its number.
+    tokens: Vec<u64>,
+    /// Lower ones are revoked.
+    revoked_below: usize,
+    refuse_refresh: bool,
+    /// The token of the connection, from its hello on.
+    token: Option<usize>,
+    /// It said goodbye: nothing more is read.
+    gone: bool,
+    refreshed: usize,
+    expired: usize,
 }
 
 impl Broker {
@@ -136,14 +168,66 @@ impl Broker {
         }));
     }
 
+    /// Whether the token is good: its number, or why not.
+    fn admit(&self, token: &str) -> Result<usize, ErrorCode> {
+        let number: usize = token.strip_prefix("token ").expect("a hello without a token").parse().unwrap();
+        match self.tokens[number] {
+            _ if number < self.revoked_below => Err(ErrorCode::TokenRevoked),
+            expires_ms if expires_ms <= self.now_ms => Err(ErrorCode::TokenExpired),
+            _ => Ok(number),
+        }
+    }
+
+    fn goodbye(&mut self, code: ErrorCode) {
+        self.gone = true;
+        self.expired += usize::from(code == ErrorCode::TokenExpired);
+        let goodbye = wire::Goodbye { error: Some(Error::new(code, "bye").to_wire()), reconnect_after_ms: 0 };
+        self.answers.push_back(ServerFrame::Goodbye(goodbye));
+    }
+
+    /// Ends the connection when its token is good no more; says whether it goes on.
+    fn check(&mut self) -> bool {
+        if let Some(number) = self.token.filter(|_| !self.gone)
+            && let Err(code) = self.admit(&format!("token {number}"))
+        {
+            self.goodbye(code);
+        }
+        !self.gone
+    }
+
     fn frame(&mut self, frame: ClientFrame) {
         match frame {
-            ClientFrame::Hello(_) => {
-                let welcome =
-                    wire::Welcome { heartbeat_ms: 1000, idle_timeout_ms: 4000, ..Default::default() };
-                self.answers.push_back(ServerFrame::Welcome(welcome));
+            ClientFrame::Hello(hello) => match self.admit(&hello.token) {
+                Ok(number) => {
+                    assert_eq!(self.token.replace(number), None, "a second hello");
+                    let expires_ms = self.tokens[number];
+                    let welcome = wire::Welcome {
+                        heartbeat_ms: 1000,
+                        idle_timeout_ms: 4000,
+                        expires_ms,
+                        ..Default::default()
+                    };
+                    self.answers.push_back(ServerFrame::Welcome(welcome));
+                }
+                Err(code) => self.goodbye(code),
+            },
+            ClientFrame::Authenticate(wire::Authenticate { request, token }) => match self.admit(&token) {
+                _ if std::mem::take(&mut self.refuse_refresh) => {
+                    self.refuse(request, ErrorCode::Forbidden, 0)
+                }
+                Ok(number) => {
+                    assert!(self.token < Some(number), "no newer one");
+                    self.token = Some(number);
+                    self.refreshed += 1;
+                    let expires_ms = self.tokens[number];
+                    let answer = wire::Authenticated { request, expires_ms, ..Default::default() };
+                    self.answers.push_back(ServerFrame::Authenticated(answer));
+                }
+                Err(code) => self.refuse(request, code, 0),
+            },
+            ClientFrame::Ping(_) => {
+                self.answers.push_back(ServerFrame::Pong(wire::Pong { token: 0, time_ms: self.now_ms }));
             }
-            ClientFrame::Ping(_) => self.answers.push_back(ServerFrame::Pong(wire::Pong::default())),
             ClientFrame::Subscribe(subscribe) => {
                 for subscription in subscribe.subscriptions {
                     self.subscribe(subscribe.request, subscription);
@@ -222,8 +306,8 @@ struct World {
     broker: Broker,
     connected: bool,
     to_broker: VecDeque<ToBroker>,
-    spool: BTreeMap<Entry, (SessionId, Vec<String>, Slot)>,
-    next: BTreeMap<SessionId, Slot>,
+    spool: BTreeMap<Entry, (Lane, Vec<String>, Slot)>,
+    next: BTreeMap<Lane, Slot>,
     next_entry: Entry,
     accepted: BTreeMap<String, Vec<String>>,
     settled: BTreeMap<Entry, bool>,
@@ -232,6 +316,9 @@ struct World {
     queue: VecDeque<(u32, crate::machine::subscriptions::Delivery)>,
     lives: u64,
     violations: usize,
+    callback: Callback,
+    /// The application was asked for a token and has not answered.
+    asked: bool,
 }
 
 fn config(lives: u64, recovered: Recovered) -> Config {
@@ -242,6 +329,7 @@ fn config(lives: u64, recovered: Recovered) -> Config {
         producer_base: format!("life{lives}"),
         seed: lives,
         recovered,
+        token: Known::Asked,
     }
 }
 
@@ -263,7 +351,10 @@ impl World {
             queue: VecDeque::new(),
             lives: 0,
             violations: 0,
+            callback: Callback::default(),
+            asked: false,
         };
+        world.run();
         world.subscribe_all();
         world
     }
@@ -294,13 +385,39 @@ impl World {
             let Some((request, due)) = self.machine.poll_publish(self.now) else { return };
             let (session, records, slot) = self.spool[&due.entry].clone();
             assert_eq!(slot, due.slot, "the spool and the machine number differently");
-            let session = session.as_str().to_owned();
+            let session = session.session.as_str().to_owned();
             self.to_broker.push_back(ToBroker::Publish { request, session, records, slot });
         }
     }
 
+    /// The application's answer to having been asked for a token.
+    fn callback(&mut self) {
+        let token = match self.callback {
+            Callback::GivesLater => return,
+            Callback::Fails => Err("the issuer is away".to_owned()),
+            Callback::GivesOld if self.broker.revoked_below < self.broker.tokens.len() => {
+                Ok(self.broker.tokens.len() - 1)
+            }
+            Callback::Gives | Callback::GivesOld => {
+                self.broker.tokens.push(self.now_ms() + TOKEN_MS);
+                Ok(self.broker.tokens.len() - 1)
+            }
+        };
+        self.asked = false;
+        let token = token.map(|number| Token::new(&format!("token {number}")).unwrap());
+        self.machine.handle(self.now, Input::Token(token));
+    }
+
+    fn now_ms(&self) -> u64 {
+        BROKER_MS + self.now.as_millis() as u64
+    }
+
     fn output(&mut self, output: Output) {
         match output {
+            Output::AskToken => {
+                self.asked = true;
+                self.callback();
+            }
             Output::Connect => {
                 assert!(!self.connected);
                 self.connected = true;
@@ -312,7 +429,7 @@ impl World {
                 let (session, records, _) = self.spool.remove(&entry).unwrap();
                 match &result {
                     Ok(published) => {
-                        let log = &self.broker.logs[session.as_str()].records;
+                        let log = &self.broker.logs[session.session.as_str()].records;
                         let range = published.from.offset as usize..published.next.offset as usize;
                         assert_eq!(log[range], records[..]);
                     }
@@ -323,7 +440,7 @@ impl World {
                 }
                 assert!(self.settled.insert(entry, result.is_ok()).is_none(), "settled twice");
             }
-            Output::Renumbered { session, epoch } => {
+            Output::Renumbered { lane: session, epoch } => {
                 let left = self.spool.values_mut().filter(|(of, _, _)| *of == session);
                 let next = self.next.get_mut(&session).unwrap();
                 (next.epoch, next.sequence) = (epoch, 0);
@@ -350,23 +467,28 @@ impl World {
         self.to_broker.clear();
         self.broker.answers.clear();
         self.broker.readers.clear();
+        (self.broker.token, self.broker.gone) = (None, false);
     }
 
     fn step(&mut self, step: Step) {
+        self.broker.now_ms = self.now_ms();
         match step {
             Step::Publish { session, records } => {
-                let session = SessionId::parse(SESSIONS[session]).unwrap();
+                let session = Lane::from(SessionId::parse(SESSIONS[session]).unwrap());
                 let entry = self.next_entry;
                 self.next_entry += 1;
                 let texts: Vec<String> = (0..records).map(|index| format!("{entry}.{index}")).collect();
-                self.accepted.entry(session.as_str().to_owned()).or_default().extend(texts.clone());
+                self.accepted.entry(session.session.as_str().to_owned()).or_default().extend(texts.clone());
                 let slot = self.machine.reserve(&session);
                 self.next.insert(session.clone(), Slot { sequence: slot.sequence + 1, ..slot.clone() });
                 self.spool.insert(entry, (session.clone(), texts, slot));
-                self.input(Input::Accepted { entry, session, bytes: 1 });
+                self.input(Input::Accepted { entry, lane: session, bytes: 1 });
             }
             Step::ToBroker(count) => {
                 for _ in 0..count {
+                    if !self.broker.check() {
+                        break;
+                    }
                     match self.to_broker.pop_front() {
                         Some(ToBroker::Frame(frame)) => self.broker.frame(frame),
                         Some(ToBroker::Publish { request, session, records, slot }) => {
@@ -388,8 +510,23 @@ impl World {
                 }
             }
             Step::Deliver { session, records } => {
-                self.broker.deliver(session as u32 + 1, records);
+                if self.broker.check() {
+                    self.broker.deliver(session as u32 + 1, records);
+                }
             }
+            Step::Callback(callback) => {
+                self.callback = callback;
+                if self.asked {
+                    self.callback();
+                    self.run();
+                }
+            }
+            // Two in a row that were never let in would rightly close the client.
+            Step::Revoke => {
+                let seen = self.broker.token.map_or(0, |number| number + 1);
+                self.broker.revoked_below = self.broker.revoked_below.max(seen);
+            }
+            Step::RefuseRefresh => self.broker.refuse_refresh = true,
             Step::Consume(count) => self.consume(count),
             Step::Trouble(trouble) => self.broker.troubles.push_back(trouble),
             Step::SkipDelivery => {
@@ -442,7 +579,7 @@ impl World {
     }
 
     fn heartbeat(&mut self) {
-        if !self.connected {
+        if !self.connected || self.broker.gone {
             return;
         }
         let ends = self.broker.readers.iter().filter_map(|(number, reader)| {
@@ -460,18 +597,21 @@ impl World {
         self.lives += 1;
         let entries = self.spool.iter().map(|(entry, (session, _, slot))| RecoveredEntry {
             entry: *entry,
-            session: session.clone(),
+            lane: session.clone(),
             slot: slot.clone(),
             bytes: 1,
         });
         let recovered = Recovered { entries: entries.collect(), next: self.next.clone() };
         self.machine = Machine::new(config(self.lives, recovered));
+        self.asked = false;
         self.run();
         self.subscribe_all();
     }
 
     fn heal(&mut self) {
         self.broker.troubles.clear();
+        self.broker.refuse_refresh = false;
+        self.step(Step::Callback(Callback::Gives));
         for _ in 0..20_000 {
             let seen: usize = self.seen.values().map(Vec::len).sum();
             let made: usize = self.broker.logs.values().map(|log| log.records.len()).sum();
@@ -526,6 +666,12 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Trouble::UnknownNotApplied),
         Just(Trouble::Invalid),
     ];
+    let callback = prop_oneof![
+        4 => Just(Callback::Gives),
+        1 => Just(Callback::GivesLater),
+        1 => Just(Callback::GivesOld),
+        1 => Just(Callback::Fails),
+    ];
     prop_oneof![
         8 => (0..3usize, 1..4usize).prop_map(|(session, records)| Step::Publish { session, records }),
         8 => (1..6usize).prop_map(Step::ToBroker),
@@ -540,6 +686,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Drain),
         3 => (1..2000u64).prop_map(Step::Advance),
         1 => Just(Step::Restart),
+        2 => callback.prop_map(Step::Callback),
+        1 => Just(Step::Revoke),
+        1 => Just(Step::RefuseRefresh),
     ]
 }
 
@@ -604,6 +753,84 @@ fn silence_ends_the_connection_and_pings_keep_it() {
     assert!(world.connected);
     world.step(Step::Advance(1));
     assert!(!world.connected);
+}
+
+#[test]
+fn a_callback_that_gives_keeps_one_connection_over_any_number_of_tokens() {
+    let mut world = world_with(3);
+    for _ in 0..100 {
+        world.step(Step::Publish { session: 0, records: 1 });
+        world.exchange();
+        world.step(Step::Deliver { session: 0, records: 9 });
+        world.step(Step::Heartbeat);
+        world.exchange();
+        world.step(Step::Consume(9));
+        world.step(Step::Advance(100));
+    }
+    assert!(world.broker.refreshed >= 3, "{}", world.broker.refreshed);
+    assert_eq!((world.broker.expired, world.violations), (0, 0));
+    world.heal();
+    world.check();
+}
+
+#[test]
+fn a_refresh_that_is_refused_ends_in_a_connection_with_another_token() {
+    let mut world = world_with(0);
+    world.exchange();
+    world.step(Step::RefuseRefresh);
+    world.step(Step::Advance(2_000));
+    world.exchange();
+    world.step(Step::Advance(600));
+    assert!(matches!(world.to_broker.back(), Some(ToBroker::Frame(ClientFrame::Authenticate(_)))));
+    world.exchange();
+    assert!(!world.connected);
+    world.step(Step::Publish { session: 0, records: 1 });
+    world.heal();
+    world.check();
+    assert_eq!((world.broker.refreshed, world.broker.tokens.len()), (0, 3));
+}
+
+#[test]
+fn who_is_given_no_other_token_is_closed_and_told_why() {
+    let mut world = world_with(1);
+    world.exchange();
+    world.step(Step::Revoke);
+    world.exchange();
+    assert!(!world.connected && !world.machine.is_closed());
+    world.step(Step::Callback(Callback::GivesLater));
+    world.step(Step::Advance(60_000));
+    let revoked = Token::new("token 0").unwrap();
+    world.machine.handle(world.now, Input::Token(Ok(revoked)));
+    let told = std::iter::from_fn(|| world.machine.poll_output());
+    let states: Vec<Output> = told.filter(|output| matches!(output, Output::State(_))).collect();
+    assert!(
+        matches!(&states[..], [Output::State(ConnectionState::Closed(Closed::TokenRevoked))]),
+        "{states:?}"
+    );
+}
+
+#[test]
+fn a_callback_that_never_answers_is_asked_again() {
+    let mut world = world_with(0);
+    world.step(Step::Callback(Callback::GivesLater));
+    world.step(Step::Cut);
+    world.step(Step::Advance(60_000));
+    assert!(world.asked && !world.connected);
+    world.asked = false;
+    world.step(Step::Advance(TOKEN_TIMEOUT.as_millis() as u64));
+    assert!(!world.asked);
+    world.step(Step::Advance(60_000));
+    assert!(world.asked);
+    world.heal();
+    world.check();
+}
+
+#[test]
+fn nothing_of_the_machine_shows_a_token() {
+    let mut world = world_with(1);
+    assert!(!format!("{:?}", world.machine).contains("token 0"));
+    world.heal();
+    assert!(!format!("{:?}", world.machine).contains("token 0"));
 }
 
 #[test]
@@ -742,7 +969,7 @@ fn a_closed_session_fails_what_is_queued_and_a_fenced_producer_too() {
     let (settled, mut world) = settled_after(&[(ErrorCode::ProducerFenced, 7); 2]);
     assert_eq!(settled.len(), 2);
     assert!(settled[0].1.starts_with("Fenced"));
-    let slot = world.machine.reserve(&SessionId::parse(SESSIONS[0]).unwrap());
+    let slot = world.machine.reserve(&SessionId::parse(SESSIONS[0]).unwrap().into());
     assert_eq!((slot.producer.as_str(), slot.epoch, slot.sequence), ("life0-1", 0, 0));
 }
 

@@ -1,8 +1,9 @@
 //! Which publishes wait, in what order they are sent, and under which producer and sequence. Bodies are in the spool.
 //!
-//! Each session has one *writer*: a producer with an epoch and a counter. Invariants:
+//! Each lane (a session, and in whose name one publishes to it) has one *writer*: a producer with an epoch and a counter.
+//! Invariants:
 //! - A pair (producer, epoch, sequence) names one publish for ever: it is resent as it is, and never given to another.
-//! - Publishes of a session are sent in order. After a refusal nothing more is sent for that session until all that is
+//! - Publishes of a lane are sent in order. After a refusal nothing more is sent for that lane until all that is
 //!   under way was answered; then sending begins again with the lowest that is left.
 //! - A publish that is refused for good leaves a hole in the sequences. What is left is numbered anew, in order, from 0
 //!   under the next epoch, but not before it is certain that none of it was applied: when nothing is left, or when the
@@ -13,11 +14,11 @@ use std::time::Duration;
 
 use longwire_proto::error::ErrorCode;
 use longwire_proto::position::Position;
-use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 
 use crate::backoff::{Backoff, Jitter};
 use crate::error::{PublishError, Refusal};
+use crate::lane::Lane;
 use crate::published::Published;
 
 /// Publishes that may wait for their answer: fewer than the broker's `requests_max` together with calls, and than
@@ -26,7 +27,7 @@ pub(crate) const IN_FLIGHT_MAX: usize = 256;
 /// Bytes of publishes that may wait for their answer: twice the largest batch, so that one can travel while the next
 /// is written.
 pub(crate) const IN_FLIGHT_BYTES_MAX: u64 = 8 << 20;
-/// Sessions without unacknowledged publishes whose producer is kept. A forgotten one gets a new producer id.
+/// Lanes without unacknowledged publishes whose producer is kept. A forgotten one gets a new producer id.
 pub(crate) const IDLE_WRITERS_MAX: usize = 4096;
 
 /// Names an entry of the spool.
@@ -37,16 +38,16 @@ pub(crate) type Entry = u64;
 pub(crate) struct Recovered {
     /// Publishes without an answer, in the order of acceptance.
     pub(crate) entries: Vec<RecoveredEntry>,
-    /// The slot of the next publish to each of their sessions. It does not follow from the entries: one that came after
+    /// The slot of the next publish to each of their lanes. It does not follow from the entries: one that came after
     /// them may have been answered already.
-    pub(crate) next: BTreeMap<SessionId, Slot>,
+    pub(crate) next: BTreeMap<Lane, Slot>,
 }
 
 /// A publish without an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RecoveredEntry {
     pub(crate) entry: Entry,
-    pub(crate) session: SessionId,
+    pub(crate) lane: Lane,
     pub(crate) slot: Slot,
     pub(crate) bytes: u64,
 }
@@ -69,7 +70,7 @@ impl Slot {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Due {
     pub(crate) entry: Entry,
-    pub(crate) session: SessionId,
+    pub(crate) lane: Lane,
     pub(crate) slot: Slot,
 }
 
@@ -78,8 +79,8 @@ pub(crate) struct Due {
 pub(crate) enum Decision {
     /// The publish has its answer and leaves the spool.
     Settled { entry: Entry, result: Result<Published, PublishError> },
-    /// What the spool still has of the session is numbered anew: in order, from 0, under this epoch.
-    Renumbered { session: SessionId, epoch: u64 },
+    /// What the spool still has of the lane is numbered anew: in order, from 0, under this epoch.
+    Renumbered { lane: Lane, epoch: u64 },
 }
 
 #[derive(Debug)]
@@ -149,9 +150,9 @@ pub(crate) struct Outbox {
     producer_base: String,
     minted: u64,
     backoff: Backoff,
-    writers: BTreeMap<SessionId, Writer>,
-    ready: VecDeque<SessionId>,
-    stalled: BTreeSet<SessionId>,
+    writers: BTreeMap<Lane, Writer>,
+    ready: VecDeque<Lane>,
+    stalled: BTreeSet<Lane>,
     in_flight: BTreeMap<Entry, u64>,
     in_flight_bytes: u64,
     entries: usize,
@@ -172,16 +173,16 @@ impl Outbox {
             entries: recovered.entries.len(),
             decisions: VecDeque::new(),
         };
-        for RecoveredEntry { entry, session, slot, bytes } in recovered.entries {
+        for RecoveredEntry { entry, lane, slot, bytes } in recovered.entries {
             let writer =
-                outbox.writers.entry(session.clone()).or_insert_with(|| Writer::new(slot.producer.clone()));
+                outbox.writers.entry(lane.clone()).or_insert_with(|| Writer::new(slot.producer.clone()));
             writer.epoch = slot.epoch;
             writer.next_sequence = slot.sequence + 1;
             writer.pending.push_back(Pending { entry, sequence: slot.sequence, bytes });
-            outbox.make_ready(&session);
+            outbox.make_ready(&lane);
         }
-        for (session, slot) in recovered.next {
-            if let Some(writer) = outbox.writers.get_mut(&session) {
+        for (lane, slot) in recovered.next {
+            if let Some(writer) = outbox.writers.get_mut(&lane) {
                 (writer.epoch, writer.next_sequence) = (slot.epoch, slot.sequence);
             }
         }
@@ -197,44 +198,44 @@ impl Outbox {
         self.decisions.pop_front()
     }
 
-    /// The slot that the next publish to the session gets; the spool writes it down with the publish.
-    pub(crate) fn reserve(&mut self, session: &SessionId) -> Slot {
-        if !self.writers.contains_key(session) {
+    /// The slot that the next publish of the lane gets; the spool writes it down with the publish.
+    pub(crate) fn reserve(&mut self, lane: &Lane) -> Slot {
+        if !self.writers.contains_key(lane) {
             if self.writers.len() >= IDLE_WRITERS_MAX {
                 self.writers.retain(|_, writer| !writer.pending.is_empty() || writer.stall.is_some());
             }
             let producer = format!("{}-{}", self.producer_base, self.minted);
             self.minted += 1;
-            self.writers.insert(session.clone(), Writer::new(producer));
+            self.writers.insert(lane.clone(), Writer::new(producer));
         }
-        let writer = &self.writers[session];
+        let writer = &self.writers[lane];
         Slot { producer: writer.producer.clone(), epoch: writer.epoch, sequence: writer.next_sequence }
     }
 
     /// A publish was written to the spool under the slot that [`Self::reserve`] gave.
-    pub(crate) fn accept(&mut self, session: &SessionId, entry: Entry, bytes: u64) {
-        let Some(writer) = self.writers.get_mut(session) else { return };
+    pub(crate) fn accept(&mut self, lane: &Lane, entry: Entry, bytes: u64) {
+        let Some(writer) = self.writers.get_mut(lane) else { return };
         writer.pending.push_back(Pending { entry, sequence: writer.next_sequence, bytes });
         writer.next_sequence += 1;
         self.entries += 1;
-        self.make_ready(session);
+        self.make_ready(lane);
     }
 
-    fn make_ready(&mut self, session: &SessionId) {
-        let Some(writer) = self.writers.get_mut(session) else { return };
+    fn make_ready(&mut self, lane: &Lane) {
+        let Some(writer) = self.writers.get_mut(lane) else { return };
         if writer.stall.is_none() && !writer.queued && writer.unsent < writer.pending.len() {
             writer.queued = true;
-            self.ready.push_back(session.clone());
+            self.ready.push_back(lane.clone());
         }
     }
 
-    /// The next publish to send; sessions take turns.
+    /// The next publish to send; lanes take turns.
     pub(crate) fn poll_send(&mut self) -> Option<Due> {
         if self.in_flight.len() >= IN_FLIGHT_MAX || self.in_flight_bytes >= IN_FLIGHT_BYTES_MAX {
             return None;
         }
-        while let Some(session) = self.ready.pop_front() {
-            let Some(writer) = self.writers.get_mut(&session) else { continue };
+        while let Some(lane) = self.ready.pop_front() {
+            let Some(writer) = self.writers.get_mut(&lane) else { continue };
             writer.queued = false;
             if writer.stall.is_some() {
                 continue;
@@ -246,123 +247,117 @@ impl Outbox {
             writer.in_flight += 1;
             self.in_flight.insert(entry, bytes);
             self.in_flight_bytes += bytes;
-            self.make_ready(&session);
-            return Some(Due { entry, session, slot });
+            self.make_ready(&lane);
+            return Some(Due { entry, lane, slot });
         }
         None
     }
 
     /// The answer to something under way came; gives the writer when it still waits for it.
-    fn landed(&mut self, session: &SessionId, entry: Entry) -> Option<&mut Writer> {
+    fn landed(&mut self, lane: &Lane, entry: Entry) -> Option<&mut Writer> {
         let bytes = self.in_flight.remove(&entry)?;
         self.in_flight_bytes -= bytes;
-        let writer = self.writers.get_mut(session)?;
+        let writer = self.writers.get_mut(lane)?;
         writer.in_flight = writer.in_flight.saturating_sub(1);
         Some(writer)
     }
 
-    fn settle(&mut self, session: &SessionId, entry: Entry, result: Result<Published, PublishError>) {
-        if self.writers.get_mut(session).is_some_and(|writer| writer.remove(entry)) {
+    fn settle(&mut self, lane: &Lane, entry: Entry, result: Result<Published, PublishError>) {
+        if self.writers.get_mut(lane).is_some_and(|writer| writer.remove(entry)) {
             self.entries -= 1;
             self.decisions.push_back(Decision::Settled { entry, result });
         }
     }
 
-    pub(crate) fn published(
-        &mut self,
-        now: Duration,
-        session: &SessionId,
-        entry: Entry,
-        answer: &wire::Published,
-    ) {
-        let Some(writer) = self.landed(session, entry) else { return };
+    pub(crate) fn published(&mut self, now: Duration, lane: &Lane, entry: Entry, answer: &wire::Published) {
+        let Some(writer) = self.landed(lane, entry) else { return };
         writer.refusals = 0;
         let published = Published {
             from: Position { epoch: answer.epoch, offset: answer.from },
             next: Position { epoch: answer.epoch, offset: answer.next },
             duplicate: answer.duplicate,
         };
-        self.settle(session, entry, Ok(published));
-        self.resume_if_quiet(now, session);
+        self.settle(lane, entry, Ok(published));
+        self.resume_if_quiet(now, lane);
     }
 
     pub(crate) fn refused(
         &mut self,
         now: Duration,
-        session: &SessionId,
+        lane: &Lane,
         entry: Entry,
         refusal: Refusal,
         jitter: &mut Jitter,
     ) {
-        let Some(writer) = self.landed(session, entry) else { return };
-        let Some(index) = writer.find(entry) else { return self.resume_if_quiet(now, session) };
+        let Some(writer) = self.landed(lane, entry) else { return };
+        let Some(index) = writer.find(entry) else { return self.resume_if_quiet(now, lane) };
         let lowest = writer.pending[0].sequence;
         match refusal.code {
-            _ if refusal.retryable => self.back_off(now, session, &refusal, jitter),
+            _ if refusal.retryable => self.back_off(now, lane, &refusal, jitter),
             // What the broker waits for was refused, or it was restored and knows less than it acknowledged: nothing
             // fills that hole, and nothing behind it was applied.
-            Some(ErrorCode::SequenceGap) if refusal.expected < lowest => self.stall(session, true, now),
+            Some(ErrorCode::SequenceGap) if refusal.expected < lowest => self.stall(lane, true, now),
             // The session was deleted, or the broker restored: nothing of what is left was applied.
-            Some(ErrorCode::ProducerUnknown) if lowest > 0 => self.stall(session, true, now),
+            Some(ErrorCode::ProducerUnknown) if lowest > 0 => self.stall(lane, true, now),
             // One before this was refused, and is sent again first.
             Some(ErrorCode::SequenceGap | ErrorCode::ProducerUnknown) if index > 0 => {
-                self.stall(session, false, now);
+                self.stall(lane, false, now);
             }
             // The lowest of ours is not the next that the broker wants: it contradicts itself. Ask again, slowly.
-            Some(ErrorCode::SequenceGap) => self.back_off(now, session, &refusal, jitter),
+            Some(ErrorCode::SequenceGap) => self.back_off(now, lane, &refusal, jitter),
             Some(ErrorCode::Duplicate) => {
-                self.settle(session, entry, Err(PublishError::AlreadyPublished));
+                self.settle(lane, entry, Err(PublishError::AlreadyPublished));
             }
             Some(ErrorCode::ProducerFenced) => {
                 let epoch = refusal.expected;
-                self.fail_from(session, 0, || PublishError::Fenced { epoch });
-                self.abandon(session);
+                self.fail_from(lane, 0, || PublishError::Fenced { epoch });
+                self.abandon(lane);
             }
             Some(ErrorCode::SessionClosed) => {
-                self.fail_from(session, index, || PublishError::SessionClosed);
-                self.skip_hole(session);
+                self.fail_from(lane, index, || PublishError::SessionClosed);
+                self.skip_hole(lane);
             }
             Some(ErrorCode::EndMismatch) => {
-                self.settle(session, entry, Err(PublishError::EndMismatch { end: refusal.expected }));
-                self.skip_hole(session);
+                self.settle(lane, entry, Err(PublishError::EndMismatch { end: refusal.expected }));
+                self.skip_hole(lane);
             }
             _ => {
-                self.settle(session, entry, Err(PublishError::Refused(refusal)));
-                self.skip_hole(session);
+                self.settle(lane, entry, Err(PublishError::Refused(refusal)));
+                self.skip_hole(lane);
             }
         }
-        self.resume_if_quiet(now, session);
+        self.resume_if_quiet(now, lane);
     }
 
     /// The spool could not give the publish back.
-    pub(crate) fn lost(&mut self, now: Duration, session: &SessionId, entry: Entry, error: PublishError) {
-        if self.landed(session, entry).is_some() {
-            self.settle(session, entry, Err(error));
-            self.resume_if_quiet(now, session);
+    pub(crate) fn lost(&mut self, now: Duration, lane: &Lane, entry: Entry, error: PublishError) {
+        if self.landed(lane, entry).is_some() {
+            self.settle(lane, entry, Err(error));
+            self.resume_if_quiet(now, lane);
         }
     }
 
     /// When nothing is left behind a hole, the next publish begins a new epoch; otherwise the broker's answers to what
     /// is left decide.
-    fn skip_hole(&mut self, session: &SessionId) {
-        let Some(writer) = self.writers.get_mut(session) else { return };
+    fn skip_hole(&mut self, lane: &Lane) {
+        let Some(writer) = self.writers.get_mut(lane) else { return };
         if writer.pending.is_empty() {
             writer.epoch += 1;
             writer.next_sequence = 0;
         }
     }
 
-    fn fail_from(&mut self, session: &SessionId, index: usize, error: impl Fn() -> PublishError) {
-        let Some(writer) = self.writers.get_mut(session) else { return };
+    fn fail_from(&mut self, lane: &Lane, index: usize, error: impl Fn() -> PublishError) {
+        let Some(writer) = self.writers.get_mut(lane) else { return };
         let failed: Vec<Entry> = writer.pending.iter().skip(index).map(|pending| pending.entry).collect();
         for entry in failed {
-            self.settle(session, entry, Err(error()));
+            self.settle(lane, entry, Err(error()));
         }
     }
 
-    /// Later publishes of the session get a new producer.
-    fn abandon(&mut self, session: &SessionId) {
-        if let Some(writer) = self.writers.get_mut(session) {
+    /// Later publishes of the lane get a new producer.
+    fn abandon(&mut self, lane: &Lane) {
+        if let Some(writer) = self.writers.get_mut(lane) {
             writer.producer = format!("{}-{}", self.producer_base, self.minted);
             self.minted += 1;
             (writer.epoch, writer.next_sequence) = (0, 0);
@@ -371,10 +366,10 @@ impl Outbox {
 
     /// Stalls for as long as the broker says, and for longer each time that this happens. Further refusals of what was
     /// under way belong to the same time.
-    fn back_off(&mut self, now: Duration, session: &SessionId, refusal: &Refusal, jitter: &mut Jitter) {
+    fn back_off(&mut self, now: Duration, lane: &Lane, refusal: &Refusal, jitter: &mut Jitter) {
         let asked = Duration::from_millis(refusal.retry_after_ms);
-        self.stall(session, false, now + asked);
-        let Some(writer) = self.writers.get_mut(session) else { return };
+        self.stall(lane, false, now + asked);
+        let Some(writer) = self.writers.get_mut(lane) else { return };
         if let Some(stall) = writer.stall.as_mut().filter(|stall| !stall.counted) {
             stall.counted = true;
             stall.until = stall.until.max(now + self.backoff.delay(writer.refusals, jitter));
@@ -382,17 +377,17 @@ impl Outbox {
         }
     }
 
-    fn stall(&mut self, session: &SessionId, renumber: bool, until: Duration) {
-        let Some(writer) = self.writers.get_mut(session) else { return };
+    fn stall(&mut self, lane: &Lane, renumber: bool, until: Duration) {
+        let Some(writer) = self.writers.get_mut(lane) else { return };
         let stall = writer.stall.get_or_insert_default();
         stall.renumber |= renumber;
         stall.until = stall.until.max(until);
-        self.stalled.insert(session.clone());
+        self.stalled.insert(lane.clone());
     }
 
-    /// Ends a stall whose time has come, once nothing of the session is under way.
-    fn resume_if_quiet(&mut self, now: Duration, session: &SessionId) {
-        let Some(writer) = self.writers.get_mut(session) else { return };
+    /// Ends a stall whose time has come, once nothing of the lane is under way.
+    fn resume_if_quiet(&mut self, now: Duration, lane: &Lane) {
+        let Some(writer) = self.writers.get_mut(lane) else { return };
         if writer.in_flight > 0 || writer.stall.as_ref().is_none_or(|stall| stall.until > now) {
             return;
         }
@@ -404,37 +399,37 @@ impl Outbox {
             writer.next_sequence = writer.pending.len() as u64;
             if !writer.pending.is_empty() {
                 let epoch = writer.epoch;
-                self.decisions.push_back(Decision::Renumbered { session: session.clone(), epoch });
+                self.decisions.push_back(Decision::Renumbered { lane: lane.clone(), epoch });
             }
         }
         writer.unsent = 0;
-        self.stalled.remove(session);
-        self.make_ready(session);
+        self.stalled.remove(lane);
+        self.make_ready(lane);
     }
 
     pub(crate) fn disconnected(&mut self, now: Duration) {
         self.in_flight.clear();
         self.in_flight_bytes = 0;
-        let sessions: Vec<SessionId> = self.writers.keys().cloned().collect();
-        for session in sessions {
-            if let Some(writer) = self.writers.get_mut(&session) {
+        let lanes: Vec<Lane> = self.writers.keys().cloned().collect();
+        for lane in lanes {
+            if let Some(writer) = self.writers.get_mut(&lane) {
                 writer.in_flight = 0;
                 writer.unsent = 0;
             }
-            self.resume_if_quiet(now, &session);
-            self.make_ready(&session);
+            self.resume_if_quiet(now, &lane);
+            self.make_ready(&lane);
         }
     }
 
     pub(crate) fn timeout(&mut self, now: Duration) {
-        let sessions: Vec<SessionId> = self.stalled.iter().cloned().collect();
-        for session in sessions {
-            self.resume_if_quiet(now, &session);
+        let lanes: Vec<Lane> = self.stalled.iter().cloned().collect();
+        for lane in lanes {
+            self.resume_if_quiet(now, &lane);
         }
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Duration> {
-        let stalls = self.stalled.iter().filter_map(|session| self.writers.get(session));
+        let stalls = self.stalled.iter().filter_map(|lane| self.writers.get(lane));
         stalls
             .filter(|writer| writer.in_flight == 0)
             .filter_map(|writer| Some(writer.stall.as_ref()?.until))
@@ -445,13 +440,14 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use longwire_proto::error::Error;
+    use longwire_proto::session_id::SessionId;
 
     use super::*;
 
     const PIPELINE: usize = 64;
 
-    fn session() -> SessionId {
-        SessionId::parse("s").unwrap()
+    fn session() -> Lane {
+        SessionId::parse("s").unwrap().into()
     }
 
     fn refusal(code: ErrorCode, expected: u64, retry_after_ms: u64) -> Refusal {

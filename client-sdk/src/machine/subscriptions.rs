@@ -375,6 +375,10 @@ impl Subscriptions {
                 self.end(number, None);
             }
             Some(ErrorCode::SessionDeleted) => self.end(number, Some(SubscriptionError::Deleted)),
+            // A newer token allows less. What is gone would have been `session_deleted`.
+            Some(ErrorCode::SessionNotFound | ErrorCode::Forbidden) => {
+                self.end(number, Some(SubscriptionError::NotAllowed(refusal)));
+            }
             // Such as a read of the disk that failed, or a drain: reading resumes here, or on the next connection.
             _ if refusal.retryable => self.refused(now, number, refusal, jitter),
             _ => self.end(number, Some(SubscriptionError::Refused(refusal))),
@@ -397,6 +401,7 @@ impl Subscriptions {
             Some(ErrorCode::SessionNotFound) => {
                 SubscriptionError::NotFound(subscription.wish.session.as_str().to_owned())
             }
+            Some(ErrorCode::Forbidden) => SubscriptionError::NotAllowed(refusal),
             Some(ErrorCode::TooManySubscriptions) => SubscriptionError::TooMany(refusal.limit),
             _ => SubscriptionError::Refused(refusal),
         };

@@ -8,7 +8,7 @@ use longwire::{Client, ConnectError, OutboxError};
 use tokio::task::JoinHandle;
 
 use crate::cli::Context;
-use crate::cli::connect::builder;
+use crate::cli::connect::lasting_builder;
 
 /// How the files are called.
 const SUFFIX: &str = "outbox";
@@ -87,7 +87,15 @@ pub(crate) struct Leftover {
 
 impl Leftover {
     fn open(context: &Context, path: PathBuf) -> Option<Self> {
-        let (client, driver) = match builder(context).outbox_file(&path).build() {
+        let opened = lasting_builder(context).map(|builder| builder.outbox_file(&path).build());
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                eprintln!("longwire: what an earlier run left is not sent: {error:#}");
+                return None;
+            }
+        };
+        let (client, driver) = match opened {
             Ok(made) => made,
             // Its run is alive, and sends it.
             Err(ConnectError::Outbox(OutboxError::Locked { .. })) => return None,
@@ -147,7 +155,7 @@ mod tests {
         );
         let mut kept = Vec::new();
         for path in [&own, &dead, &alive, &empty] {
-            let (client, driver) = builder(&context).outbox_file(path).build().unwrap();
+            let (client, driver) = lasting_builder(&context).unwrap().outbox_file(path).build().unwrap();
             let driver = tokio::spawn(driver);
             if path != &empty {
                 drop(client.session("a").unwrap().enqueue("x").await.unwrap());

@@ -43,6 +43,13 @@ impl Broker {
         Self::ready(logged(data, log).spawn().unwrap())
     }
 
+    /// Starts a broker that logs everything there is to log to a file.
+    pub(crate) fn start_traced(data: &Path, settings: &[(&str, &str)], log: &Path) -> Self {
+        let mut command = serve(Command::new(LONGWIRE), data, settings);
+        command.env("LONGWIRE_LOG", "trace").stderr(File::create(log).unwrap());
+        Self::ready(command.spawn().unwrap())
+    }
+
     /// Starts a broker that may refuse to start: then what it says.
     pub(crate) fn try_start(data: &Path) -> Result<Self, String> {
         let mut child = serve(Command::new(LONGWIRE), data, &[]).stderr(Stdio::piped()).spawn().unwrap();
@@ -123,7 +130,7 @@ impl Broker {
     }
 
     /// The same, with a token.
-    pub(crate) fn get_with(&self, token: &str, path: &str) -> (u16, String) {
+    pub(crate) fn get_bearer(&self, token: &str, path: &str) -> (u16, String) {
         self.request(path, &format!("host: {}\r\nauthorization: Bearer {token}", self.address))
     }
 

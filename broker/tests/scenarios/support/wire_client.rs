@@ -72,10 +72,10 @@ impl WireClient {
         Self::connect_with(address, encoding, wire::Hello::default()).await
     }
 
-    /// Connects with a token.
-    pub(crate) async fn connect_as(address: SocketAddr, encoding: Encoding, token: &str) -> Self {
-        let hello = wire::Hello { token: token.to_owned(), ..Default::default() };
-        Self::connect_with(address, encoding, hello).await
+    /// Connects with a token, and takes the welcome.
+    pub(crate) async fn connect_as(address: SocketAddr, token: &str) -> Self {
+        let hello = wire::Hello { token: token.into(), ..Default::default() };
+        Self::connect_with(address, Encoding::Proto, hello).await
     }
 
     /// Connects with a hello of one's own, and takes the welcome.
@@ -94,6 +94,26 @@ impl WireClient {
     /// Has the patience of [`Self::connect`], once it was welcomed some other way.
     pub(crate) fn be_patient(&mut self) {
         self.patience = hostile().map(|_| Patience::default());
+    }
+
+    /// Says hello: the welcome, or how it ended.
+    pub(crate) async fn greet(
+        address: SocketAddr,
+        hello: wire::Hello,
+    ) -> Result<(Self, wire::Welcome), Ended> {
+        let mut client = Self::open(address, Encoding::Proto.subprotocol()).await.unwrap();
+        client.send(ClientFrame::Hello(hello)).await;
+        match client.receive_any().await {
+            Some(ServerFrame::Welcome(welcome)) => {
+                client.patience = hostile().map(|_| Patience::default());
+                Ok((client, welcome))
+            }
+            Some(ServerFrame::Goodbye(goodbye)) => {
+                let ended = client.ended().await;
+                Err(Ended { goodbye: Some(goodbye), ..ended })
+            }
+            other => panic!("{other:?} answers a hello"),
+        }
     }
 
     /// Connects to what may not be there.
@@ -194,6 +214,13 @@ impl WireClient {
                 Some(Err(_)) | None => return ended,
             }
         }
+    }
+
+    /// Sends a request, made with its number, and answers what came back.
+    pub(crate) async fn ask(&mut self, frame: impl FnOnce(u64) -> ClientFrame) -> ServerFrame {
+        let request = self.next_request();
+        self.send(frame(request)).await;
+        self.receive().await
     }
 
     fn next_request(&mut self) -> u64 {

@@ -2,7 +2,7 @@
 //!
 //! One thread writes it. Whoever tells it something never waits: what finds no room is counted, and one line says how many.
 
-mod entry;
+pub mod entry;
 mod file;
 
 use std::fmt;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
-pub use crate::audit::entry::Entry;
+use crate::audit::entry::Entry;
 use crate::audit::file::RotatingFile;
 
 /// Entries that wait for the disk: a kilobyte each at most.

@@ -1,5 +1,6 @@
 //! The HTTP side of the one port: health, metrics, the page, and the upgrade to WebSocket (RFC 6455, section 4.2).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +52,10 @@ pub struct HttpContext {
     /// Tracks upgraded connections, which outlive their HTTP request.
     pub upgraded: TaskTracker,
 }
+
+/// Where a request comes from: the peer of its socket, which may be a proxy.
+#[derive(Clone, Copy, Debug)]
+pub struct Remote(pub SocketAddr);
 
 /// The routes of the port.
 pub fn router(context: Arc<HttpContext>) -> Router {
@@ -117,6 +122,7 @@ async fn connect(State(context): State<Arc<HttpContext>>, mut request: Request) 
     if let Some(Err(error)) = place.as_ref().map(|place| place.sockets().check_room()) {
         return problem(&error);
     }
+    let remote = request.extensions().get::<Remote>().map(|remote| remote.0);
     let upgrade = hyper::upgrade::on(&mut request);
     let connections = Arc::clone(&context.connections);
     context.upgraded.spawn(async move {
@@ -124,7 +130,7 @@ async fn connect(State(context): State<Arc<HttpContext>>, mut request: Request) 
             match upgrade.await {
                 Ok(stream) => {
                     let (source, sink) = accept(TokioIo::new(stream), encoding, place.clone()).await;
-                    serve(connections, encoding, source, sink).await;
+                    serve(connections, encoding, source, sink, remote).await;
                 }
                 Err(error) => tracing::debug!(%error, "the peer left during the upgrade"),
             }

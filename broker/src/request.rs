@@ -8,6 +8,7 @@ use longwire_proto::record::Sender;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::mpsc;
 
+use crate::auth::operation::Operation as Asks;
 use crate::store::LogId;
 
 /// What a session is asked.
@@ -27,6 +28,23 @@ pub enum Operation {
     Wake,
     /// Another log has been given this name: load it again.
     Reload,
+}
+
+impl Operation {
+    /// What it is to whoever decides who may; `None` for what is not asked by frames that one session answers.
+    #[must_use]
+    pub fn asks(&self) -> Option<Asks> {
+        Some(match self {
+            Self::Command(Command::Publish { .. }) => Asks::Publish,
+            Self::Command(Command::Create { update: false, .. }) => Asks::Create,
+            Self::Command(Command::Create { update: true, .. }) => Asks::Update,
+            Self::Command(Command::Close { .. }) => Asks::Close,
+            Self::Command(Command::Describe) => Asks::Describe,
+            Self::Trim(_) => Asks::Trim,
+            Self::Delete => Asks::Delete,
+            _ => return None,
+        })
+    }
 }
 
 /// How a log begins that takes another one's records over.

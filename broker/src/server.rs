@@ -32,7 +32,7 @@ use crate::backup::Expiry;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connection::{ConnectionContext, ConnectionTimes};
-use crate::http::{HttpContext, router};
+use crate::http::{HttpContext, Remote, router};
 use crate::hub::Hub;
 use crate::issuers::{Issuers, IssuersError};
 use crate::key_watch::KeyWatch;
@@ -310,7 +310,8 @@ impl Server {
             match self.listener.accept().await {
                 Ok((stream, from)) => {
                     let place = Arc::new(sockets.enter(from.ip()));
-                    requests.spawn(serve(stream, self.tls.clone(), router.clone(), place, stop.clone()));
+                    let peer = Peer { stream, remote: Remote(from), place };
+                    requests.spawn(serve(peer, self.tls.clone(), router.clone(), stop.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accepting failed");
@@ -323,37 +324,39 @@ impl Server {
     }
 }
 
-/// Serves one socket. What a peer does not do, such as its half of the handshake, keeps its own task alone.
-async fn serve(
-    stream: TcpStream,
-    tls: Option<Arc<Tls>>,
-    router: Router,
+/// A socket that was accepted.
+struct Peer<S> {
+    stream: S,
+    remote: Remote,
     place: Arc<SocketPlace>,
-    stop: CancellationToken,
-) {
-    if let Err(error) = stream.set_nodelay(true) {
+}
+
+/// Serves one socket. What a peer does not do, such as its half of the handshake, keeps its own task alone.
+async fn serve(peer: Peer<TcpStream>, tls: Option<Arc<Tls>>, router: Router, stop: CancellationToken) {
+    if let Err(error) = peer.stream.set_nodelay(true) {
         tracing::debug!(%error, "the socket keeps its delay");
     }
-    let Some(tls) = tls else { return serve_http(stream, router, place, stop).await };
+    let Some(tls) = tls else { return serve_http(peer, router, stop).await };
+    let Peer { stream, remote, place } = peer;
     let accepted = tokio::select! {
         accepted = tls.accept(stream) => accepted,
         () = place.evicted() => None,
         () = stop.cancelled() => None,
     };
     if let Some(stream) = accepted {
-        serve_http(stream, router, place, stop).await;
+        serve_http(Peer { stream, remote, place }, router, stop).await;
     }
 }
 
-async fn serve_http(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    router: Router,
-    place: Arc<SocketPlace>,
-    stop: CancellationToken,
-) {
+async fn serve_http<S>(peer: Peer<S>, router: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Peer { stream, remote, place } = peer;
     let requests = Requests::new();
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(&place));
+        request.extensions_mut().insert(remote);
         let under_way = requests.begin();
         let answer = router.clone().call(request);
         async move {

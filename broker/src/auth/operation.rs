@@ -101,6 +101,18 @@ impl Operation {
         }
     }
 
+    /// Whether it changes what there is of sessions, or who may do what: that is told to the audit log.
+    #[must_use]
+    pub fn is_management(self) -> bool {
+        match self {
+            Self::Create | Self::Update | Self::Close | Self::Delete | Self::Trim | Self::Erase => true,
+            Self::ForkInto | Self::Import | Self::Share | Self::RevokeToken | Self::BackUp => true,
+            Self::Publish | Self::ActAs | Self::CommitCursor | Self::DescribeCursor | Self::Metrics => false,
+            Self::SubscribeLive | Self::SubscribeReplay | Self::SubscribePattern | Self::Read => false,
+            Self::List | Self::Describe | Self::ForkFrom | Self::Export => false,
+        }
+    }
+
     /// The field of the request that names the session.
     #[must_use]
     pub fn field(self) -> &'static str {

@@ -15,6 +15,7 @@ use crate::auth::guard::{Guard, Whoever};
 use crate::auth::operation::Operation;
 use crate::auth::principal::Principal;
 use crate::connection::request;
+use crate::connection::witness::{Management, Witness};
 use crate::quota::{ConnectionPermit, RequestPermit, SubscriptionPermit};
 
 /// How far ahead it is known when to look again: timers do not reach as far as some tokens.
@@ -25,7 +26,7 @@ pub(super) struct Access {
     guard: Arc<Guard>,
     changes: watch::Receiver<u64>,
     principal: watch::Sender<Arc<Principal>>,
-    device: String,
+    witness: Witness,
     look_at: Instant,
     permit: ConnectionPermit,
     /// Creations of sessions that were counted, and have come to nothing yet.
@@ -48,14 +49,13 @@ impl Access {
     pub(super) fn new(
         guard: Arc<Guard>,
         principal: Principal,
-        device: String,
+        witness: Witness,
         permit: ConnectionPermit,
     ) -> Self {
         let mut changes = guard.changes();
         changes.mark_changed();
-        let device = if device.is_empty() { principal.device.clone().unwrap_or_default() } else { device };
         let principal = watch::Sender::new(Arc::new(principal));
-        Self { guard, changes, principal, device, look_at: Instant::now(), permit, creations: 0 }
+        Self { guard, changes, principal, witness, look_at: Instant::now(), permit, creations: 0 }
     }
 
     /// Waits until it is to be looked again whether somebody may stay.
@@ -85,7 +85,9 @@ impl Access {
     /// # Errors
     /// Those of [`Guard::admit`] and [`Principal::refresh`].
     pub(super) fn refresh(&mut self, token: &str) -> Result<(), Error> {
-        let next = self.guard.admit(token, &self.device)?;
+        let next = self.guard.admit(token, &self.device());
+        self.witness.authenticated(next.as_ref());
+        let next = next?;
         let mut principal = (*self.principal()).clone();
         principal.refresh(next)?;
         self.principal.send_replace(Arc::new(principal));
@@ -121,13 +123,42 @@ impl Access {
         authorise(&self.principal.borrow(), operation, subject)
     }
 
+    /// Whether something may be done that is about everything.
+    ///
+    /// # Errors
+    /// Those of [`authorise`].
+    pub(super) fn everything(&self, operation: Operation) -> Result<(), Error> {
+        let allowed = self.authorise(operation, Subject::Everything);
+        self.told(operation, "", allowed)
+    }
+
+    /// Something that is asked, and is told to the audit log when it is of the kind that is.
+    pub(super) fn managing(&self, operation: Operation, session: &str) -> Management {
+        self.witness.managing(self.principal(), operation, session)
+    }
+
+    fn told(&self, operation: Operation, session: &str, allowed: Result<(), Error>) -> Result<(), Error> {
+        if let Err(error) = &allowed {
+            self.witness.refused(&self.principal.borrow(), operation, session, error);
+        }
+        allowed
+    }
+
+    /// The endpoint, as it says itself or as its token says.
+    fn device(&self) -> String {
+        match self.witness.device() {
+            "" => self.principal.borrow().device.clone().unwrap_or_default(),
+            device => device.to_owned(),
+        }
+    }
+
     /// The session of a request, when that may be done to it.
     ///
     /// # Errors
     /// Those of [`request::session_id`] and [`authorise`].
     pub(super) fn session(&self, operation: Operation, text: &str) -> Result<SessionId, Error> {
         let session = request::session_id(text)?;
-        self.authorise(operation, &session)?;
+        self.told(operation, text, self.authorise(operation, &session))?;
         Ok(session)
     }
 
@@ -144,7 +175,9 @@ impl Access {
         if act_as.is_empty() {
             return Ok(self.sender());
         }
-        Ok(self.stamp(&self.principal.borrow().act_as(act_as, session)?))
+        let acting = self.principal.borrow().act_as(act_as, session);
+        self.told(Operation::ActAs, session.as_str(), acting.as_ref().map(drop).map_err(Clone::clone))?;
+        Ok(self.stamp(&acting?))
     }
 
     /// Counts a publish.
@@ -210,7 +243,7 @@ impl Access {
     fn stamp(&self, principal: &Principal) -> Sender {
         Sender {
             principal: principal.id.clone(),
-            device: self.device.clone(),
+            device: self.device(),
             via: principal.via.clone().unwrap_or_default(),
         }
     }

@@ -11,10 +11,10 @@ use longwire_proto::session_id::SessionId;
 use longwire_proto::wire::server_frame::Frame;
 use longwire_proto::{raw, wire};
 
-use crate::auth::authorise::Subject;
 use crate::auth::operation::Operation;
 use crate::backup;
 use crate::connection::reply::{described, refused, session_list};
+use crate::connection::witness::Management;
 use crate::connection::{Connection, End, read};
 use crate::cursor::{self, CursorName};
 use crate::life::{erase, fork, import, progress};
@@ -33,22 +33,24 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     ) -> Result<(), End> {
         match self.access.session(asks, session) {
             Ok(session) => {
-                self.answer_later(request, answer(session));
+                let management = self.access.managing(asks, session.as_str());
+                self.answer_later(request, management, answer(session));
                 Ok(())
             }
             Err(error) => self.feed(refused(request, 0, &error)).await,
         }
     }
 
-    pub(super) fn answer_later(&mut self, request: u64, answering: Answering) {
+    pub(super) fn answer_later(&mut self, request: u64, management: Management, answering: Answering) {
         let encoding = self.encoding;
-        self.give_later(request, async move { Ok(encode_server(encoding, answering.await?)) });
+        self.give_later(request, management, async move { Ok(encode_server(encoding, answering.await?)) });
     }
 
     /// The same, with what comes to a whole frame.
     fn give_later(
         &mut self,
         request: u64,
+        management: Management,
         frame: impl Future<Output = Result<Bytes, Error>> + Send + 'static,
     ) {
         let (encoding, permit) = (self.encoding, self.access.begin_request(self.frame_bytes));
@@ -57,6 +59,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 Ok(_) => frame.await,
                 Err(error) => Err(error.clone()),
             };
+            management.done(frame.as_ref().map(drop));
             frame.unwrap_or_else(|error| encode_server(encoding, refused(request, 0, &error)))
         }));
     }
@@ -68,6 +71,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             Ok(listing) => {
                 self.answer_later(
                     request,
+                    Management::default(),
                     boxed(async move {
                         let page = listing.page(&*store, &principal).await?;
                         Ok(session_list(request, &page))
@@ -89,6 +93,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         let (hub, encoding) = (Arc::clone(&self.context.hub), self.encoding);
         self.give_later(
             request,
+            Management::default(),
             async move { read::page(&hub, encoding, session, read, after_requests).await },
         );
         Ok(())
@@ -173,12 +178,14 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
 
     pub(super) async fn back_up(&mut self, back_up: wire::BackUp) -> Result<(), End> {
         let wire::BackUp { request, name } = back_up;
-        if let Err(error) = self.access.authorise(Operation::BackUp, Subject::Everything) {
+        if let Err(error) = self.access.everything(Operation::BackUp) {
             return self.feed(refused(request, 0, &error)).await;
         }
         let (hub, folder) = (Arc::clone(&self.context.hub), self.context.backups.clone());
+        let management = self.access.managing(Operation::BackUp, "");
         self.answer_later(
             request,
+            management,
             boxed(async move {
                 let backup = backup::back_up(hub.store(), folder, &name).await?;
                 let BackedUp { folder, sessions, records, bytes } = backup;

@@ -10,8 +10,10 @@ mod reply;
 mod request;
 mod subscriptions;
 mod tokens;
+mod witness;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,6 +45,7 @@ use crate::clock::Clock;
 use crate::connection::access::{Access, Creation};
 use crate::connection::reply::{Asked, answer, refused};
 use crate::connection::subscriptions::{SubscriptionEvent, Subscriptions};
+use crate::connection::witness::Witness;
 use crate::hub::Hub;
 use crate::page_token::PageTokens;
 use crate::quota::Quotas;
@@ -160,10 +163,11 @@ pub async fn serve<R: FrameSource, W: FrameSink>(
     encoding: Encoding,
     mut source: R,
     mut sink: W,
+    remote: Option<SocketAddr>,
 ) {
     let number = context.connections.fetch_add(1, Ordering::Relaxed);
     metrics::gauge!("longwire_connections").increment(1.0);
-    let end = match hello(&context, encoding, &mut source).await {
+    let end = match hello(&context, encoding, &mut source, number, remote).await {
         Ok(access) => {
             let principal = access.principal();
             tracing::debug!(connection = number, principal = principal.id, "connected");
@@ -193,6 +197,8 @@ async fn hello<R: FrameSource>(
     context: &ConnectionContext,
     encoding: Encoding,
     source: &mut R,
+    number: u64,
+    remote: Option<SocketAddr>,
 ) -> Result<Access, End> {
     let due = Instant::now() + context.times.handshake_timeout;
     let late = || {
@@ -207,10 +213,12 @@ async fn hello<R: FrameSource>(
     };
     check_hello(&hello).map_err(|error| End::Goodbye(error.into()))?;
     let admitted = context.guard.admit(&hello.token, &hello.device);
+    let witness = Witness::new(context.audit.clone(), number, remote, hello.device);
+    witness.authenticated(admitted.as_ref());
     let principal = admitted.map_err(|error| End::Goodbye(error.into()))?;
     let permit = context.quotas.connect(&principal.id, principal.tenant.as_deref());
     let permit = permit.map_err(|error| End::Goodbye(error.into()))?;
-    Ok(Access::new(Arc::clone(&context.guard), principal, hello.device, permit))
+    Ok(Access::new(Arc::clone(&context.guard), principal, witness, permit))
 }
 
 fn check_hello(hello: &wire::Hello) -> Result<(), Error> {
@@ -457,7 +465,10 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         };
         let request = self.next_request;
         self.next_request += 1;
-        let asked = Asked { request: number, session: session.clone(), creation, _permit: permit };
+        let managed = operation.asks().unwrap_or(Asks::Describe);
+        let management = self.access.managing(managed, session.as_str());
+        let asked =
+            Asked { request: number, session: session.clone(), creation, management, _permit: permit };
         self.asked.insert(request, asked);
         let reply_to = ReplyTo { request, answers: self.answers.clone() };
         if let Some(back) = self.context.hub.try_send(&session, Request { operation, reply_to }) {
@@ -470,6 +481,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     async fn answer(&mut self, answered: Answer) -> Result<(), End> {
         let Some(asked) = self.asked.remove(&answered.request) else { return Ok(()) };
         let result = self.access.end_creation(&asked.creation, answered.result);
+        asked.management.done(result.as_ref().map(drop));
         self.feed(answer(&asked, result)).await
     }
 

@@ -9,6 +9,7 @@ use longwire_proto::wire;
 use longwire_proto::wire::server_frame::Frame;
 
 use crate::connection::access::Creation;
+use crate::connection::witness::Management;
 use crate::listing::Page;
 use crate::quota::RequestPermit;
 use crate::store::Listed;
@@ -21,6 +22,8 @@ pub(super) struct Asked {
     pub(super) session: SessionId,
     /// Whether it may create the session.
     pub(super) creation: Creation,
+    /// What the audit log is told of it.
+    pub(super) management: Management,
     /// Its place among the open requests.
     pub(super) _permit: RequestPermit,
 }

@@ -30,7 +30,10 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
 
     pub(super) async fn share(&mut self, share: wire::ShareSession) -> Result<(), End> {
         let request = share.request;
-        let frame = match self.shared(share) {
+        let management = self.access.managing(Operation::Share, &share.session);
+        let shared = self.shared(share);
+        management.done(shared.as_ref().map(drop));
+        let frame = match shared {
             Ok(shared) => Frame::Shared(shared),
             Err(error) => refused(request, 0, &error),
         };
@@ -54,8 +57,10 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     pub(super) fn revoke(&mut self, revoke: wire::RevokeToken) {
         let wire::RevokeToken { request, token, id } = revoke;
         let (guard, principal) = (Arc::clone(self.access.guard()), self.access.principal());
+        let management = self.access.managing(Operation::RevokeToken, "");
         self.answer_later(
             request,
+            management,
             boxed(async move {
                 guard.revoke(&principal, &token, &id).await?;
                 Ok(Frame::Done(wire::Done { request }))

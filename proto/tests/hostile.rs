@@ -101,6 +101,7 @@ fn client_frames() -> Vec<ClientFrame> {
             device: "phone".into(),
             client: "c".into(),
             features: vec!["f".into()],
+            token: "a.b.c".into(),
         }),
         ClientFrame::Ping(wire::Ping { token: 9 }),
         ClientFrame::Publish(wire::Publish {
@@ -109,6 +110,7 @@ fn client_frames() -> Vec<ClientFrame> {
             records: vec![record(), record()],
             producer: Some(wire::Producer { id: "p".into(), epoch: 1, sequence: 2 }),
             if_end: Some(3),
+            act_as: "bob".into(),
         }),
         ClientFrame::Subscribe(wire::Subscribe { request: 1, subscriptions: vec![subscription; 2] }),
         ClientFrame::Unsubscribe(wire::Unsubscribe { request: 1, subscription: 2 }),
@@ -168,6 +170,14 @@ fn client_frames() -> Vec<ClientFrame> {
             position: "x".into(),
         }),
         ClientFrame::BackUp(wire::BackUp { request: 1, name: "monday".into() }),
+        ClientFrame::Authenticate(wire::Authenticate { request: 1, token: "a.b.c".into() }),
+        ClientFrame::ShareSession(wire::ShareSession {
+            request: 1,
+            session: "b".into(),
+            rights: vec!["read".into(), "publish".into()],
+            ttl_ms: 9,
+        }),
+        ClientFrame::RevokeToken(wire::RevokeToken { request: 1, token: "a.b.c".into(), id: "t".into() }),
     ]
 }
 

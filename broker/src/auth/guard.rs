@@ -258,13 +258,7 @@ impl Guard {
 
     /// Forgets revocations of tokens that have expired, and keys whose tokens have.
     pub async fn tidy(&self) {
-        let now_ms = self.now_ms();
-        let mut rules = self.rules_mut();
-        let keys = rules.signing.keys(now_ms);
-        rules.verifier.put_keys(OWN_NAME, keys);
-        let forgotten = rules.revoked.forget(now_ms);
-        drop(rules);
-        for id in forgotten {
+        for id in self.forget() {
             let key = revocation::key(&id);
             let removed = async {
                 let expected = retry_read(|| self.store.get(key.clone())).await?;
@@ -274,6 +268,14 @@ impl Guard {
                 tracing::debug!(%error, "an old revocation stays in the store until the next start");
             }
         }
+    }
+
+    fn forget(&self) -> Vec<TokenId> {
+        let now_ms = self.now_ms();
+        let mut rules = self.rules_mut();
+        let keys = rules.signing.keys(now_ms);
+        rules.verifier.put_keys(OWN_NAME, keys);
+        rules.revoked.forget(now_ms)
     }
 
     /// The later of two clocks: one stands still while the host sleeps, and the other can be set back.

@@ -497,8 +497,7 @@ async fn a_token_of_one_device_is_of_no_other() {
     let ended = WireClient::greet(broker.address(), hello("laptop")).await.err().unwrap();
     assert_eq!(ended.code(), "unauthenticated");
     assert_eq!(ended.goodbye.unwrap().error.unwrap().field, "device");
-    let mut next = 0;
-    for device in ["phone", ""] {
+    for (next, device) in (0..).zip(["phone", ""]) {
         let (mut client, _) = WireClient::greet(broker.address(), hello(device)).await.unwrap();
         publish(&mut client, "a/1", "x").await;
         for other in [Some("laptop"), None] {
@@ -512,7 +511,6 @@ async fn a_token_of_one_device_is_of_no_other() {
         subscribed(client.subscribe("a/1", From::Offset(next)).await);
         let records = client.take(next, next + 1).await;
         assert_eq!((text(&records[0]), records[0].sender.clone().unwrap().device.as_str()), ("x", "phone"));
-        next += 1;
     }
 }
 

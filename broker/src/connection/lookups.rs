@@ -91,11 +91,9 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         };
         let after_requests = self.asked.values().any(|asked| asked.session == session);
         let (hub, encoding) = (Arc::clone(&self.context.hub), self.encoding);
-        self.give_later(
-            request,
-            Management::default(),
-            async move { read::page(&hub, encoding, session, read, after_requests).await },
-        );
+        self.give_later(request, Management::default(), async move {
+            read::page(&hub, encoding, session, read, after_requests).await
+        });
         Ok(())
     }
 

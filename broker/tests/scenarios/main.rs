@@ -3,6 +3,7 @@
 
 mod access;
 mod attacks;
+mod audit;
 mod backup;
 mod bad_input;
 mod cli;

@@ -10,6 +10,15 @@ const AHEAD: Duration = Duration::from_millis(50);
 /// The longest wait. Who comes and goes all the time uses up turns, and must not keep others waiting for longer.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// Who is later than this was kept by a busy machine, together with others, and takes another turn instead of making the
+/// crowd that turns are to prevent.
+const LATE_MAX: Duration = Duration::from_millis(20);
+
+/// Whether a turn is to be taken again by who asked first at `asked`, and got to it at `now`.
+pub(crate) fn is_missed(asked: Instant, turn: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(turn) > LATE_MAX && now.saturating_duration_since(asked) < WAIT_MAX
+}
+
 /// The turns.
 #[derive(Debug)]
 pub(crate) struct Turns {
@@ -51,6 +60,15 @@ mod tests {
         let mut turns = Turns::new(2500, start);
         let later = start + Duration::from_secs(1);
         assert!((0..100).all(|_| turns.take(later) == later));
+    }
+
+    #[test]
+    fn who_is_late_takes_another_turn_but_not_for_ever() {
+        let start = Instant::now();
+        let after = |millis| start + Duration::from_millis(millis);
+        assert!(!is_missed(start, after(100), after(115)));
+        assert!(is_missed(start, after(100), after(150)));
+        assert!(!is_missed(start, after(100), start + WAIT_MAX));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 use crate::sockets::SocketPlace;
 use crate::transport::threshold::{Bounded, Threshold};
 use crate::transport::{FrameSink, FrameSource, Gone, LinkEnd};
+use crate::turns::is_missed;
 
 /// Read buffer of a connection: most frames of clients are small, and there are many idle connections.
 const READ_BUFFER_BYTES: usize = 4 << 10;
@@ -50,7 +51,7 @@ where
     let stream = Bounded::new(stream, Arc::clone(&threshold));
     let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config())).await;
     let (sink, stream) = socket.split();
-    let door = Some(Door { place, threshold, has_greeted: false, turn: None });
+    let door = Some(Door { place, threshold, has_greeted: false, admitted: None });
     (WebSocketSource { stream, encoding, door }, WebSocketSink { sink, encoding })
 }
 
@@ -61,24 +62,32 @@ struct Door {
     threshold: Arc<Threshold>,
     /// The first frame was handed over.
     has_greeted: bool,
-    /// The peer was let in, and this is when its second frame is looked at.
-    turn: Option<Instant>,
+    /// The peer was let in: when, and when its second frame is looked at.
+    admitted: Option<(Instant, Instant)>,
 }
 
 impl Door {
     /// Lets the peer in, and waits for its turn: whoever asks for a second frame has accepted the first, which is the hello.
     async fn pass(&mut self) -> Result<(), LinkEnd> {
-        let turn = match (self.turn, &self.place) {
-            (Some(turn), _) => turn,
-            (None, Some(place)) => place.admit().map_err(LinkEnd::Refused)?,
-            (None, None) => Instant::now(),
+        let Some(place) = &self.place else {
+            self.threshold.open();
+            return Ok(());
         };
-        self.turn = Some(turn);
+        let (asked, mut turn) = match self.admitted {
+            Some(admitted) => admitted,
+            None => (Instant::now(), place.admit().map_err(LinkEnd::Refused)?),
+        };
         self.threshold.open();
-        if turn > Instant::now() {
-            sleep_until(turn).await;
+        loop {
+            self.admitted = Some((asked, turn));
+            if turn > Instant::now() {
+                sleep_until(turn).await;
+            }
+            if !is_missed(asked, turn, Instant::now()) {
+                return Ok(());
+            }
+            turn = place.next_turn();
         }
-        Ok(())
     }
 
     /// Resolves when others need the place.

@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
 use crate::sockets::SocketPlace;
+use crate::transport::linger::{Linger, Shared, share};
 use crate::transport::threshold::{Bounded, Threshold};
 use crate::transport::{FrameSink, FrameSource, Gone, LinkEnd};
 use crate::turns::is_missed;
@@ -38,21 +39,22 @@ fn config() -> WebSocketConfig {
         .max_frame_size(Some(FRAME_BYTES_MAX))
 }
 
-/// Takes over an upgraded stream, whose socket has a place, and answers its two halves.
+/// Takes over an upgraded stream, whose socket has a place, and answers its two halves, and what ends it after them.
 pub async fn accept<S>(
     stream: S,
     encoding: Encoding,
     place: Option<Arc<SocketPlace>>,
-) -> (WebSocketSource<S>, WebSocketSink<S>)
+) -> (WebSocketSource<S>, WebSocketSink<S>, Linger<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let threshold = Threshold::new(HELLO_BYTES_MAX);
+    let (stream, linger) = share(stream);
     let stream = Bounded::new(stream, Arc::clone(&threshold));
     let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config())).await;
     let (sink, stream) = socket.split();
     let door = Some(Door { place, threshold, has_greeted: false, admitted: None });
-    (WebSocketSource { stream, encoding, door }, WebSocketSink { sink, encoding })
+    (WebSocketSource { stream, encoding, door }, WebSocketSink { sink, encoding }, linger)
 }
 
 /// What a peer passes with its hello.
@@ -112,7 +114,7 @@ impl Door {
 /// The receiving half.
 #[derive(Debug)]
 pub struct WebSocketSource<S> {
-    stream: SplitStream<WebSocketStream<Bounded<S>>>,
+    stream: SplitStream<WebSocketStream<Bounded<Shared<S>>>>,
     encoding: Encoding,
     /// Closed until the peer's hello was accepted.
     door: Option<Door>,
@@ -182,7 +184,7 @@ fn link_end(error: &tungstenite::Error) -> LinkEnd {
 /// The sending half.
 #[derive(Debug)]
 pub struct WebSocketSink<S> {
-    sink: SplitSink<WebSocketStream<Bounded<S>>, Message>,
+    sink: SplitSink<WebSocketStream<Bounded<Shared<S>>>, Message>,
     encoding: Encoding,
 }
 

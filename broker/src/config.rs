@@ -108,7 +108,7 @@ impl Default for Config {
             drain_timeout_ms: 10_000,
             reconnect_after_ms: 500,
             connections_max: 10_000,
-            admissions_per_second: 2_500,
+            admissions_per_second: 2_000,
             unauthenticated_max: 2_000,
             limits: Limits::default(),
             backups: None,

@@ -129,8 +129,9 @@ async fn connect(State(context): State<Arc<HttpContext>>, mut request: Request) 
         let served = async {
             match upgrade.await {
                 Ok(stream) => {
-                    let (source, sink) = accept(TokioIo::new(stream), encoding, place.clone()).await;
+                    let (source, sink, linger) = accept(TokioIo::new(stream), encoding, place.clone()).await;
                     serve(connections, encoding, source, sink, remote).await;
+                    linger.end().await;
                 }
                 Err(error) => tracing::debug!(%error, "the peer left during the upgrade"),
             }

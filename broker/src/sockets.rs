@@ -186,6 +186,11 @@ impl SocketPlace {
         Ok(table.turns.take(now))
     }
 
+    /// Another turn, for who missed its own.
+    pub(crate) fn next_turn(&self) -> Instant {
+        self.sockets.table().turns.take(Instant::now())
+    }
+
     /// Resolves when the place was given to somebody else.
     pub fn evicted(&self) -> WaitForCancellationFuture<'_> {
         self.evicted.cancelled()

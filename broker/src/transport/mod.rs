@@ -5,6 +5,7 @@ use std::future::Future;
 use bytes::Bytes;
 use longwire_proto::error::Error;
 
+pub mod linger;
 mod threshold;
 pub mod websocket;
 

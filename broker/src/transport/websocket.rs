@@ -17,8 +17,10 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
 use crate::sockets::SocketPlace;
+use crate::transport::linger::{Linger, Shared, share};
 use crate::transport::threshold::{Bounded, Threshold};
 use crate::transport::{FrameSink, FrameSource, Gone, LinkEnd};
+use crate::turns::is_missed;
 
 /// Read buffer of a connection: most frames of clients are small, and there are many idle connections.
 const READ_BUFFER_BYTES: usize = 4 << 10;
@@ -37,21 +39,22 @@ fn config() -> WebSocketConfig {
         .max_frame_size(Some(FRAME_BYTES_MAX))
 }
 
-/// Takes over an upgraded stream, whose socket has a place, and answers its two halves.
+/// Takes over an upgraded stream, whose socket has a place, and answers its two halves, and what ends it after them.
 pub async fn accept<S>(
     stream: S,
     encoding: Encoding,
     place: Option<Arc<SocketPlace>>,
-) -> (WebSocketSource<S>, WebSocketSink<S>)
+) -> (WebSocketSource<S>, WebSocketSink<S>, Linger<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let threshold = Threshold::new(HELLO_BYTES_MAX);
+    let (stream, linger) = share(stream);
     let stream = Bounded::new(stream, Arc::clone(&threshold));
     let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config())).await;
     let (sink, stream) = socket.split();
-    let door = Some(Door { place, threshold, has_greeted: false, turn: None });
-    (WebSocketSource { stream, encoding, door }, WebSocketSink { sink, encoding })
+    let door = Some(Door { place, threshold, has_greeted: false, admitted: None });
+    (WebSocketSource { stream, encoding, door }, WebSocketSink { sink, encoding }, linger)
 }
 
 /// What a peer passes with its hello.
@@ -61,24 +64,32 @@ struct Door {
     threshold: Arc<Threshold>,
     /// The first frame was handed over.
     has_greeted: bool,
-    /// The peer was let in, and this is when its second frame is looked at.
-    turn: Option<Instant>,
+    /// The peer was let in: when, and when its second frame is looked at.
+    admitted: Option<(Instant, Instant)>,
 }
 
 impl Door {
     /// Lets the peer in, and waits for its turn: whoever asks for a second frame has accepted the first, which is the hello.
     async fn pass(&mut self) -> Result<(), LinkEnd> {
-        let turn = match (self.turn, &self.place) {
-            (Some(turn), _) => turn,
-            (None, Some(place)) => place.admit().map_err(LinkEnd::Refused)?,
-            (None, None) => Instant::now(),
+        let Some(place) = &self.place else {
+            self.threshold.open();
+            return Ok(());
         };
-        self.turn = Some(turn);
+        let (asked, mut turn) = match self.admitted {
+            Some(admitted) => admitted,
+            None => (Instant::now(), place.admit().map_err(LinkEnd::Refused)?),
+        };
         self.threshold.open();
-        if turn > Instant::now() {
-            sleep_until(turn).await;
+        loop {
+            self.admitted = Some((asked, turn));
+            if turn > Instant::now() {
+                sleep_until(turn).await;
+            }
+            if !is_missed(asked, turn, Instant::now()) {
+                return Ok(());
+            }
+            turn = place.next_turn();
         }
-        Ok(())
     }
 
     /// Resolves when others need the place.
@@ -103,7 +114,7 @@ impl Door {
 /// The receiving half.
 #[derive(Debug)]
 pub struct WebSocketSource<S> {
-    stream: SplitStream<WebSocketStream<Bounded<S>>>,
+    stream: SplitStream<WebSocketStream<Bounded<Shared<S>>>>,
     encoding: Encoding,
     /// Closed until the peer's hello was accepted.
     door: Option<Door>,
@@ -173,7 +184,7 @@ fn link_end(error: &tungstenite::Error) -> LinkEnd {
 /// The sending half.
 #[derive(Debug)]
 pub struct WebSocketSink<S> {
-    sink: SplitSink<WebSocketStream<Bounded<S>>, Message>,
+    sink: SplitSink<WebSocketStream<Bounded<Shared<S>>>, Message>,
     encoding: Encoding,
 }
 

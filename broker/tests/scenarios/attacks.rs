@@ -29,6 +29,14 @@ async fn others_go_on(broker: &Broker) {
     while refused_for_now(client.publish("others", &["still here"]).await) {}
 }
 
+/// Connects, and waits until the connection has its place: who was only welcomed may be about to take it.
+async fn placed(broker: &Broker, encoding: Encoding) -> WireClient {
+    let mut client = WireClient::connect(broker.address(), encoding).await;
+    client.send(ClientFrame::Ping(wire::Ping { token: 1 })).await;
+    assert!(matches!(client.receive().await, ServerFrame::Pong(_)));
+    client
+}
+
 fn refused_for_now(frame: ServerFrame) -> bool {
     match frame {
         ServerFrame::Published(_) => false,
@@ -97,7 +105,7 @@ async fn who_comes_during_a_flood_is_not_kept_out() {
 async fn who_is_connected_is_never_pushed_out_and_who_says_no_hello_is_told() {
     let (_folder, data) = folder();
     let broker = Broker::start_with(&data, &[("UNAUTHENTICATED_MAX", "2")]);
-    let mut connected = WireClient::connect(broker.address(), Encoding::Proto).await;
+    let mut connected = placed(&broker, Encoding::Proto).await;
     let proto = Encoding::Proto.subprotocol();
     let mut mute = WireClient::open(broker.address(), proto).await.unwrap();
     let mut crowd = Vec::new();
@@ -119,8 +127,8 @@ async fn who_is_connected_is_never_pushed_out_and_who_says_no_hello_is_told() {
 async fn more_connections_than_allowed_are_refused_before_the_upgrade_and_health_still_answers() {
     let (_folder, data) = folder();
     let broker = Broker::start_with(&data, &[("CONNECTIONS_MAX", "2")]);
-    let first = WireClient::connect(broker.address(), Encoding::Proto).await;
-    let _second = WireClient::connect(broker.address(), Encoding::Json).await;
+    let first = placed(&broker, Encoding::Proto).await;
+    let _second = placed(&broker, Encoding::Json).await;
     let refused = WireClient::open(broker.address(), Encoding::Proto.subprotocol()).await.err().unwrap();
     let tungstenite::Error::Http(response) = refused else { panic!("{refused}") };
     assert_eq!(response.status(), 503);
@@ -139,7 +147,7 @@ async fn who_upgrades_while_there_was_room_and_is_late_is_told() {
     let (_folder, data) = folder();
     let broker = Broker::start_with(&data, &[("CONNECTIONS_MAX", "1")]);
     let mut late = WireClient::open(broker.address(), Encoding::Json.subprotocol()).await.unwrap();
-    let early = WireClient::connect(broker.address(), Encoding::Proto).await;
+    let early = placed(&broker, Encoding::Proto).await;
     late.send(ClientFrame::Hello(wire::Hello::default())).await;
     let ended = late.ended().await;
     assert_eq!((ended.code(), ended.close_code()), ("overloaded", 1013));

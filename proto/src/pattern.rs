@@ -68,6 +68,10 @@ impl Pattern {
     /// Whether a session's id matches.
     #[must_use]
     pub fn matches(&self, session: &SessionId) -> bool {
+        // Most patterns that do not match are told by this alone.
+        if !session.as_str().starts_with(self.prefix()) {
+            return false;
+        }
         // Bit i: the segments of the id so far can be what the first i segments of the pattern stand for. A loop over bits
         // instead of trying every length of every `**`, which could take exponential time.
         let mut reached = self.past_many(1);

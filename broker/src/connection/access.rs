@@ -14,6 +14,7 @@ use crate::auth::authorise::{Subject, authorise};
 use crate::auth::guard::{Guard, Whoever};
 use crate::auth::operation::Operation;
 use crate::auth::principal::Principal;
+use crate::connection::decisions::Decisions;
 use crate::connection::request;
 use crate::connection::witness::{Management, Witness};
 use crate::quota::{ConnectionPermit, RequestPermit, SubscriptionPermit};
@@ -27,6 +28,7 @@ pub(super) struct Access {
     changes: watch::Receiver<u64>,
     principal: watch::Sender<Arc<Principal>>,
     witness: Witness,
+    decisions: Decisions,
     look_at: Instant,
     permit: ConnectionPermit,
     /// Creations of sessions that were counted, and have come to nothing yet.
@@ -55,7 +57,16 @@ impl Access {
         let mut changes = guard.changes();
         changes.mark_changed();
         let principal = watch::Sender::new(Arc::new(principal));
-        Self { guard, changes, principal, witness, look_at: Instant::now(), permit, creations: 0 }
+        Self {
+            guard,
+            changes,
+            principal,
+            witness,
+            decisions: Decisions::default(),
+            look_at: Instant::now(),
+            permit,
+            creations: 0,
+        }
     }
 
     /// Waits until it is to be looked again whether somebody may stay.
@@ -90,6 +101,7 @@ impl Access {
         let next = next?;
         let mut principal = (*self.principal()).clone();
         principal.refresh(next)?;
+        self.decisions.forget();
         self.principal.send_replace(Arc::new(principal));
         self.check()
     }
@@ -115,12 +127,13 @@ impl Access {
     /// Those of [`authorise`].
     // A function of its own, so that its cost can be told (`benches/benches/authorisation.rs`).
     #[inline(never)]
-    pub(super) fn authorise<'a>(
-        &self,
-        operation: Operation,
-        subject: impl Into<Subject<'a>>,
-    ) -> Result<(), Error> {
-        authorise(&self.principal.borrow(), operation, subject)
+    pub(super) fn authorise(&mut self, operation: Operation, session: &SessionId) -> Result<(), Error> {
+        if self.decisions.has(session, operation) {
+            return Ok(());
+        }
+        authorise(&self.principal.borrow(), operation, session)?;
+        self.decisions.add(session, operation);
+        Ok(())
     }
 
     /// Whether something may be done that is about everything.
@@ -128,7 +141,7 @@ impl Access {
     /// # Errors
     /// Those of [`authorise`].
     pub(super) fn everything(&self, operation: Operation) -> Result<(), Error> {
-        let allowed = self.authorise(operation, Subject::Everything);
+        let allowed = authorise(&self.principal.borrow(), operation, Subject::Everything);
         self.told(operation, "", allowed)
     }
 
@@ -156,9 +169,10 @@ impl Access {
     ///
     /// # Errors
     /// Those of [`request::session_id`] and [`authorise`].
-    pub(super) fn session(&self, operation: Operation, text: &str) -> Result<SessionId, Error> {
+    pub(super) fn session(&mut self, operation: Operation, text: &str) -> Result<SessionId, Error> {
         let session = request::session_id(text)?;
-        self.told(operation, text, self.authorise(operation, &session))?;
+        let allowed = self.authorise(operation, &session);
+        self.told(operation, text, allowed)?;
         Ok(session)
     }
 

@@ -4,6 +4,7 @@
 //! cursors: what the client has not taken stays in the store.
 
 mod access;
+mod decisions;
 mod lookups;
 mod read;
 mod reply;
@@ -218,6 +219,7 @@ async fn hello<R: FrameSource>(
     let principal = admitted.map_err(|error| End::Goodbye(error.into()))?;
     let permit = context.quotas.connect(&principal.id, principal.tenant.as_deref());
     let permit = permit.map_err(|error| End::Goodbye(error.into()))?;
+    source.admit().map_err(link_end)?;
     Ok(Access::new(Arc::clone(&context.guard), principal, witness, permit))
 }
 

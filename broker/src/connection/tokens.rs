@@ -40,7 +40,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         self.feed(frame).await
     }
 
-    fn shared(&self, share: wire::ShareSession) -> Result<wire::Shared, Error> {
+    fn shared(&mut self, share: wire::ShareSession) -> Result<wire::Shared, Error> {
         let wire::ShareSession { request, session, rights, ttl_ms } = share;
         let session = self.access.session(Operation::Share, &session)?;
         let rights = match rights.as_slice() {

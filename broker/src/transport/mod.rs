@@ -22,6 +22,12 @@ pub enum LinkEnd {
 pub trait FrameSource: Send {
     /// The next frame. Dropping the future loses nothing.
     fn next(&mut self) -> impl Future<Output = Result<Bytes, LinkEnd>> + Send;
+
+    /// The peer's hello is accepted: from here on it may send large frames, and has the place of a connection.
+    ///
+    /// # Errors
+    /// [`LinkEnd::Refused`] when there is no place.
+    fn admit(&mut self) -> Result<(), LinkEnd>;
 }
 
 /// The sending half of a link. An error means that the peer is gone.

@@ -69,24 +69,25 @@ struct Door {
 }
 
 impl Door {
-    /// Lets the peer in, and waits for its turn: whoever asks for a second frame has accepted the first, which is the hello.
-    async fn pass(&mut self) -> Result<(), LinkEnd> {
-        let Some(place) = &self.place else {
-            self.threshold.open();
-            return Ok(());
-        };
-        let (asked, mut turn) = match self.admitted {
-            Some(admitted) => admitted,
-            None => (Instant::now(), place.admit().map_err(LinkEnd::Refused)?),
-        };
+    /// Lets the peer in.
+    fn admit(&mut self) -> Result<(), LinkEnd> {
+        if let Some(place) = &self.place {
+            self.admitted = Some((Instant::now(), place.admit().map_err(LinkEnd::Refused)?));
+        }
         self.threshold.open();
+        Ok(())
+    }
+
+    /// Waits for the turn of a peer that was let in.
+    async fn pass(&mut self) {
+        let (Some(place), Some((asked, mut turn))) = (&self.place, self.admitted) else { return };
         loop {
             self.admitted = Some((asked, turn));
             if turn > Instant::now() {
                 sleep_until(turn).await;
             }
             if !is_missed(asked, turn, Instant::now()) {
-                return Ok(());
+                return;
             }
             turn = place.next_turn();
         }
@@ -126,7 +127,7 @@ where
 {
     async fn next(&mut self) -> Result<Bytes, LinkEnd> {
         if let Some(door) = self.door.as_mut().filter(|door| door.has_greeted) {
-            door.pass().await?;
+            door.pass().await;
             self.door = None;
         }
         let Some(door) = &mut self.door else { return receive(&mut self.stream, self.encoding).await };
@@ -136,6 +137,10 @@ where
         };
         door.has_greeted = true;
         Ok(first)
+    }
+
+    fn admit(&mut self) -> Result<(), LinkEnd> {
+        self.door.as_mut().map_or(Ok(()), Door::admit)
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod access;
 mod decisions;
+mod hello;
 mod lookups;
 mod read;
 mod reply;
@@ -26,27 +27,22 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use longwire_core::command::Command;
 use longwire_proto::codec::{Encoding, decode_client, encode_server};
 use longwire_proto::error::{Error, ErrorCode};
-use longwire_proto::limits::{
-    BATCH_BYTES_MAX, BATCH_RECORDS_MAX, FRAME_BYTES_MAX, PRODUCER_WINDOW, RECORD_BYTES_MAX, REQUESTS_MAX,
-    SUBSCRIPTIONS_MAX, TITLE_BYTES_MAX,
-};
-use longwire_proto::meta::check_length;
+use longwire_proto::limits::{REQUESTS_MAX, SUBSCRIPTIONS_MAX};
 use longwire_proto::raw::client_frame::Frame as ClientFrame;
 use longwire_proto::session_id::SessionId;
-use longwire_proto::short_id::check_short_id;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
 use longwire_proto::{raw, wire};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::audit::Audit;
 use crate::auth::guard::Guard;
 use crate::auth::operation::Operation as Asks;
 use crate::clock::Clock;
 use crate::connection::access::{Access, Creation};
+use crate::connection::hello::{hello, welcome};
 use crate::connection::reply::{Asked, answer, refused};
 use crate::connection::subscriptions::{SubscriptionEvent, Subscriptions};
-use crate::connection::witness::Witness;
 use crate::hub::Hub;
 use crate::page_token::PageTokens;
 use crate::quota::Quotas;
@@ -192,43 +188,6 @@ async fn say_goodbye<W: FrameSink>(sink: &mut W, encoding: Encoding, goodbye: Go
     let frame = wire::Goodbye { error: Some(goodbye.error.to_wire()), reconnect_after_ms };
     sink.feed(encode_server(encoding, ServerFrame::Goodbye(frame))).await?;
     sink.close(&goodbye.error).await
-}
-
-async fn hello<R: FrameSource>(
-    context: &ConnectionContext,
-    encoding: Encoding,
-    source: &mut R,
-    number: u64,
-    remote: Option<SocketAddr>,
-) -> Result<Access, End> {
-    let due = Instant::now() + context.times.handshake_timeout;
-    let late = || {
-        let message = format!("no hello came within {} ms", context.times.handshake_timeout.as_millis());
-        End::Goodbye(Error::new(ErrorCode::HandshakeTimeout, message).into())
-    };
-    let bytes = timeout_at(due, source.next()).await.map_err(|_| late())?.map_err(link_end)?;
-    let frame = decode_client(encoding, bytes).map_err(|error| End::Goodbye(error.into()))?;
-    let ClientFrame::Hello(hello) = frame else {
-        let error = Error::new(ErrorCode::HelloExpected, "the first frame of a connection must be `hello`");
-        return Err(End::Goodbye(error.into()));
-    };
-    check_hello(&hello).map_err(|error| End::Goodbye(error.into()))?;
-    let admitted = context.guard.admit(&hello.token, &hello.device);
-    let witness = Witness::new(context.audit.clone(), number, remote, hello.device);
-    witness.authenticated(admitted.as_ref());
-    let principal = admitted.map_err(|error| End::Goodbye(error.into()))?;
-    let permit = context.quotas.connect(&principal.id, principal.tenant.as_deref());
-    let permit = permit.map_err(|error| End::Goodbye(error.into()))?;
-    source.admit().map_err(link_end)?;
-    Ok(Access::new(Arc::clone(&context.guard), principal, witness, permit))
-}
-
-fn check_hello(hello: &wire::Hello) -> Result<(), Error> {
-    check_length("client", &hello.client, TITLE_BYTES_MAX)?;
-    match hello.device.as_str() {
-        "" => Ok(()),
-        device => check_short_id(ErrorCode::InvalidArgument, "device", device.as_bytes()),
-    }
 }
 
 fn link_end(end: LinkEnd) -> End {
@@ -587,27 +546,4 @@ async fn pass(
         Some(passing) => passing.await,
         None => std::future::pending().await,
     }
-}
-
-fn welcome(context: &ConnectionContext, access: &Access, number: u64) -> ServerFrame {
-    let principal = access.principal();
-    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    ServerFrame::Welcome(wire::Welcome {
-        broker: concat!("longwire/", env!("CARGO_PKG_VERSION")).to_owned(),
-        connection: format!("c{number}"),
-        principal: principal.id.clone(),
-        limits: Some(wire::Limits {
-            frame_bytes_max: FRAME_BYTES_MAX as u64,
-            record_bytes_max: RECORD_BYTES_MAX as u64,
-            batch_bytes_max: BATCH_BYTES_MAX as u64,
-            batch_records_max: BATCH_RECORDS_MAX as u64,
-            subscriptions_max: SUBSCRIPTIONS_MAX as u64,
-            requests_max: REQUESTS_MAX as u64,
-            producer_window: PRODUCER_WINDOW as u64,
-        }),
-        heartbeat_ms: millis(context.times.heartbeat),
-        idle_timeout_ms: millis(context.times.idle_timeout),
-        features: Vec::new(),
-        expires_ms: if principal.signed_by.is_empty() { 0 } else { principal.expires_ms },
-    })
 }

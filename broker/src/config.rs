@@ -52,6 +52,8 @@ pub struct Config {
     pub origins: Vec<String>,
     /// TLS on the port.
     pub tls: TlsConfig,
+    /// QUIC too, on the UDP port of the same number, when there is TLS.
+    pub quic: bool,
     /// A proxy in front of the broker terminates TLS, so the port speaks plain text although others reach it.
     pub plain_text: bool,
     /// The data folder; created when it does not exist.
@@ -99,6 +101,7 @@ impl Default for Config {
             audit: AuditConfig::default(),
             origins: Vec::new(),
             tls: TlsConfig::default(),
+            quic: true,
             plain_text: false,
             data: PathBuf::from("longwire-data"),
             heartbeat_ms: 15_000,

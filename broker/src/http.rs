@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -34,8 +33,6 @@ use crate::web_page;
 
 /// The path that is upgraded to WebSocket.
 pub const CONNECT_PATH: &str = "/v1/connect";
-/// How long a connection that lost its place may take to say so: it has nothing to send but a goodbye.
-const EVICTED_GRACE: Duration = Duration::from_millis(100);
 /// The one version of WebSocket (RFC 6455, section 4.1).
 const WEBSOCKET_VERSION: &str = "13";
 
@@ -154,10 +151,9 @@ async fn connect(State(context): State<Arc<HttpContext>>, mut request: Request) 
 /// Resolves when somebody else has had the place of a socket for a while.
 async fn outlived(place: Option<&SocketPlace>) {
     match place {
-        Some(place) => place.evicted().await,
+        Some(place) => place.outlived().await,
         None => std::future::pending().await,
     }
-    tokio::time::sleep(EVICTED_GRACE).await;
 }
 
 fn check(request: &Request, origins: &Origins) -> Result<(Encoding, HeaderValue), Error> {

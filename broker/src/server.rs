@@ -46,6 +46,7 @@ use crate::sockets::{SocketPlace, Sockets};
 use crate::store::{Store, StoreError};
 use crate::tls::Tls;
 use crate::tls::error::TlsError;
+use crate::transport::quic::{QuicContext, QuicPort};
 
 /// The file of the broker's own keys, in the data folder.
 pub const SIGNING_KEYS_FILE: &str = "signing-keys.json";
@@ -74,6 +75,8 @@ const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes that HTTP/1 reads ahead, headers included.
 const HTTP1_BUFFER_BYTES_MAX: usize = 16 << 10;
+/// Ports that are tried when any will do, until one is free for TCP and for UDP.
+const FREE_PORT_TRIES: usize = 16;
 /// How long accepting rests after it failed, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -81,8 +84,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}{}", hint(source))]
+    #[error("cannot listen on {address} ({protocol}): {source}{}", hint(source))]
     Listen {
+        /// TCP, or UDP for QUIC.
+        protocol: &'static str,
         /// The address.
         address: SocketAddr,
         /// What the system said.
@@ -132,6 +137,7 @@ struct Chores {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    quic: Option<QuicPort>,
     config: Config,
     hub: Arc<Hub>,
     http: Arc<HttpContext>,
@@ -140,6 +146,28 @@ pub struct Server {
     ageing: Ageing,
     key_files: Vec<(String, KeyFile)>,
     published: Vec<Published>,
+}
+
+/// Takes the TCP port, and the UDP port of the same number for QUIC.
+async fn listen(
+    config: &Config,
+    tls: Option<&Arc<Tls>>,
+) -> Result<(TcpListener, SocketAddr, Option<QuicPort>), ServeError> {
+    let refuse = |protocol, source| ServeError::Listen { protocol, address: config.listen, source };
+    let tries = if config.listen.port() == 0 { FREE_PORT_TRIES } else { 1 };
+    let mut tried = 0;
+    loop {
+        let listener = TcpListener::bind(config.listen).await.map_err(|error| refuse("TCP", error))?;
+        let address = listener.local_addr().map_err(|error| refuse("TCP", error))?;
+        let Some(tls) = tls.filter(|_| config.quic) else { return Ok((listener, address, None)) };
+        tried += 1;
+        match QuicPort::bind(address, Arc::clone(tls), config) {
+            Ok(quic) => return Ok((listener, address, Some(quic))),
+            // Somebody else has the UDP port of this number.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tried < tries => {}
+            Err(error) => return Err(refuse("UDP, for QUIC; `quic = false` turns it off", error)),
+        }
+    }
 }
 
 async fn ageing(store: &dyn Store, clock: Clock, trust: bool) -> Result<Ageing, ServeError> {
@@ -187,9 +215,7 @@ impl Server {
     ) -> Result<Self, ServeError> {
         // Before the port is there: nobody shall be accepted who cannot be served.
         let tls = Tls::open(&config)?.map(Arc::new);
-        let refuse = |source| ServeError::Listen { address: config.listen, source };
-        let listener = TcpListener::bind(config.listen).await.map_err(refuse)?;
-        let address = listener.local_addr().map_err(refuse)?;
+        let (listener, address, quic) = listen(&config, tls.as_ref()).await?;
         let clock = Clock::start();
         let ageing = ageing(&*store, clock, config.trust_clock).await?;
         let signing = SigningKeys::load_or_make(&config.data.join(SIGNING_KEYS_FILE))?;
@@ -223,7 +249,7 @@ impl Server {
         let origins = Origins { listed: config.origins.clone(), tls: tls.is_some() };
         let http =
             Arc::new(HttpContext { connections, metrics, hosts, origins, upgraded: TaskTracker::new() });
-        Ok(Self { listener, address, config, hub, http, tls, drain, ageing, key_files, published })
+        Ok(Self { listener, address, quic, config, hub, http, tls, drain, ageing, key_files, published })
     }
 
     /// The address that is listened on.
@@ -236,6 +262,12 @@ impl Server {
     #[must_use]
     pub fn tls(&self) -> Option<&Tls> {
         self.tls.as_deref()
+    }
+
+    /// Whether QUIC is spoken too.
+    #[must_use]
+    pub fn has_quic(&self) -> bool {
+        self.quic.is_some()
     }
 
     /// Serves until `shutdown` resolves, then drains: stops accepting, answers what was asked, tells every client when to
@@ -251,11 +283,17 @@ impl Server {
         tracing::info!("draining");
         let due = Instant::now() + Config::time(self.config.drain_timeout_ms);
         drop(self.listener);
+        if let Some(quic) = &self.quic {
+            quic.refuse();
+        }
         chores.stop.cancel();
         self.drain.send_replace(Some(Config::time(self.config.reconnect_after_ms)));
         self.http.upgraded.close();
         let mut whole = timeout_at(due, self.http.upgraded.wait()).await.is_ok();
         stop.cancel();
+        if let Some(quic) = &self.quic {
+            whole &= timeout_at(due, quic.close()).await.is_ok();
+        }
         let store = Arc::clone(self.hub.store());
         whole &= timeout_at(due, chores.tasks.wait()).await.is_ok();
         whole &= timeout_at(due, self.hub.drain()).await.is_ok();
@@ -305,6 +343,22 @@ impl Server {
     async fn accept(&self, stop: &CancellationToken, requests: &TaskTracker) {
         let Config { connections_max, admissions_per_second, unauthenticated_max, .. } = self.config;
         let sockets = Sockets::new(connections_max, admissions_per_second, unauthenticated_max);
+        let context = QuicContext {
+            connections: Arc::clone(&self.http.connections),
+            sockets: Arc::clone(&sockets),
+            handshakes: requests.clone(),
+            served: self.http.upgraded.clone(),
+            stop: stop.clone(),
+        };
+        let quic = async {
+            if let Some(quic) = &self.quic {
+                quic.accept(&context).await;
+            }
+        };
+        tokio::join!(quic, self.accept_tcp(&sockets, stop, requests));
+    }
+
+    async fn accept_tcp(&self, sockets: &Arc<Sockets>, stop: &CancellationToken, requests: &TaskTracker) {
         let router = router(Arc::clone(&self.http));
         loop {
             match self.listener.accept().await {

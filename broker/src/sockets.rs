@@ -13,15 +13,20 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use longwire_proto::error::{Error, ErrorCode};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::turns::Turns;
 
 /// Bits of an IPv6 address that one customer of a network gets: within them, addresses cost nothing.
 const IPV6_NETWORK_BITS: u32 = 64;
+/// The part of the waiting places, one in so many, that makes a crowd: an honest one costs a round trip in it.
+const CROWD_PART: usize = 4;
+/// How long a connection that lost its place may take to say so: it has nothing to send but a goodbye.
+const EVICTED_GRACE: Duration = Duration::from_millis(100);
 /// When to try again what was refused because too many others are here.
 const RETRY_AFTER_MS: u64 = 1000;
 
@@ -128,6 +133,12 @@ impl Sockets {
         table.show();
     }
 
+    /// Whether so many wait that one whose address may be forged should prove it before it takes a place.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.table().waiting_count * CROWD_PART >= self.waiting_max
+    }
+
     /// Whether one more connection would be admitted now.
     ///
     /// # Errors
@@ -194,6 +205,12 @@ impl SocketPlace {
     /// Resolves when the place was given to somebody else.
     pub fn evicted(&self) -> WaitForCancellationFuture<'_> {
         self.evicted.cancelled()
+    }
+
+    /// Resolves when somebody else has had the place for a while.
+    pub async fn outlived(&self) {
+        self.evicted().await;
+        sleep(EVICTED_GRACE).await;
     }
 
     /// What is said to who lost its place.

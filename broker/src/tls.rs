@@ -77,6 +77,11 @@ impl Tls {
         handshake::accept(config, stream, self.handshake_timeout).await
     }
 
+    /// What is served over QUIC now.
+    pub(crate) fn quic(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.serving().quic)
+    }
+
     /// Takes replaced files, and renews the development certificate, until it is stopped.
     pub async fn keep(self: Arc<Self>, stop: CancellationToken) {
         let mut looks = interval(LOOK_EVERY);

@@ -2,6 +2,7 @@
 
 pub mod codec;
 pub mod error;
+pub mod framing;
 pub mod grant;
 pub mod grants;
 pub mod limits;

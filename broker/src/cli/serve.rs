@@ -194,6 +194,9 @@ fn announce(server: &Server, access: Access, json: bool) {
             "http": format!("{http}://{address}"),
             "auth": matches!(access, Access::Token),
         });
+        if server.has_quic() {
+            ready["quic"] = format!("quic://{address}").into();
+        }
         if let Some(fingerprint) = fingerprint {
             ready["fingerprint"] = fingerprint.into();
         }
@@ -204,6 +207,9 @@ fn announce(server: &Server, access: Access, json: bool) {
     println!("  Access     {}", access.text());
     println!("  Page       {http}://{address}/");
     println!("  WebSocket  {url}{CONNECT_PATH}");
+    if server.has_quic() {
+        println!("  QUIC       quic://{address}");
+    }
     println!("  Health     {http}://{address}/healthz, /readyz and /metrics");
     match fingerprint {
         None => println!("  Try        longwire --url {url} run demo -- date"),

@@ -48,6 +48,7 @@ use crate::page_token::PageTokens;
 use crate::quota::Quotas;
 use crate::request::{Answer, Operation, ReplyTo, Request};
 use crate::subscription::Event as Delivered;
+use crate::transport::lanes::{Lane, LaneId};
 use crate::transport::{FrameSink, FrameSource, Gone, LinkEnd};
 
 /// Bytes that are fed before they are flushed, while there is more to feed: one system call carries many frames.
@@ -125,6 +126,7 @@ enum Event {
     Passed(Result<(), (Error, ReplyTo)>),
     LookedUp(Bytes),
     Subscription(SubscriptionEvent),
+    Driven(Result<LaneId, Gone>),
     Heartbeat,
     AccessDue,
     Idle,
@@ -186,7 +188,7 @@ pub async fn serve<R: FrameSource, W: FrameSink>(
 async fn say_goodbye<W: FrameSink>(sink: &mut W, encoding: Encoding, goodbye: Goodbye) -> Result<(), Gone> {
     let reconnect_after_ms = u64::try_from(goodbye.reconnect_after.as_millis()).unwrap_or(0);
     let frame = wire::Goodbye { error: Some(goodbye.error.to_wire()), reconnect_after_ms };
-    sink.feed(encode_server(encoding, ServerFrame::Goodbye(frame))).await?;
+    sink.feed(Lane::Control, encode_server(encoding, ServerFrame::Goodbye(frame))).await?;
     sink.close(&goodbye.error).await
 }
 
@@ -199,7 +201,8 @@ fn link_end(end: LinkEnd) -> End {
 
 impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     fn new(context: Arc<ConnectionContext>, encoding: Encoding, source: R, sink: W, access: Access) -> Self {
-        let subscriptions = Subscriptions::new(Arc::clone(&context.hub), access.whoever(), encoding);
+        let (hub, whoever) = (Arc::clone(&context.hub), access.whoever());
+        let subscriptions = Subscriptions::new(hub, whoever, encoding, sink.lanes());
         let (answers, answered) = mpsc::channel(REQUESTS_MAX);
         let now = Instant::now();
         Self {
@@ -240,6 +243,9 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 if let Some(goodbye) = self.handle(event).await? {
                     return Ok(goodbye);
                 }
+                for lane in self.subscriptions.take_left() {
+                    self.sink.leave(lane);
+                }
                 if self.fed_bytes >= FLUSH_BYTES {
                     break;
                 }
@@ -262,6 +268,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             passed = pass(&mut self.passing), if self.passing.is_some() => Event::Passed(passed),
             Some(frame) = self.lookups.next(), if !self.lookups.is_empty() => Event::LookedUp(frame),
             event = self.subscriptions.next() => Event::Subscription(event),
+            driven = self.sink.drive() => Event::Driven(driven),
             () = self.access.is_due() => Event::AccessDue,
             () = sleep_until(self.heartbeat_at) => Event::Heartbeat,
             () = sleep_until(idle_at), if reads => Event::Idle,
@@ -286,8 +293,9 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                     reply_to.answer(Err(error));
                 }
             }
-            Event::LookedUp(frame) => self.feed_bytes(frame).await?,
+            Event::LookedUp(frame) => self.feed_bytes(Lane::Control, frame).await?,
             Event::Subscription(event) => self.subscription(event).await?,
+            Event::Driven(stopped) => self.subscriptions.remove_lane(stopped?),
             Event::AccessDue => {
                 if let Err(error) = self.access.check() {
                     return Ok(Some(error.into()));
@@ -479,28 +487,28 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     }
 
     async fn subscription(&mut self, event: SubscriptionEvent) -> Result<(), End> {
-        let frame = match event {
-            SubscriptionEvent::Subscribed(subscribed) => ServerFrame::Subscribed(*subscribed),
+        let (subscription, lane, event) = match event {
+            SubscriptionEvent::Subscribed(lane, subscribed) => {
+                let lane = lane.map_or(Lane::Control, Lane::Subscription);
+                return self.feed_to(lane, ServerFrame::Subscribed(*subscribed)).await;
+            }
             SubscriptionEvent::Refused { request, subscription, error } => {
-                refused(request, subscription, &error)
+                return self.feed(refused(request, subscription, &error)).await;
             }
-            SubscriptionEvent::Delivery { event: Delivered::Delivery { frame, next: _ }, .. } => {
-                metrics::counter!("longwire_deliveries_total").increment(1);
-                return self.feed_bytes(frame).await;
-            }
-            SubscriptionEvent::Delivery { event: Delivered::Frame(frame), .. } => *frame,
-            SubscriptionEvent::Delivery { subscription, event: Delivered::Ended { epoch, next, error } } => {
-                let error = Some(error.to_wire());
-                ServerFrame::SubscriptionEnded(wire::SubscriptionEnded {
-                    subscription,
-                    epoch,
-                    next,
-                    error,
-                    session: String::new(),
-                })
-            }
+            SubscriptionEvent::Delivery { subscription, lane, event } => (subscription, lane, event),
         };
-        self.feed(frame).await
+        match event {
+            Delivered::Delivery { frame, next: _ } => {
+                metrics::counter!("longwire_deliveries_total").increment(1);
+                self.feed_bytes(Lane::Subscription(lane), frame).await
+            }
+            Delivered::Frame(frame) => self.feed_to(Lane::Subscription(lane), *frame).await,
+            Delivered::Ended { epoch, next, error } => {
+                let (error, session) = (Some(error.to_wire()), String::new());
+                let ended = wire::SubscriptionEnded { subscription, epoch, next, error, session };
+                self.feed_last(lane, ServerFrame::SubscriptionEnded(ended)).await
+            }
+        }
     }
 
     async fn heartbeat(&mut self) -> Result<(), End> {
@@ -515,12 +523,22 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     }
 
     async fn feed(&mut self, frame: ServerFrame) -> Result<(), End> {
-        self.feed_bytes(encode_server(self.encoding, frame)).await
+        self.feed_to(Lane::Control, frame).await
     }
 
-    async fn feed_bytes(&mut self, frame: Bytes) -> Result<(), End> {
+    async fn feed_to(&mut self, lane: Lane, frame: ServerFrame) -> Result<(), End> {
+        self.feed_bytes(lane, encode_server(self.encoding, frame)).await
+    }
+
+    async fn feed_last(&mut self, lane: LaneId, frame: ServerFrame) -> Result<(), End> {
+        self.feed_to(Lane::Subscription(lane), frame).await?;
+        self.sink.finish(lane);
+        Ok(())
+    }
+
+    async fn feed_bytes(&mut self, lane: Lane, frame: Bytes) -> Result<(), End> {
         self.fed_bytes += frame.len();
-        match timeout(self.context.times.idle_timeout, self.sink.feed(frame)).await {
+        match timeout(self.context.times.idle_timeout, self.sink.feed(lane, frame)).await {
             Ok(fed) => Ok(fed?),
             Err(_) => Err(End::Gone),
         }

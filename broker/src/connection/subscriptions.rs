@@ -25,13 +25,10 @@ use crate::pattern_subscription::{PatternFrom, PatternSubscription, PatternWish}
 use crate::quota::SubscriptionPermit;
 use crate::subscription::{Event, Start, Subscription, resolve};
 use crate::tail::{Progress, Tail, TailReader};
-
-/// Which registration of a number: a later one replaces an earlier one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Generation(u64);
+use crate::transport::lanes::{LaneId, Lanes, Room};
 
 struct Entry {
-    generation: Generation,
+    lane: LaneId,
     abort: AbortHandle,
     consumed_through: watch::Sender<u64>,
     tail: Option<Arc<Tail>>,
@@ -47,7 +44,7 @@ struct Entry {
 
 struct Opened {
     number: u32,
-    generation: Generation,
+    lane: LaneId,
     request: u64,
     window_bytes: Option<u64>,
     result: Result<Source, Error>,
@@ -70,8 +67,8 @@ enum Source {
 
 /// What a subscription has for the client.
 pub(super) enum SubscriptionEvent {
-    /// The answer to a subscribe.
-    Subscribed(Box<wire::Subscribed>),
+    /// The answer to a subscribe, and the lane that begins with it, unless nothing is subscribed.
+    Subscribed(Option<LaneId>, Box<wire::Subscribed>),
     /// The refusal of one subscription.
     Refused {
         /// The client's request.
@@ -85,6 +82,8 @@ pub(super) enum SubscriptionEvent {
     Delivery {
         /// The subscription's number.
         subscription: u32,
+        /// Its lane.
+        lane: LaneId,
         /// What it is.
         event: Event,
     },
@@ -98,12 +97,15 @@ pub(super) struct Subscriptions {
     encoding: Encoding,
     entries: HashMap<u32, Entry>,
     opening: FuturesUnordered<BoxFuture<'static, Opened>>,
-    deliveries: SelectAll<BoxStream<'static, (u32, Generation, Event)>>,
-    generations: u64,
+    deliveries: SelectAll<BoxStream<'static, (u32, LaneId, Event)>>,
+    registrations: u64,
+    lanes: Option<Lanes>,
+    /// Lanes of which nothing more is wanted.
+    left: Vec<LaneId>,
 }
 
 impl Subscriptions {
-    pub(super) fn new(hub: Arc<Hub>, whoever: Whoever, encoding: Encoding) -> Self {
+    pub(super) fn new(hub: Arc<Hub>, whoever: Whoever, encoding: Encoding, lanes: Option<Lanes>) -> Self {
         Self {
             hub,
             whoever,
@@ -111,7 +113,9 @@ impl Subscriptions {
             entries: HashMap::new(),
             opening: FuturesUnordered::new(),
             deliveries: SelectAll::new(),
-            generations: 0,
+            registrations: 0,
+            lanes,
+            left: Vec::new(),
         }
     }
 
@@ -136,7 +140,7 @@ impl Subscriptions {
         let wire::Subscription { subscription: number, from, window_bytes, wait, filter, .. } = subscription;
         let filter = Filter::from_wire(filter)?;
         self.remove(number);
-        let generation = self.enter(number, Some(session.clone()), permit)?;
+        let lane = self.enter(number, Some(session.clone()), permit)?;
         let (hub, principal) = (Arc::clone(&self.hub), self.whoever.borrow().id.clone());
         self.opening.push(Box::pin(async move {
             if after_requests {
@@ -144,7 +148,7 @@ impl Subscriptions {
             }
             let result =
                 attach(&hub, session, from.and_then(|from| from.from), &principal, wait, filter).await;
-            Opened { number, generation, request, window_bytes, result }
+            Opened { number, lane, request, window_bytes, result }
         }));
         Ok(())
     }
@@ -190,7 +194,7 @@ impl Subscriptions {
             let message = format!("a connection subscribes to at most {PATTERNS_MAX} patterns");
             return Err(Error::new(ErrorCode::TooManySubscriptions, message).limit(PATTERNS_MAX));
         }
-        let generation = self.enter(number, None, permit)?;
+        let lane = self.enter(number, None, permit)?;
         let store = Arc::clone(self.hub.store());
         let (encoding, whoever) = (self.encoding, self.whoever.clone());
         let wish = PatternWish { number, encoding, pattern: pattern.clone(), from, filter, whoever };
@@ -198,7 +202,7 @@ impl Subscriptions {
             let opened = PatternSubscription::open(store, wish).await;
             let result =
                 opened.map(|subscription| Source::Pattern { pattern, subscription: Box::new(subscription) });
-            Opened { number, generation, request, window_bytes, result }
+            Opened { number, lane, request, window_bytes, result }
         }));
         Ok(())
     }
@@ -209,20 +213,20 @@ impl Subscriptions {
         number: u32,
         session: Option<SessionId>,
         permit: SubscriptionPermit,
-    ) -> Result<Generation, Error> {
+    ) -> Result<LaneId, Error> {
         if self.entries.len() >= SUBSCRIPTIONS_MAX {
             let message =
                 format!("a connection has at most {SUBSCRIPTIONS_MAX} subscriptions; open another one");
             return Err(Error::new(ErrorCode::TooManySubscriptions, message).limit(SUBSCRIPTIONS_MAX));
         }
-        self.generations += 1;
-        let generation = Generation(self.generations);
+        self.registrations += 1;
+        let lane = LaneId(self.registrations);
         let (abort, _) = AbortHandle::new_pair();
         let consumed_through = watch::Sender::new(0);
         let is_pattern = session.is_none();
         let (tail, told_end, next) = (None, 0, None);
         let entry = Entry {
-            generation,
+            lane,
             abort,
             consumed_through,
             tail,
@@ -233,7 +237,7 @@ impl Subscriptions {
             _permit: permit,
         };
         self.entries.insert(number, entry);
-        Ok(generation)
+        Ok(lane)
     }
 
     /// Ends a subscription; false when there is none with the number.
@@ -241,8 +245,22 @@ impl Subscriptions {
         let entry = self.entries.remove(&number);
         if let Some(entry) = &entry {
             entry.abort.abort();
+            if self.lanes.is_some() {
+                self.left.push(entry.lane);
+            }
         }
         entry.is_some()
+    }
+
+    /// Ends the subscription whose lane it is.
+    pub(super) fn remove_lane(&mut self, lane: LaneId) {
+        let number = self.entries.iter().find_map(|(number, entry)| (entry.lane == lane).then_some(*number));
+        number.map(|number| self.remove(number));
+    }
+
+    /// The lanes of which nothing more is wanted, since the last call.
+    pub(super) fn take_left(&mut self) -> Vec<LaneId> {
+        std::mem::take(&mut self.left)
     }
 
     /// Takes over what a client consumed. Unknown numbers are credit that crossed an end on its way.
@@ -279,14 +297,15 @@ impl Subscriptions {
                         return event;
                     }
                 }
-                Some((subscription, generation, event)) = self.deliveries.next(), if !self.deliveries.is_empty() => {
-                    if self.is_current(subscription, generation) {
+                Some((subscription, lane, event)) = self.deliveries.next(), if !self.deliveries.is_empty() => {
+                    if self.is_current(subscription, lane) {
                         match &event {
-                            Event::Ended { .. } => drop(self.remove(subscription)),
+                            // Its end is on its way, behind everything else there is on its lane.
+                            Event::Ended { .. } => drop(self.entries.remove(&subscription)),
                             Event::Delivery { next, .. } => self.delivered(subscription, *next),
                             Event::Frame(_) => {}
                         }
-                        return SubscriptionEvent::Delivery { subscription, event };
+                        return SubscriptionEvent::Delivery { subscription, lane, event };
                     }
                 }
                 else => std::future::pending().await,
@@ -301,7 +320,7 @@ impl Subscriptions {
     }
 
     /// Ends what may not be read any more; patterns look after themselves, and what is not opened yet is refused then.
-    pub(super) fn narrow(&mut self) -> Vec<wire::SubscriptionEnded> {
+    pub(super) fn narrow(&mut self) -> Vec<(LaneId, wire::SubscriptionEnded)> {
         let mut ended = Vec::new();
         for (number, entry) in &self.entries {
             let (Some(session), Some(next)) = (&entry.session, entry.next) else { continue };
@@ -311,22 +330,25 @@ impl Subscriptions {
                 let epoch = progress.map_or(0, |progress| progress.lineage.epoch_at(next));
                 let (subscription, error) = (*number, Some(error.to_wire()));
                 let session = String::new();
-                ended.push(wire::SubscriptionEnded { subscription, epoch, next, error, session });
+                let one = wire::SubscriptionEnded { subscription, epoch, next, error, session };
+                ended.push((entry.lane, one));
             }
         }
-        for one in &ended {
-            self.remove(one.subscription);
+        for (_, one) in &ended {
+            if let Some(entry) = self.entries.remove(&one.subscription) {
+                entry.abort.abort();
+            }
         }
         ended
     }
 
-    fn is_current(&self, number: u32, generation: Generation) -> bool {
-        self.entries.get(&number).is_some_and(|entry| entry.generation == generation)
+    fn is_current(&self, number: u32, lane: LaneId) -> bool {
+        self.entries.get(&number).is_some_and(|entry| entry.lane == lane)
     }
 
     fn opened(&mut self, opened: Opened) -> Option<SubscriptionEvent> {
-        let Opened { number, generation, request, window_bytes, result } = opened;
-        if !self.is_current(number, generation) {
+        let Opened { number, lane, request, window_bytes, result } = opened;
+        if !self.is_current(number, lane) {
             let message = "the subscription was replaced or ended before it was opened";
             let error = Error::new(ErrorCode::SubscriptionNotFound, message).field("subscription");
             return Some(SubscriptionEvent::Refused { request, subscription: number, error });
@@ -336,33 +358,41 @@ impl Subscriptions {
             Some(session) => authorise(&self.whoever.borrow(), Operation::SubscribeReplay, *session),
             None => Ok(()),
         };
-        let subscribed = match allowed.and(result) {
+        let (lane, subscribed) = match allowed.and(result) {
             Ok(Source::Session { session, reader, progress, start, filter }) => {
                 let subscribed = subscribed(request, number, &session, &progress, start);
-                if start.outcome.is_subscribed() {
+                let lane = start.outcome.is_subscribed().then_some(lane);
+                if let Some(lane) = lane {
                     let store = Arc::clone(self.hub.store());
                     let subscription =
                         Subscription::new(number, self.encoding, store, reader, progress, start.from);
-                    self.follow(generation, subscription.with_filter(filter), window_bytes);
+                    self.follow(lane, subscription.with_filter(filter), window_bytes);
                 } else {
                     self.remove(number);
                 }
-                subscribed
+                (lane, subscribed)
             }
             Ok(Source::Pattern { pattern, subscription }) => {
-                self.follow_pattern(number, generation, *subscription, window_bytes);
+                self.follow_pattern(number, lane, *subscription, window_bytes);
                 let (outcome, pattern) = (Outcome::Resumed.as_str().to_owned(), pattern.to_string());
-                wire::Subscribed { request, subscription: number, outcome, pattern, ..Default::default() }
+                let subscribed = wire::Subscribed {
+                    request,
+                    subscription: number,
+                    outcome,
+                    pattern,
+                    ..Default::default()
+                };
+                (Some(lane), subscribed)
             }
             Err(error) => {
                 self.remove(number);
                 return Some(SubscriptionEvent::Refused { request, subscription: number, error });
             }
         };
-        Some(SubscriptionEvent::Subscribed(Box::new(subscribed)))
+        Some(SubscriptionEvent::Subscribed(lane, Box::new(subscribed)))
     }
 
-    fn follow(&mut self, generation: Generation, mut subscription: Subscription, window_bytes: Option<u64>) {
+    fn follow(&mut self, lane: LaneId, mut subscription: Subscription, window_bytes: Option<u64>) {
         let number = subscription.number();
         let Some(entry) = self.entries.get_mut(&number) else { return };
         let (abort, registration) = AbortHandle::new_pair();
@@ -373,8 +403,10 @@ impl Subscriptions {
         if let Some(window_bytes) = window_bytes {
             subscription = subscription.with_window(window_bytes, entry.consumed_through.subscribe());
         }
-        let events = unfold(subscription, move |mut subscription| async move {
-            subscription.next().await.map(|event| ((number, generation, event), subscription))
+        let room = self.lanes.as_ref().map(|lanes| lanes.room(lane));
+        let events = unfold((room, subscription), move |(room, mut subscription)| async move {
+            room_for_more(room.as_ref()).await;
+            subscription.next().await.map(|event| ((number, lane, event), (room, subscription)))
         });
         self.deliveries.push(Box::pin(Abortable::new(events, registration)));
     }
@@ -382,7 +414,7 @@ impl Subscriptions {
     fn follow_pattern(
         &mut self,
         number: u32,
-        generation: Generation,
+        lane: LaneId,
         mut subscription: PatternSubscription,
         window_bytes: Option<u64>,
     ) {
@@ -392,10 +424,19 @@ impl Subscriptions {
         if let Some(window_bytes) = window_bytes {
             subscription = subscription.with_window(window_bytes, entry.consumed_through.subscribe());
         }
-        let events = unfold(subscription, move |mut subscription| async move {
-            subscription.next().await.map(|event| ((number, generation, event), subscription))
+        let room = self.lanes.as_ref().map(|lanes| lanes.room(lane));
+        let events = unfold((room, subscription), move |(room, mut subscription)| async move {
+            room_for_more(room.as_ref()).await;
+            subscription.next().await.map(|event| ((number, lane, event), (room, subscription)))
         });
         self.deliveries.push(Box::pin(Abortable::new(events, registration)));
+    }
+}
+
+/// Where a lane is full, what comes next is not even read.
+async fn room_for_more(room: Option<&Room>) {
+    if let Some(room) = room {
+        room.wait().await;
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
 use crate::tls::config::TlsConfig;
@@ -19,6 +19,12 @@ use crate::tls::identity::{Identity, Pair, certificates, private_key};
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// What is spoken inside TLS, in order of preference.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// What is spoken over QUIC.
+const QUIC_PROTOCOL: &[u8] = b"longwire/1";
+/// Sessions of TLS that can be resumed over QUIC: as many as connections may come back at once after a change of network. The
+/// oldest are forgotten first.
+const QUIC_SESSIONS_MAX: usize = 4096;
 
 /// Where certificate and key are.
 #[derive(Debug)]
@@ -52,6 +58,8 @@ struct FileStamp {
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) config: Arc<ServerConfig>,
+    /// For QUIC.
+    pub(super) quic: Arc<ServerConfig>,
     pub(super) identity: Identity,
 }
 
@@ -123,7 +131,8 @@ impl Source {
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }
-        Ok(Loaded { config: Arc::new(config), identity })
+        let quic = Arc::new(for_quic(&config, self.client_ca.is_none()));
+        Ok(Loaded { config: Arc::new(config), quic, identity })
     }
 
     /// What is to take the place of what is served: nothing that every client would refuse.
@@ -138,6 +147,17 @@ impl Source {
             _ => Ok(loaded),
         }
     }
+}
+
+fn for_quic(config: &ServerConfig, may_resume: bool) -> ServerConfig {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![QUIC_PROTOCOL.to_vec()];
+    // 0-RTT can be replayed, and a client's first frame has its token.
+    config.max_early_data_size = 0;
+    if may_resume {
+        config.session_storage = ServerSessionMemoryCache::new(QUIC_SESSIONS_MAX);
+    }
+    config
 }
 
 fn stamp(path: &Path) -> Option<FileStamp> {

@@ -5,7 +5,12 @@ use std::future::Future;
 use bytes::Bytes;
 use longwire_proto::error::Error;
 
+use crate::transport::lanes::{Lane, LaneId, Lanes};
+
+mod door;
+pub mod lanes;
 pub mod linger;
+pub mod quic;
 mod threshold;
 pub mod websocket;
 
@@ -32,11 +37,30 @@ pub trait FrameSource: Send {
 
 /// The sending half of a link. An error means that the peer is gone.
 pub trait FrameSink: Send {
-    /// Adds a frame to what the next flush sends. Waits when the link's buffer is full.
-    fn feed(&mut self, frame: Bytes) -> impl Future<Output = Result<(), Gone>> + Send;
+    /// The lanes beside that for control; `None` where all frames share that one. Then it does not matter what lane is named
+    /// below.
+    fn lanes(&self) -> Option<Lanes> {
+        None
+    }
+
+    /// Adds a frame to what the next flush sends. For the control lane it waits when the link's buffer is full; for another
+    /// one never: who feeds it has found [`Room`](lanes::Room) there.
+    fn feed(&mut self, lane: Lane, frame: Bytes) -> impl Future<Output = Result<(), Gone>> + Send;
 
     /// Sends what was fed.
     fn flush(&mut self) -> impl Future<Output = Result<(), Gone>> + Send;
+
+    /// Nothing more is fed to the lane; what was, goes out.
+    fn finish(&mut self, _lane: LaneId) {}
+
+    /// Nobody wants what is left of the lane.
+    fn leave(&mut self, _lane: LaneId) {}
+
+    /// Moves what lanes hold, for as long as it is polled. Answers with a lane of which the peer wants nothing more. Dropping
+    /// the future loses nothing.
+    fn drive(&mut self) -> impl Future<Output = Result<LaneId, Gone>> + Send {
+        std::future::pending()
+    }
 
     /// Ends the link with the close code of `error`.
     fn close(&mut self, error: &Error) -> impl Future<Output = Result<(), Gone>> + Send;

@@ -9,7 +9,6 @@ use longwire_proto::codec::Encoding;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::CapacityError;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -17,10 +16,11 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
 use crate::sockets::SocketPlace;
+use crate::transport::door::{Door, through};
+use crate::transport::lanes::Lane;
 use crate::transport::linger::{Linger, Shared, share};
 use crate::transport::threshold::{Bounded, Threshold};
 use crate::transport::{FrameSink, FrameSource, Gone, LinkEnd};
-use crate::turns::is_missed;
 
 /// Read buffer of a connection: most frames of clients are small, and there are many idle connections.
 const READ_BUFFER_BYTES: usize = 4 << 10;
@@ -53,63 +53,17 @@ where
     let stream = Bounded::new(stream, Arc::clone(&threshold));
     let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config())).await;
     let (sink, stream) = socket.split();
-    let door = Some(Door { place, threshold, has_greeted: false, admitted: None });
-    (WebSocketSource { stream, encoding, door }, WebSocketSink { sink, encoding }, linger)
+    let door = Some(Door::new(place));
+    (WebSocketSource { stream, encoding, threshold, door }, WebSocketSink { sink, encoding }, linger)
 }
 
-/// What a peer passes with its hello.
-#[derive(Debug)]
-struct Door {
-    place: Option<Arc<SocketPlace>>,
-    threshold: Arc<Threshold>,
-    /// The first frame was handed over.
-    has_greeted: bool,
-    /// The peer was let in: when, and when its second frame is looked at.
-    admitted: Option<(Instant, Instant)>,
-}
-
-impl Door {
-    /// Lets the peer in.
-    fn admit(&mut self) -> Result<(), LinkEnd> {
-        if let Some(place) = &self.place {
-            self.admitted = Some((Instant::now(), place.admit().map_err(LinkEnd::Refused)?));
-        }
-        self.threshold.open();
-        Ok(())
+/// Why nothing came through the threshold.
+fn refusal(threshold: &Threshold, end: LinkEnd) -> LinkEnd {
+    if !threshold.is_spent() {
+        return end;
     }
-
-    /// Waits for the turn of a peer that was let in.
-    async fn pass(&mut self) {
-        let (Some(place), Some((asked, mut turn))) = (&self.place, self.admitted) else { return };
-        loop {
-            self.admitted = Some((asked, turn));
-            if turn > Instant::now() {
-                sleep_until(turn).await;
-            }
-            if !is_missed(asked, turn, Instant::now()) {
-                return;
-            }
-            turn = place.next_turn();
-        }
-    }
-
-    /// Resolves when others need the place.
-    async fn evicted(&self) -> LinkEnd {
-        match &self.place {
-            Some(place) => place.evicted().await,
-            None => std::future::pending().await,
-        }
-        LinkEnd::Refused(SocketPlace::eviction())
-    }
-
-    /// Why nothing came through the door.
-    fn refusal(&self, end: LinkEnd) -> LinkEnd {
-        if !self.threshold.is_spent() {
-            return end;
-        }
-        let message = format!("the hello is not within the first {HELLO_BYTES_MAX} bytes");
-        LinkEnd::Refused(Error::new(ErrorCode::FrameTooLarge, message).limit(HELLO_BYTES_MAX))
-    }
+    let message = format!("the hello is not within the first {HELLO_BYTES_MAX} bytes");
+    LinkEnd::Refused(Error::new(ErrorCode::FrameTooLarge, message).limit(HELLO_BYTES_MAX))
 }
 
 /// The receiving half.
@@ -117,6 +71,7 @@ impl Door {
 pub struct WebSocketSource<S> {
     stream: SplitStream<WebSocketStream<Bounded<Shared<S>>>>,
     encoding: Encoding,
+    threshold: Arc<Threshold>,
     /// Closed until the peer's hello was accepted.
     door: Option<Door>,
 }
@@ -126,21 +81,15 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     async fn next(&mut self) -> Result<Bytes, LinkEnd> {
-        if let Some(door) = self.door.as_mut().filter(|door| door.has_greeted) {
-            door.pass().await;
-            self.door = None;
-        }
-        let Some(door) = &mut self.door else { return receive(&mut self.stream, self.encoding).await };
-        let first = tokio::select! {
-            first = receive(&mut self.stream, self.encoding) => first.map_err(|end| door.refusal(end))?,
-            end = door.evicted() => return Err(end),
-        };
-        door.has_greeted = true;
-        Ok(first)
+        let Self { stream, encoding, threshold, door } = self;
+        let frame = async { receive(stream, *encoding).await.map_err(|end| refusal(threshold, end)) };
+        through(door, frame).await
     }
 
     fn admit(&mut self) -> Result<(), LinkEnd> {
-        self.door.as_mut().map_or(Ok(()), Door::admit)
+        self.door.as_mut().map_or(Ok(()), Door::admit)?;
+        self.threshold.open();
+        Ok(())
     }
 }
 
@@ -197,7 +146,7 @@ impl<S> FrameSink for WebSocketSink<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    async fn feed(&mut self, frame: Bytes) -> Result<(), Gone> {
+    async fn feed(&mut self, _lane: Lane, frame: Bytes) -> Result<(), Gone> {
         let message = match self.encoding {
             Encoding::Proto => Message::Binary(frame),
             Encoding::Json => Message::Text(Utf8Bytes::try_from(frame).map_err(|_| Gone)?),

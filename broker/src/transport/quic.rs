@@ -1,0 +1,222 @@
+//! Frames over QUIC (RFC 9000): one stream for control, and one for each subscription.
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use longwire_proto::codec::Encoding;
+use longwire_proto::error::{Error, ErrorCode};
+use quinn::{
+    Connection, Endpoint, EndpointConfig, Incoming, RecvStream, SendStream, ServerConfig, TokioRuntime,
+    VarInt,
+};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::connection::{self, ConnectionContext};
+use crate::sockets::{SocketPlace, Sockets};
+use crate::tls::Tls;
+use crate::transport::quic::sink::QuicSink;
+use crate::transport::quic::source::QuicSource;
+
+mod config;
+mod sink;
+mod source;
+
+/// How long a client that was told goodbye may take to leave by itself, so that it hears it.
+const LINGER_TIME: Duration = Duration::from_secs(1);
+/// Bytes of the reason of a close: more may not fit into a packet.
+const REASON_BYTES_MAX: usize = 256;
+/// The code of a connection of which nothing more is to be said.
+const NOTHING: VarInt = VarInt::from_u32(0);
+
+/// What a connection is closed with.
+#[derive(Debug)]
+struct Farewell {
+    code: VarInt,
+    reason: String,
+}
+
+impl Farewell {
+    fn of(error: &Error) -> Self {
+        let mut reason = format!("{}: {}", error.code, error.message);
+        reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+        Self { code: VarInt::from(error.code.close_code()), reason }
+    }
+}
+
+/// What every connection on the port shares.
+#[derive(Clone)]
+pub(crate) struct QuicContext {
+    /// The connections.
+    pub(crate) connections: Arc<ConnectionContext>,
+    /// Places for those that come.
+    pub(crate) sockets: Arc<Sockets>,
+    /// Those that have not said hello yet.
+    pub(crate) handshakes: TaskTracker,
+    /// Those that are served.
+    pub(crate) served: TaskTracker,
+    /// Ends those that are still in their handshake.
+    pub(crate) stop: CancellationToken,
+}
+
+/// The UDP port.
+pub(crate) struct QuicPort {
+    endpoint: Endpoint,
+    tls: Arc<Tls>,
+    idle_timeout: Duration,
+    handshake_timeout: Duration,
+    /// What is served, and the certificate that it was made of.
+    serving: Mutex<(Arc<rustls::ServerConfig>, Arc<ServerConfig>)>,
+}
+
+impl QuicPort {
+    /// Takes the port.
+    ///
+    /// # Errors
+    /// What the system says of it.
+    pub(crate) fn bind(
+        address: SocketAddr,
+        tls: Arc<Tls>,
+        config: &crate::config::Config,
+    ) -> io::Result<Self> {
+        let socket = UdpSocket::bind(address)?;
+        let idle_timeout = crate::config::Config::time(config.idle_timeout_ms);
+        let certificate = tls.quic();
+        let serving = config::config(Arc::clone(&certificate), idle_timeout)?;
+        let runtime = Arc::new(TokioRuntime);
+        let endpoint = Endpoint::new(EndpointConfig::default(), Some(serving.clone()), socket, runtime)?;
+        Ok(Self {
+            endpoint,
+            tls,
+            idle_timeout,
+            handshake_timeout: crate::config::Config::time(config.handshake_timeout_ms),
+            serving: Mutex::new((certificate, Arc::new(serving))),
+        })
+    }
+
+    /// Serves who comes, for as long as it is polled.
+    pub(crate) async fn accept(&self, context: &QuicContext) {
+        while let Some(incoming) = self.endpoint.accept().await {
+            if context.sockets.is_crowded() && incoming.may_retry() {
+                metrics::counter!("longwire_quic_retries_total").increment(1);
+                // It can, as it was just asked.
+                drop(incoming.retry());
+                continue;
+            }
+            let place = Arc::new(context.sockets.enter(incoming.remote_address().ip()));
+            let serving = match self.serving() {
+                Ok(serving) => serving,
+                Err(error) => {
+                    tracing::error!(%error, "QUIC cannot use the certificate");
+                    incoming.refuse();
+                    continue;
+                }
+            };
+            let greeting = greet(incoming, serving, place, context.clone(), self.handshake_timeout);
+            context.handshakes.spawn(greeting);
+        }
+    }
+
+    /// What is served now: certificates are replaced while the port is open.
+    fn serving(&self) -> io::Result<Arc<ServerConfig>> {
+        let certificate = self.tls.quic();
+        let mut serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&serving.0, &certificate) {
+            let renewed = config::config(Arc::clone(&certificate), self.idle_timeout)?;
+            *serving = (certificate, Arc::new(renewed));
+        }
+        Ok(Arc::clone(&serving.1))
+    }
+
+    /// Lets nobody in any more.
+    pub(crate) fn refuse(&self) {
+        self.endpoint.set_server_config(None);
+    }
+
+    /// Closes the port, once everybody was told.
+    pub(crate) async fn close(&self) {
+        self.endpoint.close(NOTHING, &[]);
+        self.endpoint.wait_idle().await;
+    }
+}
+
+/// Makes the handshake, and waits for the control stream.
+async fn greet(
+    incoming: Incoming,
+    serving: Arc<ServerConfig>,
+    place: Arc<SocketPlace>,
+    context: QuicContext,
+    within: Duration,
+) {
+    let connected = tokio::select! {
+        connected = within_time(within, connect(incoming, serving)) => connected,
+        () = place.evicted() => None,
+        () = context.stop.cancelled() => None,
+    };
+    let Some(connection) = connected else {
+        metrics::counter!("longwire_quic_handshakes_failed_total").increment(1);
+        return;
+    };
+    metrics::counter!("longwire_quic_handshakes_total").increment(1);
+    let control = tokio::select! {
+        control = within_time(within, connection.accept_bi()) => control,
+        () = place.evicted() => return bid_farewell(&connection, &SocketPlace::eviction()),
+        () = context.stop.cancelled() => None,
+    };
+    let Some(control) = control else {
+        let message = format!("no hello came within {} ms", within.as_millis());
+        return bid_farewell(&connection, &Error::new(ErrorCode::HandshakeTimeout, message));
+    };
+    let tracker = context.served.clone();
+    tracker.spawn(serve(connection, control, place, context.connections));
+}
+
+async fn connect(
+    incoming: Incoming,
+    serving: Arc<ServerConfig>,
+) -> Result<Connection, quinn::ConnectionError> {
+    incoming.accept_with(serving)?.await
+}
+
+async fn within_time<T>(
+    within: Duration,
+    future: impl Future<Output = Result<T, quinn::ConnectionError>>,
+) -> Option<T> {
+    match timeout(within, future).await {
+        Ok(Ok(done)) => Some(done),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a QUIC connection ended before its hello");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+fn bid_farewell(connection: &Connection, error: &Error) {
+    let Farewell { code, reason } = Farewell::of(error);
+    connection.close(code, reason.as_bytes());
+}
+
+async fn serve(
+    connection: Connection,
+    (send, receive): (SendStream, RecvStream),
+    place: Arc<SocketPlace>,
+    context: Arc<ConnectionContext>,
+) {
+    let farewell = Arc::new(OnceLock::new());
+    let source = QuicSource::new(connection.clone(), receive, Arc::clone(&place));
+    let sink = QuicSink::new(connection.clone(), send, Arc::clone(&farewell));
+    let remote = Some(connection.remote_address());
+    tokio::select! {
+        () = connection::serve(context, Encoding::Proto, source, sink, remote) => {}
+        () = place.outlived() => {}
+    }
+    let Some(Farewell { code, reason }) = farewell.get() else { return connection.close(NOTHING, &[]) };
+    // A close throws away what the client has not read yet.
+    drop(timeout(LINGER_TIME, connection.closed()).await);
+    connection.close(*code, reason.as_bytes());
+}

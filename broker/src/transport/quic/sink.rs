@@ -1,0 +1,239 @@
+//! The sending half: the control stream, and a stream for each lane.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use longwire_proto::error::Error;
+use longwire_proto::framing::prefix;
+use quinn::{Connection, SendStream, VarInt, WriteError};
+use tokio_util::sync::CancellationToken;
+
+use crate::transport::lanes::{Lane, LaneId, Lanes};
+use crate::transport::quic::Farewell;
+use crate::transport::{FrameSink, Gone};
+
+/// The code of a stream that nobody wants any more.
+const LEFT: VarInt = VarInt::from_u32(0);
+/// Of the control stream; the others have 0. Answers are short, and go first.
+const CONTROL_PRIORITY: i32 = 1;
+
+/// What one lane holds.
+#[derive(Default)]
+struct Held {
+    /// Its stream, while nothing is being written.
+    stream: Option<SendStream>,
+    is_writing: bool,
+    /// What goes out after that.
+    queue: VecDeque<Bytes>,
+    queued_bytes: usize,
+    is_finished: bool,
+    left: CancellationToken,
+}
+
+/// How a write ended.
+enum Written {
+    Done(SendStream),
+    Stopped,
+    Gone,
+    Left,
+}
+
+/// The sending half.
+pub(super) struct QuicSink {
+    connection: Connection,
+    control: SendStream,
+    lanes: Lanes,
+    held: HashMap<LaneId, Held>,
+    writing: FuturesUnordered<BoxFuture<'static, (LaneId, usize, Written)>>,
+    /// Lanes that the peer wants nothing more of.
+    stopped: VecDeque<LaneId>,
+    is_gone: bool,
+    farewell: Arc<OnceLock<Farewell>>,
+}
+
+impl QuicSink {
+    pub(super) fn new(
+        connection: Connection,
+        control: SendStream,
+        farewell: Arc<OnceLock<Farewell>>,
+    ) -> Self {
+        // A stream that is gone by now says so when it is written to.
+        drop(control.set_priority(CONTROL_PRIORITY));
+        Self {
+            connection,
+            control,
+            lanes: Lanes::default(),
+            held: HashMap::new(),
+            writing: FuturesUnordered::new(),
+            stopped: VecDeque::new(),
+            is_gone: false,
+            farewell,
+        }
+    }
+
+    fn feed_lane(&mut self, lane: LaneId, frame: [Bytes; 2]) {
+        let bytes = frame.iter().map(Bytes::len).sum();
+        self.lanes.hold(lane, bytes);
+        let held = self.held.entry(lane).or_default();
+        held.queue.extend(frame);
+        held.queued_bytes += bytes;
+        if !held.is_writing {
+            self.write(lane);
+        }
+    }
+
+    /// Writes what is queued, at once as far as there is room.
+    fn write(&mut self, lane: LaneId) {
+        let Some(held) = self.held.get_mut(&lane) else { return };
+        held.is_writing = true;
+        let pieces = std::mem::take(&mut held.queue);
+        let bytes = std::mem::take(&mut held.queued_bytes);
+        let written = write(self.connection.clone(), held.stream.take(), pieces.into(), held.left.clone());
+        let mut writing = written.map(move |written| (lane, bytes, written)).boxed();
+        match (&mut writing).now_or_never() {
+            Some((lane, bytes, written)) => self.written(lane, bytes, written),
+            None => self.writing.push(writing),
+        }
+    }
+
+    fn written(&mut self, lane: LaneId, bytes: usize, written: Written) {
+        let Some(held) = self.held.get_mut(&lane) else {
+            // It was left just when it had been written.
+            if let Written::Done(mut stream) = written {
+                drop(stream.reset(LEFT));
+            }
+            return;
+        };
+        match written {
+            Written::Done(mut stream) => {
+                self.lanes.release(lane, bytes);
+                held.is_writing = false;
+                if !held.queue.is_empty() {
+                    held.stream = Some(stream);
+                    self.write(lane);
+                } else if held.is_finished {
+                    // What the peer has stopped needs no end.
+                    drop(stream.finish());
+                    self.remove(lane);
+                } else {
+                    held.stream = Some(stream);
+                }
+            }
+            Written::Stopped | Written::Left => {
+                self.remove(lane);
+                self.stopped.push_back(lane);
+            }
+            Written::Gone => self.is_gone = true,
+        }
+    }
+
+    fn remove(&mut self, lane: LaneId) -> Option<Held> {
+        self.lanes.remove(lane);
+        self.held.remove(&lane)
+    }
+}
+
+async fn write(
+    connection: Connection,
+    mut stream: Option<SendStream>,
+    mut pieces: Vec<Bytes>,
+    left: CancellationToken,
+) -> Written {
+    let writing = async {
+        let stream = match &mut stream {
+            Some(stream) => stream,
+            // It waits while the client allows no further stream.
+            None => stream.insert(connection.open_uni().await.map_err(WriteError::from)?),
+        };
+        stream.write_all_chunks(&mut pieces).await
+    };
+    let written = tokio::select! {
+        biased;
+        () = left.cancelled() => None,
+        written = writing => Some(written),
+    };
+    match (written, stream) {
+        (Some(Ok(())), Some(stream)) => Written::Done(stream),
+        (Some(Err(WriteError::Stopped(_))), _) => Written::Stopped,
+        (None, stream) => {
+            // Dropping it would end it in the middle of a frame.
+            if let Some(mut stream) = stream {
+                drop(stream.reset(LEFT));
+            }
+            Written::Left
+        }
+        _ => Written::Gone,
+    }
+}
+
+impl FrameSink for QuicSink {
+    fn lanes(&self) -> Option<Lanes> {
+        Some(self.lanes.clone())
+    }
+
+    async fn feed(&mut self, lane: Lane, frame: Bytes) -> Result<(), Gone> {
+        let mut frame = [prefix(&frame).ok_or(Gone)?, frame];
+        match lane {
+            Lane::Subscription(lane) => self.feed_lane(lane, frame),
+            Lane::Control => loop {
+                tokio::select! {
+                    biased;
+                    written = self.control.write_all_chunks(&mut frame) => return written.map_err(|_| Gone),
+                    // Who takes no answers goes on taking what it subscribed to.
+                    Some((lane, bytes, written)) = self.writing.next() => self.written(lane, bytes, written),
+                }
+            },
+        }
+        if self.is_gone { Err(Gone) } else { Ok(()) }
+    }
+
+    async fn flush(&mut self) -> Result<(), Gone> {
+        // The stack sends by itself what it was given.
+        Ok(())
+    }
+
+    fn finish(&mut self, lane: LaneId) {
+        let Some(held) = self.held.get_mut(&lane) else { return };
+        held.is_finished = true;
+        if let Some(mut stream) = held.stream.take() {
+            drop(stream.finish());
+            self.remove(lane);
+        }
+    }
+
+    fn leave(&mut self, lane: LaneId) {
+        let Some(held) = self.remove(lane) else { return };
+        held.left.cancel();
+        if let Some(mut stream) = held.stream {
+            drop(stream.reset(LEFT));
+        }
+    }
+
+    async fn drive(&mut self) -> Result<LaneId, Gone> {
+        loop {
+            if self.is_gone {
+                return Err(Gone);
+            }
+            if let Some(stopped) = self.stopped.pop_front() {
+                return Ok(stopped);
+            }
+            match self.writing.next().await {
+                Some((lane, bytes, written)) => self.written(lane, bytes, written),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    async fn close(&mut self, error: &Error) -> Result<(), Gone> {
+        for lane in self.held.keys().copied().collect::<Vec<_>>() {
+            self.leave(lane);
+        }
+        // Each of them ends at once, now that it was left.
+        while self.writing.next().await.is_some() {}
+        drop(self.farewell.set(Farewell::of(error)));
+        self.control.finish().map_err(|_| Gone)
+    }
+}

@@ -1,0 +1,149 @@
+//! Frames on a stream of bytes: each behind its length, in 4 bytes, big-endian.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::error::{Error, ErrorCode};
+
+/// Bytes of the length in front of a frame.
+pub const PREFIX_BYTES: usize = size_of::<u32>();
+
+/// What goes in front of a frame. `None` for one that is longer than any frame can be.
+#[must_use]
+pub fn prefix(frame: &[u8]) -> Option<Bytes> {
+    let length = u32::try_from(frame.len()).ok()?;
+    Some(Bytes::copy_from_slice(&length.to_be_bytes()))
+}
+
+/// Finds the frames in the pieces of a stream.
+#[derive(Debug)]
+pub struct Deframer {
+    frame_bytes_max: usize,
+    /// Bytes that came, of which no frame has begun to be copied.
+    piece: Bytes,
+    /// The beginning of a frame that has not come whole. Copied: a piece can be small and keep a whole packet alive.
+    begun: BytesMut,
+}
+
+impl Deframer {
+    /// Finds frames of at most `frame_bytes_max` bytes.
+    #[must_use]
+    pub fn new(frame_bytes_max: usize) -> Self {
+        Self { frame_bytes_max, piece: Bytes::new(), begun: BytesMut::new() }
+    }
+
+    /// Frames may be larger, or must be smaller, from here on.
+    pub fn set_frame_bytes_max(&mut self, frame_bytes_max: usize) {
+        self.frame_bytes_max = frame_bytes_max;
+    }
+
+    /// Takes the next piece of the stream.
+    pub fn push(&mut self, piece: Bytes) {
+        if self.piece.is_empty() {
+            self.piece = piece;
+        } else {
+            self.begun.extend_from_slice(&std::mem::replace(&mut self.piece, piece));
+        }
+    }
+
+    /// The next frame that has come whole.
+    ///
+    /// # Errors
+    /// [`ErrorCode::FrameTooLarge`], as soon as the length has come.
+    pub fn pop(&mut self) -> Result<Option<Bytes>, Error> {
+        if self.begun.is_empty() {
+            let Some(length) = self.length(&self.piece)? else { return Ok(self.keep()) };
+            if self.piece.len() - PREFIX_BYTES < length {
+                return Ok(self.keep());
+            }
+            self.piece.advance(PREFIX_BYTES);
+            return Ok(Some(self.piece.split_to(length)));
+        }
+        self.fill(PREFIX_BYTES);
+        let Some(length) = self.length(&self.begun)? else { return Ok(None) };
+        self.fill(PREFIX_BYTES + length);
+        if self.begun.len() - PREFIX_BYTES < length {
+            return Ok(None);
+        }
+        let mut frame = self.begun.split_to(PREFIX_BYTES + length).freeze();
+        frame.advance(PREFIX_BYTES);
+        Ok(Some(frame))
+    }
+
+    /// Whether the stream may end here: between two frames.
+    #[must_use]
+    pub fn is_between_frames(&self) -> bool {
+        self.piece.is_empty() && self.begun.is_empty()
+    }
+
+    fn length(&self, bytes: &[u8]) -> Result<Option<usize>, Error> {
+        let Some(prefix) = bytes.first_chunk() else { return Ok(None) };
+        let (length, limit) = (u32::from_be_bytes(*prefix) as usize, self.frame_bytes_max);
+        if length <= limit {
+            return Ok(Some(length));
+        }
+        let message = format!("the frame has {length} bytes; at most {limit} are allowed here");
+        Err(Error::new(ErrorCode::FrameTooLarge, message).limit(limit))
+    }
+
+    fn keep(&mut self) -> Option<Bytes> {
+        self.begun.extend_from_slice(&std::mem::take(&mut self.piece));
+        None
+    }
+
+    fn fill(&mut self, bytes: usize) {
+        let missing = bytes.saturating_sub(self.begun.len()).min(self.piece.len());
+        self.begun.extend_from_slice(&self.piece.split_to(missing));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_length_above_the_limit_is_refused_before_the_frame_comes() {
+        let mut deframer = Deframer::new(3);
+        deframer.push(Bytes::from_static(&[0, 0, 0]));
+        assert_eq!(deframer.pop(), Ok(None));
+        deframer.push(Bytes::from_static(&[4]));
+        assert_eq!(deframer.pop().unwrap_err().code, ErrorCode::FrameTooLarge);
+        deframer.set_frame_bytes_max(4);
+        deframer.push(Bytes::from_static(b"four"));
+        assert_eq!(deframer.pop(), Ok(Some(Bytes::from_static(b"four"))));
+        assert!(deframer.is_between_frames());
+    }
+
+    proptest! {
+        #[test]
+        fn frames_come_out_as_they_went_in_however_they_are_cut(
+            frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 0..10),
+            cuts in prop::collection::vec(1usize..40, 1..100),
+        ) {
+            let mut stream = Vec::new();
+            for frame in &frames {
+                stream.extend_from_slice(&prefix(frame).unwrap());
+                stream.extend_from_slice(frame);
+            }
+            let (mut deframer, mut found, mut rest) = (Deframer::new(50), Vec::new(), stream.as_slice());
+            for (turn, cut) in cuts.iter().cycle().enumerate() {
+                if rest.is_empty() {
+                    break;
+                }
+                let (piece, later) = rest.split_at(rest.len().min(*cut));
+                rest = later;
+                deframer.push(Bytes::copy_from_slice(piece));
+                // Whoever pushes twice before they look loses nothing either.
+                while let (true, Some(frame)) = (turn % 3 > 0, deframer.pop().unwrap()) {
+                    found.push(frame.to_vec());
+                }
+            }
+            while let Some(frame) = deframer.pop().unwrap() {
+                found.push(frame.to_vec());
+            }
+            prop_assert_eq!(found, frames);
+            prop_assert!(deframer.is_between_frames());
+        }
+    }
+}

@@ -19,14 +19,17 @@ const DEFAULT_PORT: u16 = 8700;
 pub(crate) struct Address {
     pub(crate) host: String,
     pub(crate) port: u16,
-    /// The URL of the WebSocket.
+    /// The URL of the WebSocket, or of the port for QUIC.
     pub(crate) url: String,
     /// Whether it is reached by TLS.
     pub(crate) tls: bool,
+    /// Whether it is reached by QUIC.
+    pub(crate) quic: bool,
 }
 
 impl Address {
-    /// Parses `ws://HOST[:PORT][/PATH]`, or `wss://` for TLS; a path is taken as a prefix of the broker's.
+    /// Parses `ws://HOST[:PORT][/PATH]`, or `wss://` for TLS; a path is taken as a prefix of the broker's. Or
+    /// `quic://HOST[:PORT]`.
     pub(crate) fn parse(text: &str) -> Result<Self, ConnectError> {
         let invalid =
             |reason: &str| ConnectError::InvalidUrl { url: text.to_owned(), reason: reason.to_owned() };
@@ -34,7 +37,8 @@ impl Address {
         let (scheme, tls) = match uri.scheme_str() {
             Some("ws") => ("ws", false),
             Some("wss") => ("wss", true),
-            _ => return Err(invalid("it must begin with ws:// or wss://")),
+            Some("quic") => ("quic", true),
+            _ => return Err(invalid("it must begin with ws://, wss:// or quic://")),
         };
         if uri.query().is_some() || text.contains('@') {
             return Err(invalid("it must have neither a query nor a user"));
@@ -42,9 +46,14 @@ impl Address {
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| invalid("it names no host"))?;
         let port = uri.port_u16().unwrap_or(DEFAULT_PORT);
         let prefix = uri.path().trim_end_matches('/').trim_end_matches(CONNECT_PATH);
-        let url = format!("{scheme}://{host}:{port}{prefix}{CONNECT_PATH}");
+        let quic = scheme == "quic";
+        if quic && !prefix.is_empty() {
+            return Err(invalid("QUIC has no paths: leave out what follows the port"));
+        }
+        let path = if quic { "" } else { CONNECT_PATH };
+        let url = format!("{scheme}://{host}:{port}{prefix}{path}");
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { host, port, url, tls })
+        Ok(Self { host, port, url, tls, quic })
     }
 }
 
@@ -62,15 +71,29 @@ mod tests {
             ("ws://h:1/v1/connect", "h", 1, "ws://h:1/v1/connect"),
             ("wss://h", "h", 8700, "wss://h:8700/v1/connect"),
             ("wss://[::1]:443/x", "::1", 443, "wss://[::1]:443/x/v1/connect"),
+            ("quic://h", "h", 8700, "quic://h:8700"),
+            ("quic://[::1]:9/", "::1", 9, "quic://[::1]:9"),
         ] {
-            let wanted = Address { host: host.into(), port, url: url.into(), tls: url.starts_with("wss") };
+            let (tls, quic) = (!url.starts_with("ws:"), url.starts_with("quic"));
+            let wanted = Address { host: host.into(), port, url: url.into(), tls, quic };
             assert_eq!(Address::parse(text).unwrap(), wanted);
         }
     }
 
     #[test]
     fn says_what_is_wrong() {
-        for text in ["", "h:1", "http://h", "https://h", "ws://", "wss://", "ws://u:p@h", "ws://h?x=1"] {
+        for text in [
+            "",
+            "h:1",
+            "http://h",
+            "https://h",
+            "ws://",
+            "wss://",
+            "ws://u:p@h",
+            "ws://h?x=1",
+            "quic://h/x",
+            "quic://",
+        ] {
             assert!(matches!(Address::parse(text), Err(ConnectError::InvalidUrl { .. })), "{text}");
         }
     }

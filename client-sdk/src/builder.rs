@@ -235,6 +235,8 @@ impl ClientBuilder {
     pub fn build(self) -> Result<(Client, Driver), ConnectError> {
         let address = Address::parse(&self.url)?;
         let tls = Tls::of(&address, &self.tls)?;
+        // The other one is for reading along, which QUIC is not.
+        let encoding = if address.quic { Encoding::Proto } else { self.encoding };
         if !self.device.is_empty() && !is_short_id(self.device.as_bytes()) {
             return Err(ConnectError::InvalidDevice(self.device));
         }
@@ -280,8 +282,8 @@ impl ClientBuilder {
         let driver = Driver::new(Parts {
             machine,
             callback,
-            link: Link::new(address, tls, self.encoding),
-            encoding: self.encoding,
+            link: Link::new(address, tls, encoding),
+            encoding,
             spool,
             space: Arc::clone(&space),
             commands: commands_in,

@@ -1,8 +1,9 @@
-//! The WebSocket: connects, writes what is queued and reads frames, all within one poll, so that neither direction ever
+//! The link: a WebSocket, or QUIC (`quic.rs`). It connects, writes what is queued and reads frames, all within one poll, so that neither direction ever
 //! waits for the other.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
 
 use crate::address::Address;
 use crate::error::Closed;
+use crate::link::quic::{Endpoints, QuicLink};
 use crate::tls::Tls;
 use crate::tls::failure::failure;
 use crate::tls::stream::Stream;
@@ -38,8 +40,10 @@ const WRITE_BUFFER_BYTES: usize = 64 << 10;
 /// Bytes of a message of the broker: a record at its limit can need several times its size as JSON.
 const MESSAGE_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
 
+mod quic;
+
 type Socket = WebSocketStream<Stream>;
-type Connecting = Pin<Box<dyn Future<Output = Result<Socket, ConnectFailure>> + Send>>;
+type Connecting = Pin<Box<dyn Future<Output = Result<Open, ConnectFailure>> + Send>>;
 
 /// Why no connection was made.
 #[derive(Debug)]
@@ -63,7 +67,12 @@ enum State {
     #[default]
     Idle,
     Connecting(Connecting),
-    Open(Box<Socket>),
+    Open(Open),
+}
+
+enum Open {
+    WebSocket(Box<Socket>),
+    Quic(Box<QuicLink>),
 }
 
 pub(crate) struct Link {
@@ -71,7 +80,8 @@ pub(crate) struct Link {
     tls: Option<Tls>,
     encoding: Encoding,
     state: State,
-    queue: VecDeque<Message>,
+    endpoints: Arc<Endpoints>,
+    queue: VecDeque<Bytes>,
     queued_bytes: usize,
     unflushed: bool,
 }
@@ -83,6 +93,7 @@ impl Link {
             tls,
             encoding,
             state: State::Idle,
+            endpoints: Arc::default(),
             queue: VecDeque::new(),
             queued_bytes: 0,
             unflushed: false,
@@ -91,8 +102,9 @@ impl Link {
 
     pub(crate) fn connect(&mut self) {
         self.disconnect();
-        self.state =
-            State::Connecting(Box::pin(connect(self.address.clone(), self.tls.clone(), self.encoding)));
+        let (address, tls) = (self.address.clone(), self.tls.clone());
+        let connecting = connect(address, tls, self.encoding, Arc::clone(&self.endpoints));
+        self.state = State::Connecting(Box::pin(connecting));
     }
 
     pub(crate) fn disconnect(&mut self) {
@@ -109,12 +121,8 @@ impl Link {
 
     /// Queues an encoded frame.
     pub(crate) fn send(&mut self, frame: Bytes) {
-        let message = match self.encoding {
-            Encoding::Proto => Message::Binary(frame),
-            Encoding::Json => Message::text(String::from_utf8_lossy(&frame).into_owned()),
-        };
-        self.queued_bytes += message.len();
-        self.queue.push_back(message);
+        self.queued_bytes += frame.len();
+        self.queue.push_back(frame);
     }
 
     /// Waits for what happens next, writing meanwhile. Safe to drop between polls.
@@ -122,16 +130,26 @@ impl Link {
         std::future::poll_fn(|context| self.poll(context)).await
     }
 
-    /// Says goodbye to the WebSocket, with what is queued in front of it.
+    /// Says goodbye, with what is queued in front of it.
     pub(crate) async fn close(&mut self) {
-        if let State::Open(socket) = &mut self.state {
+        if let State::Open(open) = &mut self.state {
+            let (queue, encoding, endpoints) = (&mut self.queue, self.encoding, &self.endpoints);
             let farewell = async {
-                for message in self.queue.drain(..) {
-                    socket.feed(message).await?;
+                match open {
+                    Open::WebSocket(socket) => {
+                        for frame in queue.drain(..) {
+                            socket.feed(message(frame, encoding)).await?;
+                        }
+                        socket.send(Message::Close(None)).await
+                    }
+                    Open::Quic(link) => {
+                        link.close(queue).await;
+                        endpoints.wait_idle().await;
+                        Ok(())
+                    }
                 }
-                socket.send(Message::Close(None)).await
             };
-            // Whoever does not take a farewell within this time will notice the closed socket.
+            // Whoever does not take a farewell within this time will notice that nobody is there.
             drop(tokio::time::timeout(CLOSE_TIMEOUT, farewell).await);
         }
         self.disconnect();
@@ -141,14 +159,14 @@ impl Link {
         let event = match &mut self.state {
             State::Idle => return Poll::Pending,
             State::Connecting(connecting) => match ready!(connecting.as_mut().poll(context)) {
-                Ok(socket) => {
-                    self.state = State::Open(Box::new(socket));
+                Ok(open) => {
+                    self.state = State::Open(open);
                     return Poll::Ready(LinkEvent::Connected);
                 }
                 Err(failure) => LinkEvent::ConnectFailed(failure),
             },
             State::Open(_) => match self.poll_write(context) {
-                Poll::Ready(Err(error)) => LinkEvent::Disconnected(error.to_string()),
+                Poll::Ready(Err(error)) => LinkEvent::Disconnected(error),
                 _ => match ready!(self.poll_read(context)) {
                     Ok((frame, bytes)) => return Poll::Ready(LinkEvent::Frame(Box::new(frame), bytes)),
                     Err(error) => LinkEvent::Disconnected(error),
@@ -159,15 +177,23 @@ impl Link {
         Poll::Ready(event)
     }
 
-    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), WebSocketError>> {
-        let State::Open(socket) = &mut self.state else { return Poll::Ready(Ok(())) };
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), String>> {
+        let State::Open(open) = &mut self.state else { return Poll::Ready(Ok(())) };
+        match open {
+            Open::WebSocket(_) => self.poll_write_messages(context).map_err(|error| error.to_string()),
+            Open::Quic(link) => link.poll_write(context, &mut self.queue, &mut self.queued_bytes),
+        }
+    }
+
+    fn poll_write_messages(&mut self, context: &mut Context<'_>) -> Poll<Result<(), WebSocketError>> {
+        let State::Open(Open::WebSocket(socket)) = &mut self.state else { return Poll::Ready(Ok(())) };
         let mut socket = Pin::new(socket.as_mut());
         while !self.queue.is_empty() {
             ready!(socket.as_mut().poll_ready(context))?;
-            let Some(message) = self.queue.pop_front() else { break };
-            self.queued_bytes -= message.len();
+            let Some(frame) = self.queue.pop_front() else { break };
+            self.queued_bytes -= frame.len();
             self.unflushed = true;
-            socket.as_mut().start_send(message)?;
+            socket.as_mut().start_send(message(frame, self.encoding))?;
         }
         if self.unflushed {
             ready!(socket.poll_flush(context))?;
@@ -177,7 +203,11 @@ impl Link {
     }
 
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(Frame, u64), String>> {
-        let State::Open(socket) = &mut self.state else { return Poll::Pending };
+        let socket = match &mut self.state {
+            State::Open(Open::WebSocket(socket)) => socket,
+            State::Open(Open::Quic(link)) => return link.poll_read(context),
+            State::Idle | State::Connecting(_) => return Poll::Pending,
+        };
         loop {
             let message = match ready!(Pin::new(socket.as_mut()).poll_next(context)) {
                 Some(Ok(message)) => message,
@@ -209,9 +239,30 @@ impl Link {
     }
 }
 
-async fn connect(address: Address, tls: Option<Tls>, encoding: Encoding) -> Result<Socket, ConnectFailure> {
-    let timeout = tokio::time::timeout(CONNECT_TIMEOUT, handshake(&address, tls.as_ref(), encoding));
-    timeout.await.unwrap_or_else(|_| {
+fn message(frame: Bytes, encoding: Encoding) -> Message {
+    match encoding {
+        Encoding::Proto => Message::Binary(frame),
+        Encoding::Json => Message::text(String::from_utf8_lossy(&frame).into_owned()),
+    }
+}
+
+async fn connect(
+    address: Address,
+    tls: Option<Tls>,
+    encoding: Encoding,
+    endpoints: Arc<Endpoints>,
+) -> Result<Open, ConnectFailure> {
+    let handshake = async {
+        match &tls {
+            Some(tls) if address.quic => {
+                QuicLink::connect(&address, tls, &endpoints).await.map(|link| Open::Quic(Box::new(link)))
+            }
+            tls => {
+                handshake(&address, tls.as_ref(), encoding).await.map(|open| Open::WebSocket(Box::new(open)))
+            }
+        }
+    };
+    tokio::time::timeout(CONNECT_TIMEOUT, handshake).await.unwrap_or_else(|_| {
         let error = format!("{} did not answer within {} s", address.url, CONNECT_TIMEOUT.as_secs());
         Err(ConnectFailure { error, fatal: None })
     })

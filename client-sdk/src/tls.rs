@@ -8,7 +8,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -20,9 +21,11 @@ use tokio_rustls::client::TlsStream;
 use crate::address::Address;
 use crate::error::{ConnectError, TlsSetupError};
 use crate::tls::fingerprint::{Fingerprint, OnlyFingerprint};
+use crate::tls::refusals::Refusals;
 
 pub(crate) mod failure;
 pub(crate) mod fingerprint;
+mod refusals;
 pub(crate) mod stream;
 
 /// The environment variable that names the file of the authorities to trust.
@@ -36,6 +39,8 @@ pub const CLIENT_KEY_VARIABLE: &str = "LONGWIRE_CLIENT_KEY";
 
 /// What is spoken inside TLS: a WebSocket begins in HTTP/1.1.
 const PROTOCOL: &[u8] = b"http/1.1";
+/// What is spoken over QUIC.
+const QUIC_PROTOCOL: &[u8] = b"longwire/1";
 
 /// What a builder was told.
 #[derive(Clone, Debug, Default)]
@@ -56,8 +61,9 @@ impl TlsOptions {
 /// The TLS of one client.
 #[derive(Clone)]
 pub(crate) struct Tls {
-    connector: TlsConnector,
+    config: Arc<ClientConfig>,
     name: ServerName<'static>,
+    refusals: Refusals,
 }
 
 impl std::fmt::Debug for Tls {
@@ -81,29 +87,43 @@ impl Tls {
             url: address.url.clone(),
             reason: "its host is no name that a certificate can have".to_owned(),
         })?;
-        let mut config = config(options)?;
-        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        let refusals = Refusals::default();
+        let mut config = config(options, &refusals)?;
+        config.alpn_protocols = vec![if address.quic { QUIC_PROTOCOL } else { PROTOCOL }.to_vec()];
         // Who resumes does not look at the certificate, and it may have been replaced for a reason.
         config.resumption = Resumption::disabled();
-        Ok(Some(Self { connector: TlsConnector::from(Arc::new(config)), name }))
+        Ok(Some(Self { config: Arc::new(config), name, refusals }))
     }
 
     pub(crate) async fn connect(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
-        self.connector.connect(self.name.clone(), stream).await
+        TlsConnector::from(Arc::clone(&self.config)).connect(self.name.clone(), stream).await
+    }
+
+    /// What QUIC makes its handshakes with.
+    pub(crate) fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.config)
+    }
+
+    /// Why the last certificate was refused.
+    pub(crate) fn take_refusal(&self) -> Option<rustls::Error> {
+        self.refusals.take()
     }
 }
 
-fn config(options: &TlsOptions) -> Result<ClientConfig, TlsSetupError> {
+fn config(options: &TlsOptions, refusals: &Refusals) -> Result<ClientConfig, TlsSetupError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = builder(Arc::clone(&provider))?;
     // Narrower than an authority: where both are given it decides.
-    let builder = match &options.fingerprint {
-        Some(text) => {
-            let only = OnlyFingerprint::new(Fingerprint::parse(text)?, provider);
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(only))
+    let verifier: Arc<dyn ServerCertVerifier> = match &options.fingerprint {
+        Some(text) => Arc::new(OnlyFingerprint::new(Fingerprint::parse(text)?, provider)),
+        None => {
+            let roots = Arc::new(roots(options.ca.as_deref())?);
+            let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
+            verifier.map_err(|error| TlsSetupError::Unsupported(error.to_string()))?
         }
-        None => builder.with_root_certificates(roots(options.ca.as_deref())?),
     };
+    let verifier = Arc::new(refusals.of(verifier));
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let (certificate, key) = match (&options.client_certificate, &options.client_key) {
         (None, None) => return Ok(builder.with_no_client_auth()),
         (Some(certificate), Some(key)) => (certificate, key),

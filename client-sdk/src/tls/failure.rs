@@ -9,7 +9,11 @@ use crate::tls::fingerprint::Mismatch;
 
 /// Why trying again is of no use; `None` when the connection merely broke.
 pub(crate) fn failure(error: &io::Error) -> Option<TlsFailure> {
-    let error = error.get_ref()?.downcast_ref::<Error>()?;
+    of_error(error.get_ref()?.downcast_ref::<Error>()?)
+}
+
+/// The same of what rustls says itself.
+pub(crate) fn of_error(error: &Error) -> Option<TlsFailure> {
     Some(match error {
         Error::InvalidCertificate(error) => of_certificate(error),
         Error::AlertReceived(alert) => return of_alert(*alert),
@@ -45,7 +49,7 @@ fn of_certificate(error: &CertificateError) -> TlsFailure {
 }
 
 /// What the broker says of us. It says nothing else about a client than what it thinks of its certificate.
-fn of_alert(alert: AlertDescription) -> Option<TlsFailure> {
+pub(crate) fn of_alert(alert: AlertDescription) -> Option<TlsFailure> {
     Some(match alert {
         AlertDescription::CertificateRequired
         | AlertDescription::BadCertificate

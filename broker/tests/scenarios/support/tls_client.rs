@@ -56,12 +56,8 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
-/// A connection of these versions that offers these protocols.
-pub(crate) async fn connect_with(
-    address: SocketAddr,
-    versions: &[&'static SupportedProtocolVersion],
-    protocols: &[&str],
-) -> TlsStream<TcpStream> {
+/// What takes any certificate.
+pub(crate) fn config(versions: &[&'static SupportedProtocolVersion], protocols: &[&str]) -> ClientConfig {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
@@ -70,6 +66,16 @@ pub(crate) async fn connect_with(
         .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    config
+}
+
+/// A connection of these versions that offers these protocols.
+pub(crate) async fn connect_with(
+    address: SocketAddr,
+    versions: &[&'static SupportedProtocolVersion],
+    protocols: &[&str],
+) -> TlsStream<TcpStream> {
+    let config = config(versions, protocols);
     let stream = TcpStream::connect(address).await.unwrap();
     let connector = TlsConnector::from(Arc::new(config));
     let name = ServerName::IpAddress(address.ip().into());

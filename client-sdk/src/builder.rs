@@ -109,7 +109,7 @@ impl ClientBuilder {
     }
 
     /// Trusts the authorities in this PEM file, and no others, to vouch for the broker's certificate. Without this, and
-    /// without a fingerprint, it is those that the operating system trusts. Only for `wss://`.
+    /// without a fingerprint, it is those that the operating system trusts. Only for `wss://` and `quic://`.
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.tls.ca = Some(path.into());
         self
@@ -117,21 +117,21 @@ impl ClientBuilder {
 
     /// Trusts the broker's certificate with this SHA-256, in hexadecimal, whatever name and time it has, and no other;
     /// authorities are not asked then. For development certificates, whose fingerprint `longwire serve` prints. Only for
-    /// `wss://`.
+    /// `wss://` and `quic://`.
     pub fn fingerprint(mut self, sha256: impl Into<String>) -> Self {
         self.tls.fingerprint = Some(sha256.into());
         self
     }
 
     /// Shows this certificate to a broker that asks for one: PEM files with the certificate, and those between it and its
-    /// root, and with its key. Only for `wss://`.
+    /// root, and with its key. Only for `wss://` and `quic://`.
     pub fn client_certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.tls.client_certificate = Some(certificate.into());
         self.tls.client_key = Some(key.into());
         self
     }
 
-    /// Where the broker is: `ws://HOST[:PORT]`, or `wss://` for TLS.
+    /// Where the broker is: `ws://HOST[:PORT]`, or `wss://` for TLS, or `quic://`, which is encrypted always.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.url = url.into();
         self

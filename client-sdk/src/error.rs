@@ -51,7 +51,8 @@ impl From<Option<wire::Error>> for Refusal {
 pub enum ConnectError {
     /// The URL is not one of a broker.
     #[error(
-        "`{url}` is not a broker's address: {reason}; use one such as ws://127.0.0.1:8700 or wss://broker.example"
+        "`{url}` is not a broker's address: {reason}; use one such as ws://127.0.0.1:8700, wss://broker.example or \
+         quic://broker.example"
     )]
     InvalidUrl {
         /// The URL as given.

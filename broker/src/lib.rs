@@ -18,6 +18,7 @@ pub mod http;
 pub mod hub;
 pub mod inspect;
 pub mod issuers;
+pub mod kept_secret;
 pub mod key_watch;
 pub mod life;
 pub mod listing;

@@ -3,26 +3,20 @@
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
 use longwire_proto::limits::SESSION_ID_BYTES_MAX;
 use longwire_proto::session_id::SessionId;
 
-use crate::store::reconcile::{self, retry_read};
-use crate::store::{Cas, Store};
+use crate::kept_secret::{NoRandom, kept_secret};
+use crate::store::Store;
 
 /// Where the store keeps the key: a token outlives the broker's process.
-const KEY_KEY: Bytes = Bytes::from_static(b"page-key\0");
+const KEY_KEY: &[u8] = b"page-key\0";
 /// Bytes of the key.
 const KEY_BYTES: usize = 32;
 /// Bytes of the hash of the conditions.
 const HASH_BYTES: usize = 8;
 /// All tokens are of one length, whatever the name that is in them.
 const PLAIN_BYTES: usize = HASH_BYTES + 1 + SESSION_ID_BYTES_MAX;
-
-/// The host gives no random numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the host gives no random numbers, so no key can be made")]
-pub struct NoRandom;
 
 /// Seals and opens tokens.
 pub struct PageTokens(LessSafeKey);
@@ -34,21 +28,8 @@ impl PageTokens {
     /// # Errors
     /// [`NoRandom`].
     pub async fn open(store: &dyn Store) -> Result<Self, NoRandom> {
-        let found = retry_read(|| store.get(KEY_KEY)).await;
-        if let Ok(Some(key)) = &found
-            && let Some(tokens) = Self::new(key)
-        {
-            return Ok(tokens);
-        }
-        let mut key = [0; KEY_BYTES];
-        getrandom::fill(&mut key).map_err(|_| NoRandom)?;
-        let kept = async {
-            let value = Some(Bytes::copy_from_slice(&key));
-            reconcile::cas(store, vec![Cas { key: KEY_KEY, expected: found?, value }]).await
-        };
-        if let Err(error) = kept.await {
-            tracing::warn!(%error, "lists that are read page by page now must be begun again after a restart");
-        }
+        let lost = "lists that are read page by page now must be begun again after a restart";
+        let key: [u8; KEY_BYTES] = kept_secret(store, KEY_KEY, lost).await?;
         Self::new(&key).ok_or(NoRandom)
     }
 

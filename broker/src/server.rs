@@ -35,9 +35,10 @@ use crate::connection::{ConnectionContext, ConnectionTimes};
 use crate::http::{HttpContext, Remote, router};
 use crate::hub::Hub;
 use crate::issuers::{Issuers, IssuersError};
+use crate::kept_secret::NoRandom;
 use crate::key_watch::KeyWatch;
 use crate::origin::Origins;
-use crate::page_token::{NoRandom, PageTokens};
+use crate::page_token::PageTokens;
 use crate::patience::Requests;
 use crate::quota::Quotas;
 use crate::scheduler::{Scheduler, last_known_ms, write_clock};
@@ -46,6 +47,7 @@ use crate::sockets::{SocketPlace, Sockets};
 use crate::store::{Store, StoreError};
 use crate::tls::Tls;
 use crate::tls::error::TlsError;
+use crate::transport::quic::reset_key::ResetKey;
 use crate::transport::quic::{QuicContext, QuicPort};
 
 /// The file of the broker's own keys, in the data folder.
@@ -152,6 +154,7 @@ pub struct Server {
 async fn listen(
     config: &Config,
     tls: Option<&Arc<Tls>>,
+    store: &dyn Store,
 ) -> Result<(TcpListener, SocketAddr, Option<QuicPort>), ServeError> {
     let refuse = |protocol, source| ServeError::Listen { protocol, address: config.listen, source };
     let tries = if config.listen.port() == 0 { FREE_PORT_TRIES } else { 1 };
@@ -161,7 +164,8 @@ async fn listen(
         let address = listener.local_addr().map_err(|error| refuse("TCP", error))?;
         let Some(tls) = tls.filter(|_| config.quic) else { return Ok((listener, address, None)) };
         tried += 1;
-        match QuicPort::bind(address, Arc::clone(tls), config) {
+        let key = ResetKey::open(store).await?;
+        match QuicPort::bind(address, Arc::clone(tls), config, &key) {
             Ok(quic) => return Ok((listener, address, Some(quic))),
             // Somebody else has the UDP port of this number.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && tried < tries => {}
@@ -215,7 +219,7 @@ impl Server {
     ) -> Result<Self, ServeError> {
         // Before the port is there: nobody shall be accepted who cannot be served.
         let tls = Tls::open(&config)?.map(Arc::new);
-        let (listener, address, quic) = listen(&config, tls.as_ref()).await?;
+        let (listener, address, quic) = listen(&config, tls.as_ref(), &*store).await?;
         let clock = Clock::start();
         let ageing = ageing(&*store, clock, config.trust_clock).await?;
         let signing = SigningKeys::load_or_make(&config.data.join(SIGNING_KEYS_FILE))?;

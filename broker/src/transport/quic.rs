@@ -8,10 +8,7 @@ use std::time::Duration;
 
 use longwire_proto::codec::Encoding;
 use longwire_proto::error::{Error, ErrorCode};
-use quinn::{
-    Connection, Endpoint, EndpointConfig, Incoming, RecvStream, SendStream, ServerConfig, TokioRuntime,
-    VarInt,
-};
+use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, ServerConfig, TokioRuntime, VarInt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,10 +16,12 @@ use tokio_util::task::TaskTracker;
 use crate::connection::{self, ConnectionContext};
 use crate::sockets::{SocketPlace, Sockets};
 use crate::tls::Tls;
+use crate::transport::quic::reset_key::ResetKey;
 use crate::transport::quic::sink::QuicSink;
 use crate::transport::quic::source::QuicSource;
 
 mod config;
+pub(crate) mod reset_key;
 mod sink;
 mod source;
 
@@ -82,13 +81,14 @@ impl QuicPort {
         address: SocketAddr,
         tls: Arc<Tls>,
         config: &crate::config::Config,
+        key: &ResetKey,
     ) -> io::Result<Self> {
         let socket = UdpSocket::bind(address)?;
         let idle_timeout = crate::config::Config::time(config.idle_timeout_ms);
         let certificate = tls.quic();
         let serving = config::config(Arc::clone(&certificate), idle_timeout)?;
         let runtime = Arc::new(TokioRuntime);
-        let endpoint = Endpoint::new(EndpointConfig::default(), Some(serving.clone()), socket, runtime)?;
+        let endpoint = Endpoint::new(key.endpoint(), Some(serving.clone()), socket, runtime)?;
         Ok(Self {
             endpoint,
             tls,

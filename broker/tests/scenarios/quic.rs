@@ -77,6 +77,20 @@ async fn sessions_go_on_over_kills() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_was_killed_ends_the_connections_of_its_last_life() {
+    let (_folder, data) = folder();
+    let broker = Broker::start_with(&data, &[TLS]);
+    let relay = UdpRelay::start(broker.address()).await;
+    let mut client = QuicClient::connect(relay.address()).await;
+    broker.kill();
+    let broker = Broker::start_with(&data, &[TLS]);
+    relay.set_upstream(broker.address());
+    client.send(ClientFrame::Ping(wire::Ping { token: 1 })).await;
+    let ended = soon("it ends", client.connection.closed()).await;
+    assert_eq!(ended, ConnectionError::Reset);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_whose_address_changes_goes_on_and_misses_nothing() {
     const RECORDS: u64 = 500;
     let (_folder, data) = folder();

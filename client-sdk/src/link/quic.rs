@@ -38,8 +38,9 @@ const STREAM_WINDOW_BYTES: VarInt = VarInt::from_u32(1 << 20);
 const WINDOW_BYTES: VarInt = VarInt::from_u32(8 << 20);
 /// Bytes that the broker has not acknowledged.
 const SEND_WINDOW_BYTES: u64 = 4 << 20;
-/// Most routers forget a flow of UDP after 30 seconds of silence.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Most routers forget a flow of UDP after 30 seconds of silence; and this is when a client that only listens hears that the
+/// broker was killed, and is back.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Bytes that are taken from a stream at once.
 const PIECE_BYTES: usize = 64 << 10;
 /// The code of who leaves, or wants no more of a stream.

@@ -52,6 +52,10 @@ impl UdpRelay {
         Self { address, changes }
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("quic://{}", self.address)
     }

@@ -1,7 +1,7 @@
 //! What the broker can use of memory, from its limits. `docs/operations.md` has the same table, and a test keeps them equal;
 //! another one measures.
 
-use longwire_proto::limits::{DELIVERY_BYTES_MAX, FRAME_BYTES_MAX, HELLO_BYTES_MAX};
+use longwire_proto::limits::{DELIVERY_BYTES_MAX, FRAME_BYTES_MAX, HELLO_BYTES_MAX, RECORD_BYTES_MAX};
 
 use crate::config::Config;
 use crate::hub::SESSIONS_LIVE_MAX;
@@ -10,6 +10,8 @@ use crate::store::local::shared::{CACHE_BYTES, READERS_MAX};
 use crate::store::local::state::RESIDENT_LOGS_MAX;
 use crate::store::local::writer::GROUP_BYTES_MAX;
 use crate::tail::TAILS_BYTES_MAX;
+use crate::transport::lanes::LANES_BYTES_MAX;
+use crate::transport::quic::config::{RECEIVE_WINDOW_BYTES, SEND_WINDOW_BYTES};
 
 /// A broker that does nothing: code, threads, tables.
 pub const BASE_BYTES: usize = 32 << 20;
@@ -18,6 +20,10 @@ pub const CONNECTION_BYTES: usize = 48 << 10;
 /// What waits for a client that does not read: what was gathered (64 KiB), the deliveries until the flush (256 KiB), one more
 /// that does not fit, and as much again because buffers grow by doubling.
 pub const STALLED_BYTES: usize = 2 * ((64 << 10) + (256 << 10) + DELIVERY_BYTES_MAX);
+/// What waits for a client on QUIC that does not read: what its lanes hold, and the record that came last; what the stack has sent,
+/// and what it has received.
+pub const QUIC_STALLED_BYTES: usize =
+    LANES_BYTES_MAX + RECORD_BYTES_MAX + SEND_WINDOW_BYTES as usize + RECEIVE_WINDOW_BYTES as usize;
 /// A socket without a hello: its task, its HTTP buffers, and twice what may come until the hello.
 pub const WAITING_BYTES: usize = CONNECTION_BYTES + 2 * HELLO_BYTES_MAX;
 /// A subscription: its place, its cursor, its stream.
@@ -67,6 +73,7 @@ pub fn parts(config: &Config) -> Vec<Part> {
         part("sockets without a hello", config.unauthenticated_max, WAITING_BYTES),
         part("connections", config.connections_max, CONNECTION_BYTES),
         part("clients that do not read", config.connections_max, STALLED_BYTES),
+        part("clients on QUIC that do not read", config.connections_max, QUIC_STALLED_BYTES),
         part("frames that are being received", config.connections_max, FRAME_BYTES_MAX),
         part("subscriptions", held(broker.subscriptions), SUBSCRIPTION_BYTES),
         part("requests", REQUEST_COPIES, held(broker.request_bytes)),

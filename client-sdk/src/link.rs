@@ -166,15 +166,27 @@ impl Link {
                 Err(failure) => LinkEvent::ConnectFailed(failure),
             },
             State::Open(_) => match self.poll_write(context) {
-                Poll::Ready(Err(error)) => LinkEvent::Disconnected(error),
+                Poll::Ready(Err(error)) => self.broken(error),
                 _ => match ready!(self.poll_read(context)) {
                     Ok((frame, bytes)) => return Poll::Ready(LinkEvent::Frame(Box::new(frame), bytes)),
-                    Err(error) => LinkEvent::Disconnected(error),
+                    Err(error) => self.broken(error),
                 },
             },
         };
         self.disconnect();
         Poll::Ready(event)
+    }
+
+    /// A connection that is over, and may have been none to begin with.
+    fn broken(&self, error: String) -> LinkEvent {
+        let State::Open(Open::Quic(link)) = &self.state else { return LinkEvent::Disconnected(error) };
+        match link.refusal() {
+            None => LinkEvent::Disconnected(error),
+            Some(failure) => {
+                let fatal = Some(Closed::Tls { url: self.address.url.clone(), failure });
+                LinkEvent::ConnectFailed(ConnectFailure { error, fatal })
+            }
+        }
     }
 
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), String>> {

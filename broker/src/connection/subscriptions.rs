@@ -25,7 +25,7 @@ use crate::pattern_subscription::{PatternFrom, PatternSubscription, PatternWish}
 use crate::quota::SubscriptionPermit;
 use crate::subscription::{Event, Start, Subscription, resolve};
 use crate::tail::{Progress, Tail, TailReader};
-use crate::transport::lanes::{LaneId, Lanes, Room};
+use crate::transport::lanes::{LaneId, Lanes, WithRoom};
 
 struct Entry {
     lane: LaneId,
@@ -404,10 +404,10 @@ impl Subscriptions {
             subscription = subscription.with_window(window_bytes, entry.consumed_through.subscribe());
         }
         let room = self.lanes.as_ref().map(|lanes| lanes.room(lane));
-        let events = unfold((room, subscription), move |(room, mut subscription)| async move {
-            room_for_more(room.as_ref()).await;
-            subscription.next().await.map(|event| ((number, lane, event), (room, subscription)))
+        let events = unfold(subscription, move |mut subscription| async move {
+            subscription.next().await.map(|event| ((number, lane, event), subscription))
         });
+        let events = WithRoom::new(Box::pin(events), room);
         self.deliveries.push(Box::pin(Abortable::new(events, registration)));
     }
 
@@ -425,18 +425,11 @@ impl Subscriptions {
             subscription = subscription.with_window(window_bytes, entry.consumed_through.subscribe());
         }
         let room = self.lanes.as_ref().map(|lanes| lanes.room(lane));
-        let events = unfold((room, subscription), move |(room, mut subscription)| async move {
-            room_for_more(room.as_ref()).await;
-            subscription.next().await.map(|event| ((number, lane, event), (room, subscription)))
+        let events = unfold(subscription, move |mut subscription| async move {
+            subscription.next().await.map(|event| ((number, lane, event), subscription))
         });
+        let events = WithRoom::new(Box::pin(events), room);
         self.deliveries.push(Box::pin(Abortable::new(events, registration)));
-    }
-}
-
-/// Where a lane is full, what comes next is not even read.
-async fn room_for_more(room: Option<&Room>) {
-    if let Some(room) = room {
-        room.wait().await;
     }
 }
 

@@ -1,14 +1,18 @@
 //! The lanes of a link: what keeps a reader who does not read from holding up anybody else.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 
+use futures_core::Stream;
+use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::Notify;
 
-/// Bytes that the lanes of one connection hold together while there is room on any: sixty-four of the largest deliveries that
+/// Bytes that the lanes of one connection hold together while there is room on any: sixteen of the largest deliveries that
 /// nobody takes. Above that its readers wait for each other, as they do where there are no lanes.
-const LANES_BYTES_MAX: usize = 16 << 20;
+pub const LANES_BYTES_MAX: usize = 4 << 20;
 
 /// One registration of a subscription: a later one replaces an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -101,7 +105,7 @@ impl Room {
     }
 
     /// Waits until one more frame may be fed.
-    pub async fn wait(&self) {
+    async fn wait(&self) {
         while !self.is_there() {
             // Both listen from here on, so that nothing that changes after the second look is missed.
             let (emptied, fell) = (self.fill.emptied.notified(), self.lanes.0.fell.notified());
@@ -116,11 +120,58 @@ impl Room {
     }
 }
 
+/// What a subscription has next, read while there is room for it and not before: each time anew, because what others have fed since
+/// it was last asked may have taken the room.
+pub struct WithRoom<S> {
+    stream: S,
+    room: Option<Arc<Room>>,
+    waiting: Option<BoxFuture<'static, ()>>,
+}
+
+impl<S> WithRoom<S> {
+    /// Without a room it is the stream as it is.
+    pub fn new(stream: S, room: Option<Room>) -> Self {
+        Self { stream, room: room.map(Arc::new), waiting: None }
+    }
+}
+
+impl<S: Stream + Unpin> Stream for WithRoom<S> {
+    type Item = S::Item;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let Self { stream, room, waiting } = self.get_mut();
+        if let Some(room) = room {
+            while waiting.is_some() || !room.is_there() {
+                let room = Arc::clone(room);
+                let wait = waiting.get_or_insert_with(|| async move { room.wait().await }.boxed());
+                ready!(wait.as_mut().poll(context));
+                *waiting = None;
+            }
+        }
+        Pin::new(stream).poll_next(context)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
+    use futures_util::stream::{StreamExt, repeat};
 
     use super::*;
+
+    #[tokio::test]
+    async fn who_had_room_when_it_began_to_wait_looks_again() {
+        let lanes = Lanes::default();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let stream = Box::pin(futures_util::stream::once(told));
+        let mut gated = WithRoom::new(stream, Some(lanes.room(LaneId(1))));
+        assert!(gated.next().now_or_never().is_none(), "there is room, and nothing to read");
+        lanes.hold(LaneId(2), LANES_BYTES_MAX);
+        tell.send(7).unwrap();
+        assert!(gated.next().now_or_never().is_none(), "there is something to read, and no room");
+        lanes.release(LaneId(2), 1);
+        assert_eq!(gated.next().await, Some(Ok(7)));
+        assert_eq!(WithRoom::new(repeat(1), None).next().await, Some(1));
+    }
 
     #[tokio::test]
     async fn a_full_lane_holds_up_itself_alone_until_all_together_hold_too_much() {

@@ -44,7 +44,7 @@ pub trait FrameSink: Send {
     }
 
     /// Adds a frame to what the next flush sends. For the control lane it waits when the link's buffer is full; for another
-    /// one never: who feeds it has found [`Room`](lanes::Room) there.
+    /// one never: who feeds it has found room there ([`WithRoom`](lanes::WithRoom)).
     fn feed(&mut self, lane: Lane, frame: Bytes) -> impl Future<Output = Result<(), Gone>> + Send;
 
     /// Sends what was fed.

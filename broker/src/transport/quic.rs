@@ -20,7 +20,7 @@ use crate::transport::quic::reset_key::ResetKey;
 use crate::transport::quic::sink::QuicSink;
 use crate::transport::quic::source::QuicSource;
 
-mod config;
+pub(crate) mod config;
 pub(crate) mod reset_key;
 mod sink;
 mod source;

@@ -3,17 +3,19 @@
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::Ordering;
 
 use futures_util::FutureExt;
 use longwire::{Client, ClientBuilder, Closed, From, TlsFailure};
 use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
-use quinn::{ConnectionError, ReadError, VarInt};
+use quinn::{ConnectionError, Endpoint, ReadError, VarInt};
+use rustls::version::TLS13;
 
 use crate::support::broker::{Broker, LONGWIRE, folder};
 use crate::support::certificates::{Authority, Time};
-use crate::support::quic_client::{QuicClient, connect, soon};
+use crate::support::quic_client::{QuicClient, connect, quic_config, soon};
 use crate::support::tls_client;
 use crate::support::tokens::{AUTH, Tokens};
 use crate::support::udp_relay::UdpRelay;
@@ -265,6 +267,51 @@ async fn another_protocol_and_another_certificate_are_refused_and_it_is_said_why
     let other = Broker::start_with(&other_data, &elsewhere.settings());
     let named = Client::builder().url(quic(&other)).ca_file(authority.file());
     assert!(matches!(why_not(named).await, TlsFailure::WrongName { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_of_tls_is_resumed_and_a_client_certificate_is_asked_for_each_time() {
+    let (folder, data) = folder();
+    let authority = Authority::new(folder.path(), "ca");
+    let files = authority.issue("broker", &["127.0.0.1"], Time::Valid);
+    let own = authority.issue("client", &["client"], Time::Valid);
+    let broker = Broker::start_with(&data, &files.settings());
+    let (config, shown) = tls_client::counting(&[&TLS13], &["longwire/1"]);
+    let (config, endpoint) = (quic_config(config), Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap());
+    for _ in 0..3 {
+        let connecting = endpoint.connect_with(config.clone(), broker.address(), "localhost").unwrap();
+        let connection = soon("it connects", connecting).await.unwrap();
+        // The answer comes behind what a session is resumed with.
+        QuicClient::over(endpoint.clone(), connection).await.greet("").await.ping(1).await;
+    }
+    assert_eq!(shown.load(Ordering::SeqCst), 1);
+    drop(broker);
+    let (ca, [certificate, key]) = (authority.file(), files.settings());
+    let asks = [certificate, key, ("TLS_CLIENT_CA", ca.to_str().unwrap())];
+    let broker = Broker::start_with(&data, &asks);
+    let to = || Client::builder().url(quic(&broker)).ca_file(authority.file());
+    let known = client(to().client_certificate(&own.certificate, &own.key));
+    soon("it connects", known.connected()).await.unwrap();
+    known.close().await.unwrap();
+    assert!(matches!(why_not(to()).await, TlsFailure::ClientCertificate(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_was_replaced_is_served_to_who_comes_then() {
+    let (folder, data) = folder();
+    let authority = Authority::new(folder.path(), "ca");
+    let files = authority.issue("broker", &["127.0.0.1"], Time::Valid);
+    let broker = Broker::start_with(&data, &files.settings());
+    let before = by(&quic(&broker), &broker);
+    before.session("s").unwrap().publish("before").await.unwrap();
+    authority.issue("broker", &["127.0.0.1"], Time::Valid);
+    let mut now = broker.fingerprint().to_owned();
+    while now == broker.fingerprint() {
+        now = tls_client::shown(broker.address()).await;
+    }
+    let newer = client(Client::builder().url(quic(&broker)).fingerprint(&now));
+    newer.session("s").unwrap().publish("after").await.unwrap();
+    before.session("s").unwrap().publish("still").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

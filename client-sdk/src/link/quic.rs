@@ -238,6 +238,14 @@ impl QuicLink {
         older != lane.index
     }
 
+    /// What the broker says of our certificate, which it looks at when we have finished our half of the handshake.
+    pub(super) fn refusal(&self) -> Option<TlsFailure> {
+        match self.connection.close_reason()? {
+            ConnectionError::ConnectionClosed(close) => of_code(u64::from(close.error_code)),
+            _ => None,
+        }
+    }
+
     fn reason(&self, error: String) -> String {
         match self.connection.close_reason() {
             Some(ConnectionError::ApplicationClosed(close)) => {
@@ -280,15 +288,18 @@ fn config(tls: &Tls) -> Result<ClientConfig, String> {
 
 /// Why trying again is of no use.
 fn failure(error: &ConnectionError, tls: &Tls) -> Option<TlsFailure> {
-    let alert = match error {
+    match error {
         ConnectionError::TransportError(error) => match tls.take_refusal() {
-            Some(refusal) => return of_error(&refusal),
-            None => u64::from(error.code),
+            Some(refusal) => of_error(&refusal),
+            None => of_code(u64::from(error.code)),
         },
-        ConnectionError::ConnectionClosed(close) => u64::from(close.error_code),
-        _ => return None,
-    };
-    let alert = u8::try_from(alert.checked_sub(ALERTS)?).ok()?;
+        ConnectionError::ConnectionClosed(close) => of_code(u64::from(close.error_code)),
+        _ => None,
+    }
+}
+
+fn of_code(code: u64) -> Option<TlsFailure> {
+    let alert = u8::try_from(code.checked_sub(ALERTS)?).ok()?;
     of_alert(AlertDescription::from(alert))
 }
 

@@ -12,11 +12,11 @@ use quinn::{IdleTimeout, ServerConfig, TransportConfig, ValidationTokenConfig, V
 /// Streams that a client opens: that for control.
 const CLIENT_STREAMS_MAX: VarInt = VarInt::from_u32(1);
 /// Bytes that a client sends ahead of what the broker has read, once it was let in: enough for a fast upload over a long way.
-pub(super) const RECEIVE_WINDOW_BYTES: VarInt = VarInt::from_u32(1 << 20);
+pub(crate) const RECEIVE_WINDOW_BYTES: u32 = 1 << 20;
 /// The same until it was let in.
 const HELLO_WINDOW_BYTES: VarInt = VarInt::from_u32((HELLO_BYTES_MAX + PREFIX_BYTES) as u32);
 /// Bytes on all streams of a connection that the client has not acknowledged: about what the kernel keeps for a TCP socket.
-const SEND_WINDOW_BYTES: u64 = 1 << 20;
+pub(crate) const SEND_WINDOW_BYTES: u64 = 1 << 20;
 /// Bytes of a handshake that came out of order: the largest chain of certificates that a client shows.
 const CRYPTO_BUFFER_BYTES: usize = 16 << 10;
 /// Handshakes that have come and that nobody has looked at; more are refused.
@@ -36,7 +36,7 @@ pub(super) fn config(tls: Arc<rustls::ServerConfig>, idle_timeout: Duration) -> 
     transport
         .max_concurrent_bidi_streams(CLIENT_STREAMS_MAX)
         .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .stream_receive_window(RECEIVE_WINDOW_BYTES)
+        .stream_receive_window(RECEIVE_WINDOW_BYTES.into())
         .receive_window(HELLO_WINDOW_BYTES)
         .send_window(SEND_WINDOW_BYTES)
         .send_fairness(true)

@@ -40,7 +40,7 @@ impl FrameSource for QuicSource {
     fn admit(&mut self) -> Result<(), LinkEnd> {
         self.door.as_mut().map_or(Ok(()), Door::admit)?;
         self.frames.set_frame_bytes_max(FRAME_BYTES_MAX);
-        self.connection.set_receive_window(RECEIVE_WINDOW_BYTES);
+        self.connection.set_receive_window(RECEIVE_WINDOW_BYTES.into());
         Ok(())
     }
 }

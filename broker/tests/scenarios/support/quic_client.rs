@@ -26,6 +26,10 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: it has not come to that"))
 }
 
+pub(crate) fn quic_config(tls: rustls::ClientConfig) -> ClientConfig {
+    ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()))
+}
+
 /// Makes a connection that offers this protocol.
 pub(crate) async fn connect(
     address: SocketAddr,
@@ -92,6 +96,11 @@ impl QuicClient {
     /// Connects, and says nothing.
     pub(crate) async fn open(address: SocketAddr) -> Self {
         let (endpoint, connection) = connect(address, "longwire/1").await.unwrap();
+        Self::over(endpoint, connection).await
+    }
+
+    /// The same, over a connection that was made some other way.
+    pub(crate) async fn over(endpoint: Endpoint, connection: Connection) -> Self {
         let (send, stream) = connection.open_bi().await.unwrap();
         Self {
             endpoint,
@@ -103,10 +112,15 @@ impl QuicClient {
 
     /// Connects with a token, and takes the welcome.
     pub(crate) async fn connect_as(address: SocketAddr, token: &str) -> Self {
-        let mut client = Self::open(address).await;
+        Self::open(address).await.greet(token).await
+    }
+
+    /// Says hello, and takes the welcome.
+    pub(crate) async fn greet(mut self, token: &str) -> Self {
+        let client = &mut self;
         client.send(ClientFrame::Hello(wire::Hello { token: token.into(), ..Default::default() })).await;
         match client.control.next().await {
-            ServerFrame::Welcome(_) => client,
+            ServerFrame::Welcome(_) => self,
             other => panic!("{other:?} came instead of a welcome"),
         }
     }

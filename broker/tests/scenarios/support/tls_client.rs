@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -19,7 +20,7 @@ use tokio_rustls::client::TlsStream;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct Anybody(Arc<CryptoProvider>, Arc<AtomicUsize>);
 
 impl ServerCertVerifier for Anybody {
     fn verify_server_cert(
@@ -30,6 +31,7 @@ impl ServerCertVerifier for Anybody {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        self.1.fetch_add(1, Ordering::SeqCst);
         Ok(ServerCertVerified::assertion())
     }
 
@@ -58,15 +60,24 @@ impl ServerCertVerifier for Anybody {
 
 /// What takes any certificate.
 pub(crate) fn config(versions: &[&'static SupportedProtocolVersion], protocols: &[&str]) -> ClientConfig {
+    counting(versions, protocols).0
+}
+
+/// The same, and how many certificates it was shown: who resumes a session is shown none.
+pub(crate) fn counting(
+    versions: &[&'static SupportedProtocolVersion],
+    protocols: &[&str],
+) -> (ClientConfig, Arc<AtomicUsize>) {
+    let shown = Arc::new(AtomicUsize::new(0));
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+        .with_custom_certificate_verifier(Arc::new(Anybody(provider, Arc::clone(&shown))))
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-    config
+    (config, shown)
 }
 
 /// A connection of these versions that offers these protocols.

@@ -135,7 +135,7 @@ mod tests {
                 rest = later;
                 deframer.push(Bytes::copy_from_slice(piece));
                 // Whoever pushes twice before they look loses nothing either.
-                while let (true, Some(frame)) = (turn % 3 > 0, deframer.pop().unwrap()) {
+                while turn % 3 > 0 && let Some(frame) = deframer.pop().unwrap() {
                     found.push(frame.to_vec());
                 }
             }

@@ -16,6 +16,7 @@ use rustls::version::TLS13;
 use crate::support::broker::{Broker, LONGWIRE, folder};
 use crate::support::certificates::{Authority, Time};
 use crate::support::quic_client::{QuicClient, connect, quic_config, soon};
+use crate::support::rng::Rng;
 use crate::support::tls_client;
 use crate::support::tokens::{AUTH, Tokens};
 use crate::support::udp_relay::UdpRelay;
@@ -341,6 +342,27 @@ async fn who_says_no_hello_in_time_and_within_its_bytes_is_sent_away() {
     polite.send.reset(VarInt::from_u32(1)).unwrap();
     let ended = soon("it ends", polite.connection.closed()).await;
     assert!(matches!(ended, ConnectionError::ApplicationClosed(_)), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packets_that_are_none_change_nothing() {
+    const PACKETS: usize = 2000;
+    let mut rng = Rng::from_env(5);
+    let (_folder, data) = folder();
+    let broker = Broker::start_with(&data, &[TLS]);
+    let mut client = QuicClient::connect(broker.address()).await;
+    let noise = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for number in 0..PACKETS {
+        let length = 1 + rng.below(1400) as usize;
+        let mut packet: Vec<u8> = (0..length).map(|_| rng.below(256) as u8).collect();
+        // Half of them look like the beginning of a connection: a long header, and version 1.
+        if number % 2 == 0 && length > 5 {
+            packet[..5].copy_from_slice(&[0xc0, 0, 0, 0, 1]);
+        }
+        noise.send_to(&packet, broker.address()).unwrap();
+    }
+    client.ping(1).await;
+    QuicClient::connect(broker.address()).await.ping(2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

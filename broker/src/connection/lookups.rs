@@ -180,7 +180,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             return self.feed(refused(request, 0, &error)).await;
         }
         let (hub, folder) = (Arc::clone(&self.context.hub), self.context.backups.clone());
-        let management = self.access.managing(Operation::BackUp, "");
+        let management = self.access.managing(Operation::BackUp, "").to(&name);
         self.answer_later(
             request,
             management,

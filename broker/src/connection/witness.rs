@@ -29,6 +29,8 @@ struct Managed {
     principal: Arc<Principal>,
     operation: Operation,
     session: String,
+    /// What it is done to besides the session.
+    target: String,
 }
 
 impl Witness {
@@ -62,7 +64,8 @@ impl Witness {
         operation: Operation,
         session: &str,
     ) -> Management {
-        let managed = || Managed { witness: self.clone(), principal, operation, session: session.to_owned() };
+        let (session, target) = (session.to_owned(), String::new());
+        let managed = || Managed { witness: self.clone(), principal, operation, session, target };
         Management(operation.is_management().then(managed))
     }
 
@@ -75,10 +78,18 @@ impl Witness {
 }
 
 impl Management {
+    /// It is done to this besides the session: the id of a token, the name of a backup.
+    pub(super) fn to(mut self, target: &str) -> Self {
+        if let Some(managed) = &mut self.0 {
+            target.clone_into(&mut managed.target);
+        }
+        self
+    }
+
     /// It has come to an end.
     pub(super) fn done(&self, outcome: Result<(), &Error>) {
-        if let Some(Managed { witness, principal, operation, session }) = &self.0 {
-            witness.tell(|| Entry::managed(principal, *operation, session, outcome));
+        if let Some(Managed { witness, principal, operation, session, target }) = &self.0 {
+            witness.tell(|| Entry::managed(principal, *operation, session, outcome).target(target));
         }
     }
 }

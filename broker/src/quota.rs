@@ -273,6 +273,22 @@ pub struct RequestPermit {
     _held: Held,
 }
 
+/// Counts the sessions that a connection creates, when it is known that they are.
+#[derive(Debug)]
+pub struct Creations {
+    scopes: Arc<Scopes>,
+}
+
+impl Creations {
+    /// Counts one.
+    ///
+    /// # Errors
+    /// [`ErrorCode::RateLimited`].
+    pub fn count(&self) -> Result<(), Error> {
+        self.scopes.pass(Passing::Session)
+    }
+}
+
 impl ConnectionPermit {
     /// Counts a publish, before anything is done for it.
     ///
@@ -288,6 +304,12 @@ impl ConnectionPermit {
     /// [`ErrorCode::RateLimited`].
     pub fn create_session(&self) -> Result<(), Error> {
         self.scopes.pass(Passing::Session)
+    }
+
+    /// What counts sessions that are created later.
+    #[must_use]
+    pub fn creations(&self) -> Creations {
+        Creations { scopes: Arc::clone(&self.scopes) }
     }
 
     /// A place for one more subscription.

@@ -115,12 +115,11 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         if let Err(error) = self.access.session(Operation::ForkFrom, &fork.from_session) {
             return self.feed(refused(request, 0, &error)).await;
         }
-        if let Err(error) = self.access.count_creation() {
-            return self.feed(refused(request, 0, &error)).await;
-        }
         let (hub, sender) = (Arc::clone(&self.context.hub), self.access.sender());
+        let creations = self.access.creations();
         self.look_up(request, Operation::ForkInto, &name, |session| {
             boxed(async move {
+                creations.count()?;
                 let description = fork::fork(&hub, sender, &session, fork).await?;
                 Ok(description_frame(request, &session, description))
             })

@@ -45,7 +45,7 @@ use crate::connection::reply::{Asked, answer, refused};
 use crate::connection::subscriptions::{SubscriptionEvent, Subscriptions};
 use crate::hub::Hub;
 use crate::page_token::PageTokens;
-use crate::quota::Quotas;
+use crate::quota::{Quotas, SubscriptionPermit};
 use crate::request::{Answer, Operation, ReplyTo, Request};
 use crate::subscription::Event as Delivered;
 use crate::transport::{FrameSink, FrameSource, Gone, LinkEnd};
@@ -459,7 +459,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         for subscription in subscriptions {
             let number = subscription.subscription;
             if !subscription.pattern.is_empty() {
-                let opened = self.access.begin_subscription();
+                let opened = self.subscription_place(number);
                 let opened =
                     opened.and_then(|permit| self.subscriptions.open_pattern(request, subscription, permit));
                 if let Err(error) = opened {
@@ -470,7 +470,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             let opened =
                 self.access.session(Asks::SubscribeReplay, &subscription.session).and_then(|session| {
                     let after_requests = self.asked.values().any(|asked| asked.session == session);
-                    let permit = self.access.begin_subscription()?;
+                    let permit = self.subscription_place(number)?;
                     self.subscriptions.open(request, session, subscription, after_requests, permit)
                 });
             if let Err(error) = opened {
@@ -478,6 +478,14 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             }
         }
         Ok(())
+    }
+
+    /// One that replaces another has its place: it is not one more.
+    fn subscription_place(&self, number: u32) -> Result<Arc<SubscriptionPermit>, Error> {
+        match self.subscriptions.place(number) {
+            Some(place) => Ok(place),
+            None => self.access.begin_subscription().map(Arc::new),
+        }
     }
 
     async fn subscription(&mut self, event: SubscriptionEvent) -> Result<(), End> {

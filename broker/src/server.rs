@@ -273,7 +273,7 @@ impl Server {
     }
 
     /// Starts what the broker does by itself: waking sessions whose deadline has come, looking after keys and certificates,
-    /// the scrub, and removing old backups.
+    /// forgetting who is idle, the scrub, and removing old backups.
     fn start_chores(&self) -> Chores {
         let chores = Chores { stop: CancellationToken::new(), tasks: TaskTracker::new() };
         let clock = self.http.connections.clock;
@@ -282,6 +282,7 @@ impl Server {
         let (guard, signing) = (&self.http.connections.guard, self.config.data.join(SIGNING_KEYS_FILE));
         let watch = KeyWatch::new(Arc::clone(guard), signing, self.key_files.clone());
         chores.tasks.spawn(watch.run(chores.stop.clone()));
+        chores.tasks.spawn(Arc::clone(&self.http.connections.quotas).keep(chores.stop.clone()));
         if !self.published.is_empty() {
             let refresh = JwksRefresh::new(Arc::clone(guard), self.published.clone());
             chores.tasks.spawn(refresh.run(chores.stop.clone()));

@@ -17,7 +17,7 @@ use crate::auth::principal::Principal;
 use crate::connection::decisions::Decisions;
 use crate::connection::request;
 use crate::connection::witness::{Management, Witness};
-use crate::quota::{ConnectionPermit, RequestPermit, SubscriptionPermit};
+use crate::quota::{ConnectionPermit, Creations, RequestPermit, SubscriptionPermit};
 
 /// How far ahead it is known when to look again: timers do not reach as far as some tokens.
 const LOOK_AGAIN: Duration = Duration::from_secs(60 * 60);
@@ -208,6 +208,11 @@ impl Access {
     /// Those of [`ConnectionPermit::create_session`].
     pub(super) fn count_creation(&self) -> Result<(), Error> {
         self.permit.create_session()
+    }
+
+    /// What counts sessions that are created later.
+    pub(super) fn creations(&self) -> Creations {
+        self.permit.creations()
     }
 
     /// Counts a session that a publish creates when there is none.

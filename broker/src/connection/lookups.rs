@@ -115,12 +115,11 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         if let Err(error) = self.access.session(Operation::ForkFrom, &fork.from_session) {
             return self.feed(refused(request, 0, &error)).await;
         }
-        if let Err(error) = self.access.count_creation() {
-            return self.feed(refused(request, 0, &error)).await;
-        }
         let (hub, sender) = (Arc::clone(&self.context.hub), self.access.sender());
+        let creations = self.access.creations();
         self.look_up(request, Operation::ForkInto, &name, |session| {
             boxed(async move {
+                creations.count()?;
                 let description = fork::fork(&hub, sender, &session, fork).await?;
                 Ok(description_frame(request, &session, description))
             })
@@ -130,15 +129,13 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
 
     pub(super) async fn import(&mut self, import: raw::ImportRecords) -> Result<(), End> {
         let (request, name) = (import.request, import.session.clone());
-        if import.begin.is_some()
-            && let Err(error) = self.access.count_creation()
-        {
-            return self.feed(refused(request, 0, &error)).await;
-        }
         let (hub, sender) = (Arc::clone(&self.context.hub), self.access.sender());
+        let creations = self.access.creations();
         self.look_up(request, Operation::Import, &name, |session| {
             boxed(async move {
-                let import::Step { next, finished } = import::step(&hub, sender, &session, import).await?;
+                let begins = || creations.count();
+                let import::Step { next, finished } =
+                    import::step(&hub, sender, &session, import, begins).await?;
                 let session = finished.map(|description| described(&session, description));
                 Ok(Frame::Imported(wire::Imported { request, next, session }))
             })

@@ -25,6 +25,7 @@ mod patterns;
 mod protocol;
 mod proxies;
 mod python;
+mod quotas;
 mod residency;
 mod share;
 mod slow_reader;

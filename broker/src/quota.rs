@@ -287,18 +287,26 @@ pub struct RequestPermit {
     _held: Held,
 }
 
-/// Counts the sessions that a connection creates, when it is known that they are.
+/// Counts what a connection does later, when it is known that it does.
 #[derive(Debug)]
-pub struct Creations {
+pub struct Meter {
     scopes: Arc<Scopes>,
 }
 
-impl Creations {
-    /// Counts one.
+impl Meter {
+    /// Counts records that are written, as [`ConnectionPermit::publish`].
     ///
     /// # Errors
     /// [`ErrorCode::RateLimited`].
-    pub fn count(&self) -> Result<(), Error> {
+    pub fn publish(&self, records: usize, bytes: usize) -> Result<(), Error> {
+        self.scopes.pass(Passing::Publish { records: records as u64, bytes: bytes as u64 })
+    }
+
+    /// Counts a session that is created.
+    ///
+    /// # Errors
+    /// [`ErrorCode::RateLimited`].
+    pub fn create_session(&self) -> Result<(), Error> {
         self.scopes.pass(Passing::Session)
     }
 }
@@ -320,10 +328,10 @@ impl ConnectionPermit {
         self.scopes.pass(Passing::Session)
     }
 
-    /// What counts sessions that are created later.
+    /// What counts later.
     #[must_use]
-    pub fn creations(&self) -> Creations {
-        Creations { scopes: Arc::clone(&self.scopes) }
+    pub fn meter(&self) -> Meter {
+        Meter { scopes: Arc::clone(&self.scopes) }
     }
 
     /// A place for one more subscription.

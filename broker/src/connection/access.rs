@@ -17,7 +17,7 @@ use crate::auth::principal::Principal;
 use crate::connection::decisions::Decisions;
 use crate::connection::request;
 use crate::connection::witness::{Management, Witness};
-use crate::quota::{ConnectionPermit, Creations, RequestPermit, SubscriptionPermit};
+use crate::quota::{ConnectionPermit, Meter, RequestPermit, SubscriptionPermit};
 
 /// How far ahead it is known when to look again: timers do not reach as far as some tokens.
 const LOOK_AGAIN: Duration = Duration::from_secs(60 * 60);
@@ -31,7 +31,7 @@ pub(super) struct Access {
     decisions: Decisions,
     look_at: Instant,
     permit: ConnectionPermit,
-    /// Creations of sessions that were counted, and have come to nothing yet.
+    /// Meter of sessions that were counted, and have come to nothing yet.
     creations: usize,
 }
 
@@ -210,9 +210,9 @@ impl Access {
         self.permit.create_session()
     }
 
-    /// What counts sessions that are created later.
-    pub(super) fn creations(&self) -> Creations {
-        self.permit.creations()
+    /// What counts later.
+    pub(super) fn meter(&self) -> Meter {
+        self.permit.meter()
     }
 
     /// Counts a session that a publish creates when there is none.

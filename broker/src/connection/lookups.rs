@@ -116,10 +116,10 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             return self.feed(refused(request, 0, &error)).await;
         }
         let (hub, sender) = (Arc::clone(&self.context.hub), self.access.sender());
-        let creations = self.access.creations();
+        let meter = self.access.meter();
         self.look_up(request, Operation::ForkInto, &name, |session| {
             boxed(async move {
-                creations.count()?;
+                meter.create_session()?;
                 let description = fork::fork(&hub, sender, &session, fork).await?;
                 Ok(description_frame(request, &session, description))
             })
@@ -130,10 +130,11 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     pub(super) async fn import(&mut self, import: raw::ImportRecords) -> Result<(), End> {
         let (request, name) = (import.request, import.session.clone());
         let (hub, sender) = (Arc::clone(&self.context.hub), self.access.sender());
-        let creations = self.access.creations();
+        let meter = self.access.meter();
         self.look_up(request, Operation::Import, &name, |session| {
             boxed(async move {
-                let begins = || creations.count();
+                meter.publish(import.records.len(), import.records.iter().map(Bytes::len).sum())?;
+                let begins = || meter.create_session();
                 let import::Step { next, finished } =
                     import::step(&hub, sender, &session, import, begins).await?;
                 let session = finished.map(|description| described(&session, description));

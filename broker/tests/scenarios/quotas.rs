@@ -340,6 +340,24 @@ async fn an_import_is_one_session_however_many_steps_it_takes() {
 }
 
 #[tokio::test]
+async fn imported_records_count_as_published_ones() {
+    let (_folder, data) = folder();
+    let (broker, tokens) = Tokens::broker(&data, &[("LIMITS_PRINCIPAL_PUBLISH_RECORDS_PER_SECOND", "2")]);
+    let mut client = connect(&broker, &tokens, "ada", "acme").await;
+    published(client.publish("acme/1", &["x"; BATCH_RECORDS_MAX]).await);
+    let error = loop {
+        match client.ask(begin_import("acme/in".into())).await {
+            ServerFrame::Imported(_) => {}
+            refused => break refusal(refused),
+        }
+    };
+    assert_limited(&error, "rate_limited", "principal", 2);
+    wait_as_told(&error).await;
+    let answer = client.ask(begin_import("acme/in".into())).await;
+    assert!(matches!(answer, ServerFrame::Imported(_)), "{answer:?}");
+}
+
+#[tokio::test]
 async fn who_may_not_create_uses_up_nothing_of_its_tenants() {
     let (_folder, data) = folder();
     let (broker, tokens) = Tokens::broker(&data, &[("LIMITS_TENANT_SESSIONS_PER_MINUTE", "1")]);

@@ -246,15 +246,15 @@ enum Passing {
 #[derive(Debug)]
 struct Held {
     scopes: Arc<Scopes>,
-    amounts: Vec<(Counted, u64)>,
+    amounts: [u64; Counted::ALL.len()],
 }
 
 impl Held {
     fn take(scopes: &Arc<Scopes>, amounts: &[(Counted, u64)]) -> Result<Self, Error> {
-        let mut held = Self { scopes: Arc::clone(scopes), amounts: Vec::with_capacity(amounts.len()) };
+        let mut held = Self { scopes: Arc::clone(scopes), amounts: Default::default() };
         for (counted, amount) in amounts {
             scopes.take(*counted, *amount)?;
-            held.amounts.push((*counted, *amount));
+            held.amounts[*counted as usize] += amount;
         }
         Ok(held)
     }
@@ -262,8 +262,11 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        for (counted, amount) in &self.amounts {
-            self.scopes.give_back(*counted, *amount);
+        for counted in Counted::ALL {
+            match self.amounts[counted as usize] {
+                0 => {}
+                amount => self.scopes.give_back(counted, amount),
+            }
         }
     }
 }

@@ -186,7 +186,8 @@ impl Server {
         metrics: Option<PrometheusHandle>,
     ) -> Result<Self, ServeError> {
         // Before the port is there: nobody shall be accepted who cannot be served.
-        let tls = Tls::open(&config)?.map(Arc::new);
+        let tls =
+            Tls::open(&config.tls, &config.data, Config::time(config.handshake_timeout_ms))?.map(Arc::new);
         let refuse = |source| ServeError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(refuse)?;
         let address = listener.local_addr().map_err(refuse)?;

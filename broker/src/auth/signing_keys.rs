@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::key::Key;
 use crate::auth::key_set::Keys;
-use crate::auth::mint::TTL_MS_MAX;
 
+/// The longest that a token is valid. Keys that signed one, and revocations, are kept for as long.
+pub const TTL_MS_MAX: u64 = 366 * 24 * 60 * 60 * 1000;
 /// Who may read and write the file: its owner.
 const FILE_MODE: u32 = 0o600;
 /// What a mode must not have: anything for anybody else.

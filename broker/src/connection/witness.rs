@@ -60,13 +60,18 @@ impl Witness {
     /// Somebody does something that is told when it is one that is.
     pub(super) fn managing(
         &self,
-        principal: Arc<Principal>,
+        principal: impl FnOnce() -> Arc<Principal>,
         operation: Operation,
         session: &str,
     ) -> Management {
-        let (session, target) = (session.to_owned(), String::new());
-        let managed = || Managed { witness: self.clone(), principal, operation, session, target };
-        Management(operation.is_management().then(managed))
+        // Most of what is asked is not of that kind, and pays nothing for it.
+        Management(operation.is_management().then(|| Managed {
+            witness: self.clone(),
+            principal: principal(),
+            operation,
+            session: session.to_owned(),
+            target: String::new(),
+        }))
     }
 
     fn tell(&self, entry: impl FnOnce() -> Entry) {

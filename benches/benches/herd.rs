@@ -1,5 +1,6 @@
 //! Many clients whose broker restarts: how long until all have resumed, and how many of them come in the same tenth of a
-//! second. `LONGWIRE_BENCH_CLIENTS` of them, 10,000 by default; `LONGWIRE_BENCH_END=kill` kills the broker, else it drains;
+//! second. `LONGWIRE_BENCH_CLIENTS` of them, 10,000 by default, of 100 principals, each with a token of its own; `LONGWIRE_BENCH_END=kill`
+//! kills the broker, else it drains;
 //! `LONGWIRE_BENCH_DOWN_MS` is how long it is away, and `LONGWIRE_BENCH_CONFIG` its settings, as `KEY=VALUE` separated by spaces. The
 //! release binary must be there: `cargo build --release`.
 //!
@@ -10,10 +11,19 @@
 mod common;
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use longwire_broker::auth::guard::OWN_NAME;
+use longwire_broker::auth::issuer::Issuer;
+use longwire_broker::auth::mint::Mint;
+use longwire_broker::auth::principal::Kind;
+use longwire_broker::auth::signing_keys::SigningKeys;
+use longwire_broker::clock::Clock;
+use longwire_broker::server::SIGNING_KEYS_FILE;
 use longwire_proto::codec::{Encoding, decode_server, encode_client};
+use longwire_proto::grants::Grants;
 use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
@@ -26,6 +36,10 @@ use crate::common::{Broker, Connection, folder, from_env, raise_open_files, reco
 
 /// Sessions that the clients follow.
 const SESSIONS: u64 = 100;
+/// Principals that they are: each has several devices.
+const PRINCIPALS: u64 = 100;
+/// Longer than any run.
+const TTL_MS: u64 = 60 * 60 * 1000;
 /// What is counted together.
 const BUCKET: Duration = Duration::from_millis(100);
 /// Bounds of the wait between tries, as in docs/protocol.md.
@@ -59,8 +73,30 @@ struct Subscribed {
     at: Instant,
 }
 
+/// Makes tokens of the broker that will have this folder.
+struct Tokens {
+    keys: SigningKeys,
+    own: Issuer,
+    clock: Clock,
+}
+
+impl Tokens {
+    fn of(data: &Path) -> Self {
+        std::fs::create_dir_all(data).unwrap();
+        let keys = SigningKeys::load_or_make(&data.join(SIGNING_KEYS_FILE)).unwrap();
+        Self { keys, own: Issuer::own(OWN_NAME, OWN_NAME).unwrap(), clock: Clock::start() }
+    }
+
+    fn token(&self, sub: &str, grant: &str) -> String {
+        let grants = Grants::parse(&[grant]).unwrap();
+        let mint = Mint { sub, kind: Kind::Agent, grants: &grants, device: None, ttl_ms: TTL_MS };
+        self.keys.mint(&self.own, &mint, self.clock.now_ms()).unwrap().token
+    }
+}
+
 struct Client {
     number: u64,
+    token: String,
     address: SocketAddr,
     random: Random,
     told: mpsc::UnboundedSender<Subscribed>,
@@ -98,7 +134,7 @@ async fn receive(stream: &mut BufReader<TcpStream>) -> Option<ServerFrame> {
 impl Client {
     /// Who this is.
     fn hello(&self) -> wire::Hello {
-        wire::Hello { device: format!("d{}", self.number), ..Default::default() }
+        wire::Hello { device: format!("d{}", self.number), token: self.token.clone(), ..Default::default() }
     }
 
     async fn connect(&self) -> Option<BufReader<TcpStream>> {
@@ -183,12 +219,14 @@ async fn main() {
     let down = Duration::from_millis(from_env("LONGWIRE_BENCH_DOWN_MS", 0));
     let kill = std::env::var("LONGWIRE_BENCH_END").is_ok_and(|end| end == "kill");
     let config = std::env::var("LONGWIRE_BENCH_CONFIG").unwrap_or_default();
-    let settings: Vec<_> = config.split_whitespace().filter_map(|pair| pair.split_once('=')).collect();
+    let mut settings = vec![("AUTH", "true")];
+    settings.extend(config.split_whitespace().filter_map(|pair| pair.split_once('=')));
     let folder = folder();
     let data = folder.path().join("data");
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let tokens = Tokens::of(&data);
     let broker = Broker::start_at(&address.to_string(), &data, &settings);
-    let mut writer = Connection::open(address).await;
+    let mut writer = Connection::open_as(address, &tokens.token("writer", "herd/*:publish")).await;
     for number in 0..SESSIONS {
         let records = vec![record(100); 2];
         let publish = wire::Publish { request: 1, session: session(number), records, ..Default::default() };
@@ -198,7 +236,8 @@ async fn main() {
     drop(writer);
     let (tell, mut told) = mpsc::unbounded_channel();
     for number in 0..clients {
-        let client = Client { number, address, random: Random(number), told: tell.clone() };
+        let token = tokens.token(&format!("p{}", number % PRINCIPALS), "herd/*:read");
+        let client = Client { number, token, address, random: Random(number), told: tell.clone() };
         tokio::spawn(client.live());
         // At first they come one after the other: what is measured is their return.
         if number % 100 == 99 {

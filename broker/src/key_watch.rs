@@ -1,8 +1,5 @@
 //! Looks after the keys that are in files: what changed there counts soon after, without a restart.
 
-use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +11,7 @@ use crate::auth::guard::Guard;
 use crate::auth::key_file::KeyFile;
 use crate::auth::key_set::Keys;
 use crate::auth::signing_keys::SigningKeys;
+use crate::file_stamp::FileStamp;
 
 /// How often files are looked at: a key that was dropped ends connections within a second.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -37,20 +35,10 @@ enum Source {
     Issuer { name: String, file: KeyFile },
 }
 
-/// By which it is known that a file is another one than before. The time of the change of its mode and owner is among it,
-/// because they decide whether it is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    file: (u64, u64),
-    bytes: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
 struct Watched {
     source: Source,
     /// The file whose keys are in use.
-    taken: Option<Stamp>,
+    taken: Option<FileStamp>,
     /// What was said of a failure last, so that it is said once.
     said: Option<String>,
 }
@@ -84,7 +72,7 @@ impl Watched {
     /// The keys of the file when it is another one than before. One that cannot be read is tried again each time.
     fn look(&mut self) -> Option<Loaded> {
         // Looked at first: what changes while it is read is read again.
-        let loaded = match stamp(self.source.path()) {
+        let loaded = match FileStamp::of(self.source.path()) {
             Ok(stamp) if self.taken == Some(stamp) => return None,
             Ok(stamp) => self.source.load().map(|loaded| (stamp, loaded)),
             Err(error) => Err(format!("{}: {error}", self.source.path().display())),
@@ -106,16 +94,6 @@ impl Watched {
             }
         }
     }
-}
-
-fn stamp(path: &Path) -> io::Result<Stamp> {
-    let metadata = fs::metadata(path)?;
-    Ok(Stamp {
-        file: (metadata.dev(), metadata.ino()),
-        bytes: metadata.len(),
-        modified: (metadata.mtime(), metadata.mtime_nsec()),
-        changed: (metadata.ctime(), metadata.ctime_nsec()),
-    })
 }
 
 impl KeyWatch {
@@ -172,6 +150,7 @@ impl KeyWatch {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

@@ -12,6 +12,7 @@ pub mod config;
 pub mod connection;
 pub mod cursor;
 pub mod driver;
+mod file_stamp;
 pub mod filter;
 pub mod host;
 pub mod http;

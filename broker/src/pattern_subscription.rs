@@ -4,7 +4,7 @@
 //! session and one commit of the feed. The feed says which sessions have more; what they have is read from the store. A
 //! hint that is missed costs a second, never a record.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,6 +96,8 @@ pub struct PatternSubscription {
     commits: watch::Receiver<u64>,
     /// Everything of the feed up to this commit was looked at.
     through: u64,
+    /// A deletion may have left the feed before it was looked at.
+    may_lack_deletions: bool,
     followed: HashMap<LogId, Followed>,
     /// Sessions that have more, each once, in the order in which it was found out: none waits for ever behind another.
     unread: VecDeque<LogId>,
@@ -122,6 +124,7 @@ impl PatternSubscription {
             store,
             commits,
             through,
+            may_lack_deletions: false,
             followed: HashMap::new(),
             unread: VecDeque::new(),
             news: VecDeque::new(),
@@ -244,7 +247,11 @@ impl PatternSubscription {
                 }
                 continue;
             }
-            if let Err(error) = self.look_at_changes().await {
+            let looked = match self.may_lack_deletions {
+                true => self.look_for_deleted().await,
+                false => self.look_at_changes().await,
+            };
+            if let Err(error) = looked {
                 self.ended = true;
                 return Some(Event::Ended { epoch: 0, next: 0, error });
             }
@@ -365,6 +372,7 @@ impl PatternSubscription {
         let page = retry_read(|| self.store.changes(self.through, CHANGES)).await;
         let page = page.map_err(|error| to_error(&error))?;
         let nothing = page.changes.is_empty();
+        self.may_lack_deletions |= page.forgotten > self.through;
         for change in page.changes {
             self.changed(change)?;
         }
@@ -372,6 +380,31 @@ impl PatternSubscription {
         if nothing {
             // A sender that has gone, and a hint that does not come, are both answered by looking again.
             drop(timeout(HINT_TIMEOUT, self.commits.changed()).await);
+        }
+        Ok(())
+    }
+
+    /// Finds out which of its sessions are there no more, without the feed.
+    async fn look_for_deleted(&mut self) -> Result<(), Error> {
+        let mut there = HashSet::new();
+        let prefix = self.wish.pattern.prefix().to_owned();
+        let mut query = ListQuery { prefix, limit: LISTED, ..ListQuery::default() };
+        loop {
+            let page =
+                retry_read(|| self.store.list(query.clone())).await.map_err(|error| to_error(&error))?;
+            there.extend(page.sessions.iter().map(|listed| listed.log));
+            match page.more_after {
+                Some(after) => query.after = Some(after),
+                None => break,
+            }
+        }
+        self.may_lack_deletions = false;
+        let gone: Vec<LogId> = self.followed.keys().filter(|log| !there.contains(log)).copied().collect();
+        for log in gone {
+            let deleted = Error::new(ErrorCode::SessionDeleted, "the session was deleted");
+            if let Some(Event::Frame(frame)) = self.left(log, deleted) {
+                self.news.push_back(*frame);
+            }
         }
         Ok(())
     }

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use dashmap::DashMap;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use crate::auth::principal::ANONYMOUS;
 use crate::quota::limits::{Limits, ScopeLimits};
@@ -27,6 +29,8 @@ mod usage;
 
 /// Keys of one rate that are known at once. A key is idle, and forgotten, when its bucket is full again.
 pub const KEYS_MAX: usize = 100_000;
+/// How often idle keys are forgotten: who was here a minute ago is cheap to know, and nobody stays known for ever.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// When to try again what waits for others to give something back, which nobody knows.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -108,7 +112,17 @@ impl Quotas {
         Ok(ConnectionPermit { _held: held, scopes })
     }
 
-    /// Forgets who has not done anything for as long as its buckets take to fill. Called now and then.
+    /// Forgets who is idle now and then, until `stop` is cancelled.
+    pub async fn keep(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(FORGET_EVERY) => self.forget_idle(),
+            }
+        }
+    }
+
+    /// Forgets who has not done anything for as long as its buckets take to fill.
     pub fn forget_idle(&self) {
         self.connection_rates.forget_idle();
         self.principal_rates.forget_idle();
@@ -232,15 +246,15 @@ enum Passing {
 #[derive(Debug)]
 struct Held {
     scopes: Arc<Scopes>,
-    amounts: Vec<(Counted, u64)>,
+    amounts: [u64; Counted::ALL.len()],
 }
 
 impl Held {
     fn take(scopes: &Arc<Scopes>, amounts: &[(Counted, u64)]) -> Result<Self, Error> {
-        let mut held = Self { scopes: Arc::clone(scopes), amounts: Vec::with_capacity(amounts.len()) };
+        let mut held = Self { scopes: Arc::clone(scopes), amounts: Default::default() };
         for (counted, amount) in amounts {
             scopes.take(*counted, *amount)?;
-            held.amounts.push((*counted, *amount));
+            held.amounts[*counted as usize] += amount;
         }
         Ok(held)
     }
@@ -248,8 +262,11 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        for (counted, amount) in &self.amounts {
-            self.scopes.give_back(*counted, *amount);
+        for counted in Counted::ALL {
+            match self.amounts[counted as usize] {
+                0 => {}
+                amount => self.scopes.give_back(counted, amount),
+            }
         }
     }
 }
@@ -273,6 +290,30 @@ pub struct RequestPermit {
     _held: Held,
 }
 
+/// Counts what a connection does later, when it is known that it does.
+#[derive(Debug)]
+pub struct Meter {
+    scopes: Arc<Scopes>,
+}
+
+impl Meter {
+    /// Counts records that are written, as [`ConnectionPermit::publish`].
+    ///
+    /// # Errors
+    /// [`ErrorCode::RateLimited`].
+    pub fn publish(&self, records: usize, bytes: usize) -> Result<(), Error> {
+        self.scopes.pass(Passing::Publish { records: records as u64, bytes: bytes as u64 })
+    }
+
+    /// Counts a session that is created.
+    ///
+    /// # Errors
+    /// [`ErrorCode::RateLimited`].
+    pub fn create_session(&self) -> Result<(), Error> {
+        self.scopes.pass(Passing::Session)
+    }
+}
+
 impl ConnectionPermit {
     /// Counts a publish, before anything is done for it.
     ///
@@ -288,6 +329,12 @@ impl ConnectionPermit {
     /// [`ErrorCode::RateLimited`].
     pub fn create_session(&self) -> Result<(), Error> {
         self.scopes.pass(Passing::Session)
+    }
+
+    /// What counts later.
+    #[must_use]
+    pub fn meter(&self) -> Meter {
+        Meter { scopes: Arc::clone(&self.scopes) }
     }
 
     /// A place for one more subscription.

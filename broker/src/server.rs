@@ -218,7 +218,8 @@ impl Server {
         metrics: Option<PrometheusHandle>,
     ) -> Result<Self, ServeError> {
         // Before the port is there: nobody shall be accepted who cannot be served.
-        let tls = Tls::open(&config)?.map(Arc::new);
+        let tls =
+            Tls::open(&config.tls, &config.data, Config::time(config.handshake_timeout_ms))?.map(Arc::new);
         let (listener, address, quic) = listen(&config, tls.as_ref(), &*store).await?;
         let clock = Clock::start();
         let ageing = ageing(&*store, clock, config.trust_clock).await?;
@@ -315,7 +316,7 @@ impl Server {
     }
 
     /// Starts what the broker does by itself: waking sessions whose deadline has come, looking after keys and certificates,
-    /// the scrub, and removing old backups.
+    /// forgetting who is idle, the scrub, and removing old backups.
     fn start_chores(&self) -> Chores {
         let chores = Chores { stop: CancellationToken::new(), tasks: TaskTracker::new() };
         let clock = self.http.connections.clock;
@@ -324,6 +325,7 @@ impl Server {
         let (guard, signing) = (&self.http.connections.guard, self.config.data.join(SIGNING_KEYS_FILE));
         let watch = KeyWatch::new(Arc::clone(guard), signing, self.key_files.clone());
         chores.tasks.spawn(watch.run(chores.stop.clone()));
+        chores.tasks.spawn(Arc::clone(&self.http.connections.quotas).keep(chores.stop.clone()));
         if !self.published.is_empty() {
             let refresh = JwksRefresh::new(Arc::clone(guard), self.published.clone());
             chores.tasks.spawn(refresh.run(chores.stop.clone()));

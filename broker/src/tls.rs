@@ -1,5 +1,6 @@
 //! TLS on the one port: rustls with aws-lc-rs. What is served can be replaced while connections live.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,10 +10,12 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::tls::config::TlsConfig;
 use crate::tls::error::TlsError;
 use crate::tls::identity::Identity;
 use crate::tls::source::{Loaded, Source, Stamp};
 
+mod bounded_file;
 pub mod config;
 pub mod development;
 pub mod error;
@@ -42,13 +45,17 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads what the configuration names, or makes the development certificate in the data folder. `None` when TLS is
+    /// Reads what the configuration names, or makes the development certificate in the data folder. A handshake may take so long. `None` when TLS is
     /// not configured.
     ///
     /// # Errors
     /// [`TlsError`].
-    pub fn open(config: &crate::config::Config) -> Result<Option<Self>, TlsError> {
-        let Some(source) = Source::of(&config.tls, &config.data) else { return Ok(None) };
+    pub fn open(
+        config: &TlsConfig,
+        data: &Path,
+        handshake_timeout: Duration,
+    ) -> Result<Option<Self>, TlsError> {
+        let Some(source) = Source::of(config, data) else { return Ok(None) };
         // Looked at before it is read: a change in between is then seen as one.
         let stamp = source.stamp();
         let loaded = source.load(now())?;
@@ -59,7 +66,7 @@ impl Tls {
         let seen = Seen { stamp, complaint: None };
         Ok(Some(Self {
             source,
-            handshake_timeout: crate::config::Config::time(config.handshake_timeout_ms),
+            handshake_timeout,
             serving: RwLock::new(Arc::new(loaded)),
             seen: Mutex::new(seen),
         }))

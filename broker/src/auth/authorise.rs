@@ -5,7 +5,7 @@ use longwire_proto::right::{Right, Rights};
 use longwire_proto::session_id::SessionId;
 
 use crate::auth::operation::{Operation, Reach};
-use crate::auth::principal::Principal;
+use crate::auth::principal::{Principal, check_name};
 
 /// What somebody wants to do something to.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +56,22 @@ pub fn authorise<'a>(
         (_, Subject::Everything) => Err(forbidden(&format!("`**` with the right `{rights}`"))),
         (Reach::Everything, Subject::Session(_)) => Err(Error::no_such_session()),
     }
+}
+
+/// Who somebody is while they act in the name of somebody else on a session. They may do there what their own token says, and
+/// nothing elsewhere: the right to act for others is one to sessions.
+///
+/// # Errors
+/// [`ErrorCode::InvalidArgument`] when that is nobody's name, and those of [`authorise`].
+pub fn act_as(principal: &Principal, id: &str, session: &SessionId) -> Result<Principal, Error> {
+    check_name(id)
+        .map_err(|error| Error::new(ErrorCode::InvalidArgument, error.to_string()).field("act_as"))?;
+    authorise(principal, Operation::ActAs, session)?;
+    // Who acts stays who acts, however often it changes in whose name.
+    let via = principal.via.clone().unwrap_or_else(|| principal.id.clone());
+    let grants = principal.grants.only(session);
+    let tenant = grants.tenant().map(str::to_owned);
+    Ok(Principal { id: id.to_owned(), via: Some(via), grants, tenant, ..principal.clone() })
 }
 
 fn forbidden(what: &str) -> Error {

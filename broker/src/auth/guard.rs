@@ -15,14 +15,15 @@ use longwire_proto::session_id::SessionId;
 use tokio::sync::{Notify, watch};
 
 use crate::auth::authorise::{Subject, authorise};
+use crate::auth::invalid_token::InvalidToken;
 use crate::auth::issuer::{InvalidIssuer, Issuer};
 use crate::auth::key_set::Keys;
 use crate::auth::mint::{Mint, Minted};
 use crate::auth::operation::Operation;
 use crate::auth::principal::{Kind, Principal};
 use crate::auth::revocation::{self, Revocations};
-use crate::auth::signing_keys::SigningKeys;
-use crate::auth::token::{InvalidIssuers, InvalidToken, Verifier};
+use crate::auth::signing_keys::{SigningKeys, TTL_MS_MAX};
+use crate::auth::token::{InvalidIssuers, Verifier};
 use crate::auth::token_id::TokenId;
 use crate::clock::Clock;
 use crate::store::reconcile::{self, retry_read};
@@ -251,7 +252,7 @@ impl Guard {
             authorise(principal, Operation::RevokeToken, Subject::Everything)?;
             let id = TokenId::new(OWN_NAME, id)
                 .map_err(|error| Error::new(ErrorCode::InvalidArgument, error.to_string()).field("id"))?;
-            (id, self.now_ms().saturating_add(crate::auth::mint::TTL_MS_MAX))
+            (id, self.now_ms().saturating_add(TTL_MS_MAX))
         } else {
             let whose = match self.rules().verifier.verify(token, self.now_ms()) {
                 Ok(whose) => whose,

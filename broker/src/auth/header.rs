@@ -4,12 +4,12 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 
 use crate::auth::algorithm::Algorithm;
+use crate::auth::claims::json;
+use crate::auth::invalid_token::{HEADER_CHARS_MAX, InvalidToken};
 use crate::auth::key_set::KEY_ID_BYTES_MAX;
-use crate::auth::token::{InvalidToken, json};
+
 use crate::auth::token_id::is_visible;
 
-/// Characters of a header: it is read before anything is verified, and needs two names.
-pub(super) const HEADER_CHARS_MAX: usize = 1024;
 /// What a token may call itself (RFC 7519, section 5.1; RFC 9068). RFC 6838 does not tell upper case from lower.
 const TYPES: [&str; 3] = ["jwt", "at+jwt", "application/at+jwt"];
 

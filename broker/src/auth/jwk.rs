@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::auth::algorithm::Algorithm;
-use crate::auth::key::{InvalidKey, Key};
-use crate::auth::key_set::Source;
+use crate::auth::invalid_key::InvalidKey;
+use crate::auth::key::{Key, Source};
 
 /// A key as it is written. It is not `Debug`: `k` and `d` are secrets.
 #[derive(Deserialize)]

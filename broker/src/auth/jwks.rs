@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::guard::Guard;
 use crate::auth::jwks::fetch::{FetchError, Fetched, Place, fetch};
 use crate::auth::jwks::schedule::Schedule;
-use crate::auth::key_set::{Keys, Source};
+use crate::auth::key::Source;
+use crate::auth::key_set::Keys;
 
 /// How often unknown keys are looked for, at most.
 pub const EARLY_EVERY: Duration = Duration::from_secs(30);

@@ -8,20 +8,11 @@ use jsonwebtoken::DecodingKey;
 use jsonwebtoken::crypto::verify;
 
 use crate::auth::algorithm::Algorithm;
+use crate::auth::invalid_key::{
+    InvalidKey, RSA_BITS_MAX, RSA_BITS_MIN, RSA_EXPONENT_BITS_MAX, RSA_EXPONENT_MIN, SECRET_BYTES_MAX,
+    SECRET_BYTES_MIN,
+};
 use crate::auth::pem;
-
-/// Bits of an RSA modulus: below, it can be factored (NIST SP 800-131A).
-pub const RSA_BITS_MIN: usize = 2048;
-/// Bits of an RSA modulus: above, each token costs whoever verifies it milliseconds.
-pub const RSA_BITS_MAX: usize = 8192;
-/// Bits of an RSA exponent: the usual one has 17, and larger ones make verifying slow.
-const RSA_EXPONENT_BITS_MAX: usize = 33;
-/// Below, a signature of another exponent can be made for some messages without the key (FIPS 186-5).
-const RSA_EXPONENT_MIN: u64 = 65_537;
-/// Bytes of a secret: as many as the hash has (RFC 7518, section 3.2).
-pub const SECRET_BYTES_MIN: usize = 32;
-/// Bytes of a secret: more add nothing.
-pub const SECRET_BYTES_MAX: usize = 1024;
 
 /// A SubjectPublicKeyInfo of Ed25519 is this and the 32 bytes of the key (RFC 8410).
 const ED25519_SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
@@ -35,51 +26,13 @@ const COORDINATE_BYTES: usize = 32;
 /// What a point that is not compressed begins with.
 const UNCOMPRESSED: u8 = 4;
 
-/// Why something is not a key. It does not repeat what was read, which may be a secret.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidKey {
-    /// It cannot be read.
-    #[error("the key is not well formed")]
-    Malformed,
-    /// Its point or its numbers are no key.
-    #[error("the numbers of the key are not those of a key of its kind")]
-    NotAKey,
-    /// It says no algorithm.
-    #[error("the key has no `alg`; a key is of exactly one algorithm: EdDSA, ES256, RS256 or HS256")]
-    NoAlgorithm,
-    /// Its kind and its algorithm do not belong together.
-    #[error(
-        "`kty`, `crv` and `alg` of the key do not belong together: use OKP with Ed25519 and EdDSA, EC with P-256 and ES256, RSA and RS256, or oct and HS256"
-    )]
-    Mismatch,
-    /// The modulus has a length that is not allowed.
-    #[error("an RSA key has {RSA_BITS_MIN} to {RSA_BITS_MAX} bits, this one has {0}")]
-    RsaBits(usize),
-    /// The exponent is not allowed.
-    #[error(
-        "the exponent of an RSA key is odd, at least {RSA_EXPONENT_MIN}, and has at most {RSA_EXPONENT_BITS_MAX} bits"
-    )]
-    RsaExponent,
-    /// The secret has a length that is not allowed.
-    #[error(
-        "the secret of HS256 has {SECRET_BYTES_MIN} to {SECRET_BYTES_MAX} random bytes, this one has {0}"
-    )]
-    SecretBytes(usize),
-    /// A secret that comes from elsewhere is none.
-    #[error("a secret is taken from a file only: who can fetch it can make tokens")]
-    SecretElsewhere,
-    /// It is a private key.
-    #[error("this is a private key; verifying takes the public one, and nobody else should have this one")]
-    Private,
-    /// It is PEM of something else.
-    #[error("PEM is taken with `-----BEGIN PUBLIC KEY-----` only (openssl pkey -pubout)")]
-    PemLabel,
-    /// There are several where one is due.
-    #[error("a PEM file has one key; put several into a JWKS file, each with its `kid`")]
-    Several,
-    /// It is a public key of a kind that is not used.
-    #[error("a public key is Ed25519, P-256 or RSA")]
-    Kind,
+/// Where keys come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A file of the broker's host: it may have secrets.
+    File,
+    /// Another host.
+    Elsewhere,
 }
 
 /// A key, of one algorithm for as long as it lives.

@@ -5,8 +5,9 @@ use std::collections::btree_map::Entry;
 
 use serde::Deserialize;
 
+use crate::auth::invalid_key::InvalidKey;
 use crate::auth::jwk::Jwk;
-use crate::auth::key::{InvalidKey, Key};
+use crate::auth::key::{Key, Source};
 use crate::auth::pem;
 use crate::auth::token_id::is_visible;
 
@@ -16,15 +17,6 @@ pub const KEYS_BYTES_MAX: usize = 256 << 10;
 pub const KEYS_MAX: usize = 64;
 /// Bytes of a key's id: that of a hash in any notation.
 pub const KEY_ID_BYTES_MAX: usize = 128;
-
-/// Where keys come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// A file of the broker's host: it may have secrets.
-    File,
-    /// Another host.
-    Elsewhere,
-}
 
 /// Why something is not the keys of an issuer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -8,14 +8,13 @@ use longwire_proto::grants::Grants;
 use longwire_proto::short_id::is_short_id;
 
 use crate::auth::claims::{Audience, Claims};
+use crate::auth::invalid_token::TOKEN_CHARS_MAX;
 use crate::auth::issuer::Issuer;
 use crate::auth::principal::{InvalidName, Kind, check_own_name};
-use crate::auth::signing_keys::SigningKeys;
-use crate::auth::token::TOKEN_CHARS_MAX;
+use crate::auth::signing_keys::{SigningKeys, TTL_MS_MAX};
+
 use crate::auth::token_id::TokenId;
 
-/// The longest that a token is valid. Keys that signed one, and revocations, are kept for as long.
-pub const TTL_MS_MAX: u64 = 366 * 24 * 60 * 60 * 1000;
 /// The shortest: times in tokens are whole seconds.
 pub const TTL_MS_MIN: u64 = 1000;
 /// Random bytes of a token's id: nobody guesses one, and none comes twice.

@@ -6,6 +6,8 @@ pub mod authorise;
 pub mod claims;
 pub mod guard;
 mod header;
+pub mod invalid_key;
+pub mod invalid_token;
 pub mod issuer;
 mod jwk;
 pub mod jwks;

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::auth::key::InvalidKey;
+use crate::auth::invalid_key::InvalidKey;
 
 const BEGIN: &str = "-----BEGIN ";
 const END: &str = "-----END ";

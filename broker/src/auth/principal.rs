@@ -9,10 +9,7 @@ use longwire_proto::grants::Grants;
 use longwire_proto::limits::PRINCIPAL_BYTES_MAX;
 use longwire_proto::position::COUNTER_MAX;
 use longwire_proto::right::Right;
-use longwire_proto::session_id::SessionId;
 
-use crate::auth::authorise::authorise;
-use crate::auth::operation::Operation;
 use crate::auth::token_id::TokenId;
 
 /// What stands between the namespace of a foreign issuer and the name that it gave.
@@ -163,22 +160,6 @@ impl Principal {
         let message = format!("only what was granted can be shared, and that is {}", Listed(&self.grants));
         Err(Error::new(ErrorCode::Forbidden, message).field("grants"))
     }
-
-    /// The one that it is while it acts in the name of somebody else on a session. It may do there what its own token says,
-    /// and nothing elsewhere: the right to act for others is one to sessions.
-    ///
-    /// # Errors
-    /// [`ErrorCode::InvalidArgument`] when that is nobody's name, and those of [`authorise`].
-    pub fn act_as(&self, id: &str, session: &SessionId) -> Result<Self, Error> {
-        check_name(id)
-            .map_err(|error| Error::new(ErrorCode::InvalidArgument, error.to_string()).field("act_as"))?;
-        authorise(self, Operation::ActAs, session)?;
-        // Who acts stays who acts, however often it changes in whose name.
-        let via = self.via.clone().unwrap_or_else(|| self.id.clone());
-        let grants = self.grants.only(session);
-        let tenant = grants.tenant().map(str::to_owned);
-        Ok(Self { id: id.to_owned(), via: Some(via), grants, tenant, ..self.clone() })
-    }
 }
 
 struct Listed<'a>(&'a Grants);
@@ -247,10 +228,6 @@ mod tests {
 
     fn alice() -> Principal {
         testing::principal(&GRANTS)
-    }
-
-    fn id(text: &str) -> SessionId {
-        SessionId::parse(text).unwrap()
     }
 
     #[test]
@@ -351,24 +328,5 @@ mod tests {
             let error = may_share(grants).unwrap_err();
             assert_eq!((error.code, error.field), (ErrorCode::Forbidden, "grants"));
         }
-    }
-
-    #[test]
-    fn acting_for_somebody_takes_a_right_and_shows() {
-        let bridge = alice().act_as("bob", &id("acme/bridge/x")).unwrap();
-        assert_eq!((bridge.id.as_str(), bridge.via.as_deref()), ("bob", Some("alice")));
-        assert_eq!(bridge.grants.to_string(), "acme/bridge/x:read,publish,manage");
-        assert_eq!(
-            authorise(&bridge, Operation::Publish, &id("acme/a")).unwrap_err().code,
-            ErrorCode::SessionNotFound
-        );
-        // Not even twice in a row does it lose sight of who acts.
-        let again = bridge.act_as("carol", &id("acme/bridge/x")).unwrap();
-        assert_eq!((again.id.as_str(), again.via.as_deref()), ("carol", Some("alice")));
-        let code = |name: &str, session: &str| alice().act_as(name, &id(session)).unwrap_err().code;
-        assert_eq!(code("bob", "acme/a"), ErrorCode::Forbidden);
-        assert_eq!(code("bob", "other/a"), ErrorCode::SessionNotFound);
-        assert_eq!(code("b\u{43e}b", "acme/bridge/x"), ErrorCode::InvalidArgument);
-        assert_eq!(code("anonymous", "acme/bridge/x"), ErrorCode::InvalidArgument);
     }
 }

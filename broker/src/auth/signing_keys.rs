@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::key::Key;
 use crate::auth::key_set::Keys;
-use crate::auth::mint::TTL_MS_MAX;
 
+/// The longest that a token is valid. Keys that signed one, and revocations, are kept for as long.
+pub const TTL_MS_MAX: u64 = 366 * 24 * 60 * 60 * 1000;
 /// Who may read and write the file: its owner.
 const FILE_MODE: u32 = 0o600;
 /// What a mode must not have: anything for anybody else.
@@ -214,7 +215,8 @@ impl SigningKeys {
         let text = serde_json::to_vec(&Written { current, earlier: self.earlier.clone() })?;
         // The mode is there from the start: nobody can open it before it is.
         let mut file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&beside)?;
-        let written = file.write_all(&text).and_then(|()| file.sync_all());
+        let written =
+            give_to_owner(&file, path).and_then(|()| file.write_all(&text)).and_then(|()| file.sync_all());
         if written.is_err() {
             // What failed is worth more to know than that this did too.
             let _ = fs::remove_file(&beside);
@@ -266,10 +268,23 @@ fn id(public: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(hash.as_ref().get(..ID_BYTES).unwrap_or_default())
 }
 
+/// Whoever rotates the key or makes the first token may be root; who reads the file is the broker, whose folder it is.
+fn give_to_owner(file: &File, path: &Path) -> io::Result<()> {
+    let owner = fs::metadata(path).or_else(|_| fs::metadata(folder(path)))?;
+    let own = file.metadata()?;
+    if (own.uid(), own.gid()) == (owner.uid(), owner.gid()) {
+        return Ok(());
+    }
+    fchown(file, Some(owner.uid()), Some(owner.gid()))
+}
+
 /// A name is durable when its folder is.
 fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
+    File::open(folder(path))?.sync_all()
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
@@ -378,6 +393,23 @@ mod tests {
         assert_eq!(public[1].until_ms, Some(NOW_MS + TTL_MS_MAX + 1000));
         assert_eq!(URL_SAFE_NO_PAD.decode(&public[0].x).unwrap(), second.public);
         assert_eq!(second.public(NOW_MS + TTL_MS_MAX + 1000).len(), 1);
+    }
+
+    #[test]
+    fn the_file_stays_its_owners_whoever_rotates() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        // Only root can give files away, and only root needs to.
+        if rustix::process::getuid().is_root() {
+            std::os::unix::fs::chown(folder.path(), Some(4711), Some(4712)).unwrap();
+        }
+        let owner = fs::metadata(folder.path()).unwrap();
+        let owner = (owner.uid(), owner.gid());
+        let of = |path: &Path| (fs::metadata(path).unwrap().uid(), fs::metadata(path).unwrap().gid());
+        let keys = SigningKeys::load_or_make(&path).unwrap();
+        assert_eq!(of(&path), owner);
+        keys.rotate(&path, Earlier::Dropped, NOW_MS).unwrap();
+        assert_eq!(of(&path), owner);
     }
 
     #[test]

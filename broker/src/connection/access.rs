@@ -10,14 +10,14 @@ use longwire_proto::session_id::SessionId;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::auth::authorise::{Subject, authorise};
+use crate::auth::authorise::{Subject, act_as, authorise};
 use crate::auth::guard::{Guard, Whoever};
 use crate::auth::operation::Operation;
 use crate::auth::principal::Principal;
 use crate::connection::decisions::Decisions;
 use crate::connection::request;
 use crate::connection::witness::{Management, Witness};
-use crate::quota::{ConnectionPermit, RequestPermit, SubscriptionPermit};
+use crate::quota::{ConnectionPermit, Meter, RequestPermit, SubscriptionPermit};
 
 /// How far ahead it is known when to look again: timers do not reach as far as some tokens.
 const LOOK_AGAIN: Duration = Duration::from_secs(60 * 60);
@@ -147,7 +147,7 @@ impl Access {
 
     /// Something that is asked, and is told to the audit log when it is of the kind that is.
     pub(super) fn managing(&self, operation: Operation, session: &str) -> Management {
-        self.witness.managing(self.principal(), operation, session)
+        self.witness.managing(|| self.principal(), operation, session)
     }
 
     fn told(&self, operation: Operation, session: &str, allowed: Result<(), Error>) -> Result<(), Error> {
@@ -184,12 +184,12 @@ impl Access {
     /// Who is stamped on what is published to a session in the name of somebody, or in one's own when that is empty.
     ///
     /// # Errors
-    /// Those of [`Principal::act_as`].
-    pub(super) fn publisher(&self, act_as: &str, session: &SessionId) -> Result<Sender, Error> {
-        if act_as.is_empty() {
+    /// Those of [`act_as`].
+    pub(super) fn publisher(&self, name: &str, session: &SessionId) -> Result<Sender, Error> {
+        if name.is_empty() {
             return Ok(self.sender());
         }
-        let acting = self.principal.borrow().act_as(act_as, session);
+        let acting = act_as(&self.principal.borrow(), name, session);
         self.told(Operation::ActAs, session.as_str(), acting.as_ref().map(drop).map_err(Clone::clone))?;
         Ok(self.stamp(&acting?))
     }
@@ -208,6 +208,11 @@ impl Access {
     /// Those of [`ConnectionPermit::create_session`].
     pub(super) fn count_creation(&self) -> Result<(), Error> {
         self.permit.create_session()
+    }
+
+    /// What counts later.
+    pub(super) fn meter(&self) -> Meter {
+        self.permit.meter()
     }
 
     /// Counts a session that a publish creates when there is none.

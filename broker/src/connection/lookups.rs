@@ -115,12 +115,11 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         if let Err(error) = self.access.session(Operation::ForkFrom, &fork.from_session) {
             return self.feed(refused(request, 0, &error)).await;
         }
-        if let Err(error) = self.access.count_creation() {
-            return self.feed(refused(request, 0, &error)).await;
-        }
         let (hub, sender) = (Arc::clone(&self.context.hub), self.access.sender());
+        let meter = self.access.meter();
         self.look_up(request, Operation::ForkInto, &name, |session| {
             boxed(async move {
+                meter.create_session()?;
                 let description = fork::fork(&hub, sender, &session, fork).await?;
                 Ok(description_frame(request, &session, description))
             })
@@ -130,15 +129,14 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
 
     pub(super) async fn import(&mut self, import: raw::ImportRecords) -> Result<(), End> {
         let (request, name) = (import.request, import.session.clone());
-        if import.begin.is_some()
-            && let Err(error) = self.access.count_creation()
-        {
-            return self.feed(refused(request, 0, &error)).await;
-        }
         let (hub, sender) = (Arc::clone(&self.context.hub), self.access.sender());
+        let meter = self.access.meter();
         self.look_up(request, Operation::Import, &name, |session| {
             boxed(async move {
-                let import::Step { next, finished } = import::step(&hub, sender, &session, import).await?;
+                meter.publish(import.records.len(), import.records.iter().map(Bytes::len).sum())?;
+                let begins = || meter.create_session();
+                let import::Step { next, finished } =
+                    import::step(&hub, sender, &session, import, begins).await?;
                 let session = finished.map(|description| described(&session, description));
                 Ok(Frame::Imported(wire::Imported { request, next, session }))
             })
@@ -180,7 +178,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             return self.feed(refused(request, 0, &error)).await;
         }
         let (hub, folder) = (Arc::clone(&self.context.hub), self.context.backups.clone());
-        let management = self.access.managing(Operation::BackUp, "");
+        let management = self.access.managing(Operation::BackUp, "").to(&name);
         self.answer_later(
             request,
             management,

@@ -45,7 +45,7 @@ use crate::connection::reply::{Asked, answer, refused};
 use crate::connection::subscriptions::{SubscriptionEvent, Subscriptions};
 use crate::hub::Hub;
 use crate::page_token::PageTokens;
-use crate::quota::Quotas;
+use crate::quota::{Quotas, SubscriptionPermit};
 use crate::request::{Answer, Operation, ReplyTo, Request};
 use crate::subscription::Event as Delivered;
 use crate::transport::lanes::{Lane, LaneId};
@@ -344,9 +344,9 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             ClientFrame::CreateSession(create) => {
                 let asks = if create.update { Asks::Update } else { Asks::Create };
                 let (number, session) = (create.request, self.access.session(asks, &create.session));
-                let command = request::create(self.access.sender(), create);
-                let command = command.and_then(|command| self.access.count_creation().map(|()| command));
-                self.ask(number, session, command.map(Operation::Command)).await?;
+                let command = request::create(self.access.sender(), create).map(Operation::Command);
+                let count = |access: &mut Access| access.count_creation().map(|()| Creation::None);
+                self.ask_with(number, session, command, count).await?;
             }
             ClientFrame::CloseSession(close) => {
                 let (number, session) = (close.request, self.access.session(Asks::Close, &close.session));
@@ -392,21 +392,18 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
 
     async fn publish(&mut self, publish: raw::Publish) -> Result<(), End> {
         let number = publish.request;
-        let allowed = self.access.session(Asks::Publish, &publish.session).and_then(|session| {
-            let sender = self.access.publisher(&publish.act_as, &session)?;
-            let publish = request::publish(sender, publish)?;
-            self.access.count_publish(publish.records(), publish.bytes())?;
-            Ok((session, publish))
+        let session = self.access.session(Asks::Publish, &publish.session);
+        let command = session.as_ref().map_err(Clone::clone).and_then(|session| {
+            let sender = self.access.publisher(&publish.act_as, session)?;
+            request::publish(sender, publish)
         });
-        let (session, mut command) = match allowed {
-            Ok(allowed) => allowed,
-            Err(error) => return self.feed(refused(number, 0, &error)).await,
+        let (records, bytes) =
+            command.as_ref().map_or((0, 0), |publish| (publish.records(), publish.bytes()));
+        let count = |access: &mut Access| {
+            access.count_publish(records, bytes)?;
+            Ok(access.begin_creation())
         };
-        let creation = self.access.begin_creation();
-        if let Command::Publish { may_create, .. } = &mut command {
-            *may_create = !matches!(creation, Creation::Refused(_));
-        }
-        self.ask_with(number, Ok(session), Ok(Operation::Command(command)), creation).await
+        self.ask_with(number, session, command.map(Operation::Command), count).await
     }
 
     async fn ask(
@@ -415,23 +412,28 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         session: Result<SessionId, Error>,
         operation: Result<Operation, Error>,
     ) -> Result<(), End> {
-        self.ask_with(number, session, operation, Creation::None).await
+        self.ask_with(number, session, operation, |_| Ok(Creation::None)).await
     }
 
+    /// Asks a session. Rates are counted last: who is refused for anything else has used up nothing of them.
     async fn ask_with(
         &mut self,
         number: u64,
         session: Result<SessionId, Error>,
         operation: Result<Operation, Error>,
-        creation: Creation,
+        count: impl FnOnce(&mut Access) -> Result<Creation, Error>,
     ) -> Result<(), End> {
-        let permit = self.access.begin_request(self.frame_bytes);
-        let (session, operation, permit) = match (session, operation, permit) {
-            (Ok(session), Ok(operation), Ok(permit)) => (session, operation, permit),
-            (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => {
-                return self.feed(refused(number, 0, &error)).await;
-            }
+        let admitted = session.and_then(|session| {
+            let (operation, permit) = (operation?, self.access.begin_request(self.frame_bytes)?);
+            Ok((session, operation, permit, count(&mut self.access)?))
+        });
+        let (session, mut operation, permit, creation) = match admitted {
+            Ok(admitted) => admitted,
+            Err(error) => return self.feed(refused(number, 0, &error)).await,
         };
+        if let Operation::Command(Command::Publish { may_create, .. }) = &mut operation {
+            *may_create = !matches!(creation, Creation::Refused(_));
+        }
         let request = self.next_request;
         self.next_request += 1;
         let managed = operation.asks().unwrap_or(Asks::Describe);
@@ -465,7 +467,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         for subscription in subscriptions {
             let number = subscription.subscription;
             if !subscription.pattern.is_empty() {
-                let opened = self.access.begin_subscription();
+                let opened = self.subscription_place(number);
                 let opened =
                     opened.and_then(|permit| self.subscriptions.open_pattern(request, subscription, permit));
                 if let Err(error) = opened {
@@ -476,7 +478,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             let opened =
                 self.access.session(Asks::SubscribeReplay, &subscription.session).and_then(|session| {
                     let after_requests = self.asked.values().any(|asked| asked.session == session);
-                    let permit = self.access.begin_subscription()?;
+                    let permit = self.subscription_place(number)?;
                     self.subscriptions.open(request, session, subscription, after_requests, permit)
                 });
             if let Err(error) = opened {
@@ -484,6 +486,14 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             }
         }
         Ok(())
+    }
+
+    /// One that replaces another has its place: it is not one more.
+    fn subscription_place(&self, number: u32) -> Result<Arc<SubscriptionPermit>, Error> {
+        match self.subscriptions.place(number) {
+            Some(place) => Ok(place),
+            None => self.access.begin_subscription().map(Arc::new),
+        }
     }
 
     async fn subscription(&mut self, event: SubscriptionEvent) -> Result<(), End> {

@@ -39,7 +39,7 @@ struct Entry {
     session: Option<SessionId>,
     /// What was delivered through, once it is opened.
     next: Option<u64>,
-    _permit: SubscriptionPermit,
+    permit: Arc<SubscriptionPermit>,
 }
 
 struct Opened {
@@ -119,6 +119,11 @@ impl Subscriptions {
         }
     }
 
+    /// The place of a subscription, for the one that replaces it.
+    pub(super) fn place(&self, number: u32) -> Option<Arc<SubscriptionPermit>> {
+        self.entries.get(&number).map(|entry| Arc::clone(&entry.permit))
+    }
+
     /// How many subscribe requests are not answered yet.
     pub(super) fn opening(&self) -> usize {
         self.opening.len()
@@ -135,7 +140,7 @@ impl Subscriptions {
         session: SessionId,
         subscription: wire::Subscription,
         after_requests: bool,
-        permit: SubscriptionPermit,
+        permit: Arc<SubscriptionPermit>,
     ) -> Result<(), Error> {
         let wire::Subscription { subscription: number, from, window_bytes, wait, filter, .. } = subscription;
         let filter = Filter::from_wire(filter)?;
@@ -161,7 +166,7 @@ impl Subscriptions {
         &mut self,
         request: u64,
         subscription: wire::Subscription,
-        permit: SubscriptionPermit,
+        permit: Arc<SubscriptionPermit>,
     ) -> Result<(), Error> {
         let wire::Subscription { subscription: number, session, from, window_bytes, wait, filter, pattern } =
             subscription;
@@ -212,7 +217,7 @@ impl Subscriptions {
         &mut self,
         number: u32,
         session: Option<SessionId>,
-        permit: SubscriptionPermit,
+        permit: Arc<SubscriptionPermit>,
     ) -> Result<LaneId, Error> {
         if self.entries.len() >= SUBSCRIPTIONS_MAX {
             let message =
@@ -225,17 +230,8 @@ impl Subscriptions {
         let consumed_through = watch::Sender::new(0);
         let is_pattern = session.is_none();
         let (tail, told_end, next) = (None, 0, None);
-        let entry = Entry {
-            lane,
-            abort,
-            consumed_through,
-            tail,
-            told_end,
-            is_pattern,
-            session,
-            next,
-            _permit: permit,
-        };
+        let entry =
+            Entry { lane, abort, consumed_through, tail, told_end, is_pattern, session, next, permit };
         self.entries.insert(number, entry);
         Ok(lane)
     }

@@ -10,6 +10,7 @@ use longwire_proto::wire::server_frame::Frame;
 use crate::auth::operation::Operation;
 use crate::connection::lookups::boxed;
 use crate::connection::reply::refused;
+use crate::connection::witness::Management;
 use crate::connection::{Connection, End};
 use crate::transport::{FrameSink, FrameSource};
 
@@ -32,6 +33,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         let request = share.request;
         let management = self.access.managing(Operation::Share, &share.session);
         let shared = self.shared(share);
+        let management = management.to(shared.as_ref().map_or("", |shared| &shared.id));
         management.done(shared.as_ref().map(drop));
         let frame = match shared {
             Ok(shared) => Frame::Shared(shared),
@@ -60,9 +62,13 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         let management = self.access.managing(Operation::RevokeToken, "");
         self.answer_later(
             request,
-            management,
+            // Which token it is is known in the end.
+            Management::default(),
             boxed(async move {
-                guard.revoke(&principal, &token, &id).await?;
+                let revoked = guard.revoke(&principal, &token, &id).await;
+                let management = management.to(revoked.as_ref().map_or("", |token| token.id()));
+                management.done(revoked.as_ref().map(drop));
+                revoked?;
                 Ok(Frame::Done(wire::Done { request }))
             }),
         );

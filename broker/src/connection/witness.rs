@@ -29,6 +29,8 @@ struct Managed {
     principal: Arc<Principal>,
     operation: Operation,
     session: String,
+    /// What it is done to besides the session.
+    target: String,
 }
 
 impl Witness {
@@ -58,12 +60,18 @@ impl Witness {
     /// Somebody does something that is told when it is one that is.
     pub(super) fn managing(
         &self,
-        principal: Arc<Principal>,
+        principal: impl FnOnce() -> Arc<Principal>,
         operation: Operation,
         session: &str,
     ) -> Management {
-        let managed = || Managed { witness: self.clone(), principal, operation, session: session.to_owned() };
-        Management(operation.is_management().then(managed))
+        // Most of what is asked is not of that kind, and pays nothing for it.
+        Management(operation.is_management().then(|| Managed {
+            witness: self.clone(),
+            principal: principal(),
+            operation,
+            session: session.to_owned(),
+            target: String::new(),
+        }))
     }
 
     fn tell(&self, entry: impl FnOnce() -> Entry) {
@@ -75,10 +83,18 @@ impl Witness {
 }
 
 impl Management {
+    /// It is done to this besides the session: the id of a token, the name of a backup.
+    pub(super) fn to(mut self, target: &str) -> Self {
+        if let Some(managed) = &mut self.0 {
+            target.clone_into(&mut managed.target);
+        }
+        self
+    }
+
     /// It has come to an end.
     pub(super) fn done(&self, outcome: Result<(), &Error>) {
-        if let Some(Managed { witness, principal, operation, session }) = &self.0 {
-            witness.tell(|| Entry::managed(principal, *operation, session, outcome));
+        if let Some(Managed { witness, principal, operation, session, target }) = &self.0 {
+            witness.tell(|| Entry::managed(principal, *operation, session, outcome).target(target));
         }
     }
 }

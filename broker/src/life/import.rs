@@ -31,16 +31,17 @@ pub struct Step {
     pub finished: Option<Description>,
 }
 
-/// Takes one step.
+/// Takes one step. The one that begins an import is told to `begins`, which may refuse it.
 ///
 /// # Errors
-/// [`ErrorCode::SessionExists`], [`ErrorCode::ImportOutOfOrder`], [`ErrorCode::InvalidArgument`], and those of records
-/// and sessions.
+/// [`ErrorCode::SessionExists`], [`ErrorCode::ImportOutOfOrder`], [`ErrorCode::InvalidArgument`], those of records
+/// and sessions, and those of `begins`.
 pub async fn step(
     hub: &Arc<Hub>,
     sender: Sender,
     session: &SessionId,
     request: raw::ImportRecords,
+    begins: impl FnOnce() -> Result<(), Error>,
 ) -> Result<Step, Error> {
     let raw::ImportRecords { request: _, session: _, import, begin, from, records, finish } = request;
     check_short_id(ErrorCode::InvalidArgument, "import", import.as_bytes())?;
@@ -60,6 +61,10 @@ pub async fn step(
     if from < begin.start || from + records.len() as u64 > begin.end {
         let message = format!("the export has the offsets {} to {}", begin.start, begin.end);
         return Err(Error::new(ErrorCode::OutOfRange, message).field("from"));
+    }
+    // Every step has the head of the export, so what it asks for does not tell which one is the first.
+    if self::vacant(hub, &staging).await?.is_some() {
+        begins()?;
     }
     let first = Begin {
         lineage,
@@ -196,7 +201,9 @@ mod tests {
         let sender = Sender { principal: "ada".into(), ..Sender::default() };
         let take = async |now_ms, import, from, records| {
             let hub = hub(&store, now_ms);
-            let step = step(&hub, sender.clone(), &session, request(import, from, records)).await.unwrap();
+            let step = step(&hub, sender.clone(), &session, request(import, from, records), || Ok(()))
+                .await
+                .unwrap();
             hub.drain().await;
             step.next
         };
@@ -209,7 +216,7 @@ mod tests {
         assert_eq!(wake_all(&hub(&store, later), later).await, []);
         // The other one begins again: what it had is gone.
         let hub = hub(&store, later);
-        let gone = step(&hub, sender.clone(), &session, request("left", 5, 5)).await.unwrap_err();
+        let gone = step(&hub, sender.clone(), &session, request("left", 5, 5), || Ok(())).await.unwrap_err();
         assert_eq!(gone.code, ErrorCode::ImportOutOfOrder);
         hub.drain().await;
         // That one has no record: it goes as well.
@@ -223,14 +230,14 @@ mod tests {
         let hub = hub(&store, 1);
         let session = SessionId::parse("a").unwrap();
         let sender = Sender { principal: "ada".into(), ..Sender::default() };
-        step(&hub, sender.clone(), &session, request("cut", 0, 100)).await.unwrap();
+        step(&hub, sender.clone(), &session, request("cut", 0, 100), || Ok(())).await.unwrap();
         let finish = raw::ImportRecords { finish: true, ..request("cut", 100, 0) };
         let begin = finish.begin.clone().unwrap();
         let staging = format!("~import/{}/cut", segment(&sender, &session, &begin));
         let adopt =
             Command::Adopt { sender: sender.clone(), end: 100, session: begin.session, meta: Box::default() };
         hub.ask(&SessionId::reserved(&staging).unwrap(), Operation::Command(adopt)).await.unwrap();
-        let done = step(&hub, sender, &session, finish).await.unwrap();
+        let done = step(&hub, sender, &session, finish, || Ok(())).await.unwrap();
         assert_eq!((done.next, done.finished.unwrap().end), (100, 101));
         hub.drain().await;
     }

@@ -157,6 +157,24 @@ fn keys_are_bounded_and_idle_ones_make_room() {
     assert_eq!(quotas.principal_rates.keys(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn idle_keys_are_forgotten_by_themselves_and_busy_ones_are_not() {
+    let scope = ScopeLimits { sessions_per_minute: rate(1), ..ScopeLimits::default() };
+    let (quotas, clock) = told(only_principal(scope));
+    let stop = CancellationToken::new();
+    let chore = tokio::spawn(Arc::clone(&quotas).keep(stop.clone()));
+    quotas.connect("idle", None).unwrap().create_session().unwrap();
+    clock.advance(Duration::from_secs(121));
+    let busy = quotas.connect("busy", None).unwrap();
+    busy.create_session().unwrap();
+    // Time goes on by itself when nothing else does.
+    tokio::time::sleep(FORGET_EVERY + Duration::from_millis(1)).await;
+    assert_eq!(quotas.principal_rates.keys(), 1);
+    assert!(busy.create_session().is_err(), "what is known is still known");
+    stop.cancel();
+    chore.await.unwrap();
+}
+
 #[test]
 fn defaults_are_met_by_no_single_user() {
     let quotas = Quotas::new(Limits::default());

@@ -31,6 +31,8 @@ pub struct Changes {
     pub changes: Vec<Change>,
     /// Everything up to this commit is in these changes or was before them: where to go on.
     pub through: u64,
+    /// Deletions up to this commit may not be told any more. Who goes on from before it looks whether what it knows of is there.
+    pub forgotten: u64,
 }
 
 /// A log whose deadline has come.

@@ -483,7 +483,7 @@ impl Store for MemoryStore {
                 Some(last) if more => last.commit,
                 _ => after.max(*inner.commits.borrow()),
             };
-            Ok(Changes { changes, through })
+            Ok(Changes { changes, through, forgotten: 0 })
         })
     }
 

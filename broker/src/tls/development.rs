@@ -13,9 +13,9 @@ use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, PKCS_ECDSA_P256_SHA256,
 };
 
+use crate::tls::bounded_file::read;
 use crate::tls::error::TlsError;
 use crate::tls::identity::{Identity, Pair, certificates, private_key};
-use crate::tls::source::read;
 use crate::tls::validity::Validity;
 
 /// The file in the data folder that has certificate and key.

@@ -1,8 +1,5 @@
 //! Where the certificate comes from, and what rustls makes of it.
 
-use std::fs::{self, File};
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,13 +7,13 @@ use rustls::crypto::aws_lc_rs;
 use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
+use crate::file_stamp::FileStamp;
+use crate::tls::bounded_file::read;
 use crate::tls::config::TlsConfig;
 use crate::tls::development;
 use crate::tls::error::TlsError;
 use crate::tls::identity::{Identity, Pair, certificates, private_key};
 
-/// Bytes of a file: a list of every public authority has a quarter of it.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 /// What is spoken inside TLS, in order of preference.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
@@ -43,16 +40,6 @@ pub(super) struct Source {
 /// What tells one state of the files from another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stamp(Vec<Option<FileStamp>>);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct FileStamp {
-    device: u64,
-    inode: u64,
-    length: u64,
-    modified: (i64, i64),
-    // A file that is written over within one tick of its time, at the same length, has another one.
-    changed: (i64, i64),
-}
 
 /// What is served.
 #[derive(Debug)]
@@ -82,7 +69,7 @@ impl Source {
             // Nobody else writes it.
             Origin::Development { .. } => &[],
         };
-        Stamp(pair.iter().copied().chain(&self.client_ca).map(|path| stamp(path)).collect())
+        Stamp(pair.iter().copied().chain(&self.client_ca).map(|path| FileStamp::of(path).ok()).collect())
     }
 
     /// Whether what is served is to be replaced although no file has changed.
@@ -158,26 +145,4 @@ fn for_quic(config: &ServerConfig, may_resume: bool) -> ServerConfig {
         config.session_storage = ServerSessionMemoryCache::new(QUIC_SESSIONS_MAX);
     }
     config
-}
-
-fn stamp(path: &Path) -> Option<FileStamp> {
-    let file = fs::metadata(path).ok()?;
-    Some(FileStamp {
-        device: file.dev(),
-        inode: file.ino(),
-        length: file.len(),
-        modified: (file.mtime(), file.mtime_nsec()),
-        changed: (file.ctime(), file.ctime_nsec()),
-    })
-}
-
-/// The bytes of a file that is as short as it is to be.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let failed = |error| TlsError::File { path: path.to_owned(), error };
-    let mut bytes = Vec::new();
-    File::open(path).map_err(failed)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(TlsError::TooLong { path: path.to_owned(), max: FILE_BYTES_MAX });
-    }
-    Ok(bytes)
 }

@@ -29,13 +29,17 @@ fn config(folder: &Path) -> Config {
     Config { tls, data: folder.to_owned(), ..Config::default() }
 }
 
+fn tls_of(config: &Config) -> Result<Option<Tls>, TlsError> {
+    Tls::open(&config.tls, &config.data, Config::time(config.handshake_timeout_ms))
+}
+
 fn open(folder: &Path) -> Result<Tls, TlsError> {
-    Tls::open(&config(folder)).map(Option::unwrap)
+    tls_of(&config(folder)).map(Option::unwrap)
 }
 
 #[test]
 fn plain_text_has_no_tls() {
-    assert!(Tls::open(&Config::default()).unwrap().is_none());
+    assert!(tls_of(&Config::default()).unwrap().is_none());
 }
 
 #[test]
@@ -67,12 +71,12 @@ fn authorities_of_clients_are_authorities() {
     write_pair(folder.path(), 1);
     let mut config = config(folder.path());
     config.tls.client_ca = Some(folder.path().join("ca"));
-    assert!(matches!(Tls::open(&config).unwrap_err(), TlsError::File { .. }));
+    assert!(matches!(tls_of(&config).unwrap_err(), TlsError::File { .. }));
     fs::write(folder.path().join("ca"), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
         .unwrap();
-    assert!(matches!(Tls::open(&config).unwrap_err(), TlsError::ClientCa { .. }));
+    assert!(matches!(tls_of(&config).unwrap_err(), TlsError::ClientCa { .. }));
     fs::copy(folder.path().join("certificate"), folder.path().join("ca")).unwrap();
-    assert!(Tls::open(&config).is_ok());
+    assert!(tls_of(&config).is_ok());
 }
 
 #[test]
@@ -110,7 +114,7 @@ fn the_development_certificate_is_renewed_while_the_broker_runs() {
     let folder = tempfile::tempdir().unwrap();
     let tls = TlsConfig { development: true, ..TlsConfig::default() };
     let config = Config { tls, data: folder.path().to_owned(), ..Config::default() };
-    let tls = Tls::open(&config).unwrap().unwrap();
+    let tls = tls_of(&config).unwrap().unwrap();
     let first = tls.fingerprint();
     tls.look(now());
     assert_eq!(tls.fingerprint(), first);

@@ -544,3 +544,97 @@ async fn a_broker_that_asks_for_no_token_knows_nobody_and_refuses_a_false_one() 
     let mut ada = WireClient::connect_as(broker.address(), &token).await;
     assert_eq!(refusal(ada.publish("a/1", &["y"]).await).code, "forbidden");
 }
+
+/// Names that a careless reader might take for a session of another tenant, or for several.
+const ESCAPES: [&str; 16] = [
+    "",
+    "/",
+    "..",
+    "acme/../other/1",
+    "acme/./../other/1",
+    "acme//other/1",
+    "/other/1",
+    "acme/%2e%2e/other/1",
+    "acme%2f..%2fother%2f1",
+    "other%2f1",
+    "acme\\..\\other\\1",
+    "acme/1\0/../../other/1",
+    "\u{430}\u{441}me/1",
+    "o\u{200b}ther/1",
+    "\u{ff4f}ther/1",
+    "~acme/1",
+];
+
+#[tokio::test]
+async fn names_and_patterns_that_try_to_get_out_lead_nowhere() {
+    let (_folder, data) = folder();
+    let (broker, tokens) = Tokens::broker(&data, &[]);
+    let both = tokens.token("root", &["other/**:publish", "acme/**:publish"]);
+    let mut writer = WireClient::connect_as(broker.address(), &both).await;
+    publish(&mut writer, "other/1", "not yours").await;
+    publish(&mut writer, "acme/1", "yours").await;
+    let rights = "acme/**:read,publish,create,manage";
+    let mut client = WireClient::connect_as(broker.address(), &tokens.token("ada", &[rights])).await;
+    for session in ESCAPES.into_iter().chain(["**", "*", "acme/*", "acme/**"]) {
+        for (what, frame) in requests(session) {
+            // The other one of a fork is a session that is not there.
+            if what == "fork into" || what == "fork from" {
+                continue;
+            }
+            client.send_as_is(frame).await;
+            let error = refusal(client.receive_as_is().await.unwrap());
+            assert_eq!(error.code, "invalid_session_id", "{what} {session:?}: {error:?}");
+        }
+    }
+    // Each pattern is refused, or finds what is its own alone.
+    for pattern in ESCAPES.into_iter().chain(["**", "*/1", "*/**", "other/**", "other/1", "acme/**/other"]) {
+        let wanted = wire::ListSessions { pattern: pattern.into(), ..Default::default() };
+        let answer =
+            client.ask(|request| ClientFrame::ListSessions(wire::ListSessions { request, ..wanted })).await;
+        match answer {
+            ServerFrame::SessionList(list) => {
+                assert!(list.sessions.iter().all(|one| one.session == "acme/1"), "{pattern:?}: {list:?}");
+            }
+            refused => assert_eq!(refusal(refused).code, "invalid_pattern", "{pattern:?}"),
+        }
+    }
+    let mut end = 1;
+    for (number, pattern) in [(1, "other/**"), (2, "**"), (3, "*/1")] {
+        subscribed(client.subscribe_with(wish(number, "", pattern)).await);
+        publish(&mut writer, "other/1", "not yours either").await;
+        publish(&mut writer, "acme/1", "yours").await;
+        end += 1;
+        // What is its own comes last, if it matches at all.
+        let mut next = if number == 1 { end } else { 0 };
+        while next < end {
+            match client.receive().await {
+                ServerFrame::Subscribed(joined) => assert_eq!(joined.session, "acme/1", "{pattern}"),
+                frame => {
+                    let delivery = delivery(frame);
+                    assert_eq!((delivery.subscription, delivery.session.as_str()), (number, "acme/1"));
+                    next = delivery.next;
+                }
+            }
+        }
+        client.send(ClientFrame::Unsubscribe(wire::Unsubscribe { request: 99, subscription: number })).await;
+        assert!(matches!(client.receive().await, ServerFrame::Done(_)), "{pattern} has more");
+    }
+}
+
+#[tokio::test]
+async fn a_token_in_a_url_lets_nobody_in() {
+    let (_folder, data) = folder();
+    let (broker, tokens) = Tokens::broker(&data, &[]);
+    let root = tokens.token("root", &["**:read,publish,create,manage"]);
+    for path in ["/metrics?token=", "/metrics?access_token=", "/metrics?authorization=Bearer%20"] {
+        let refused = broker.get(&format!("{path}{root}"));
+        assert_eq!(refused, broker.get("/metrics"), "{path}");
+        assert_eq!(refused.0, 401, "{path}");
+    }
+    for path in ["/v1/connect?token=", "/v1/connect?access_token="] {
+        let mut client = WireClient::open_at(broker.address(), &format!("{path}{root}")).await;
+        client.send(ClientFrame::Hello(wire::Hello::default())).await;
+        assert_eq!(client.ended().await.code(), "unauthenticated", "{path}");
+    }
+    assert_eq!(broker.get_bearer(&root, "/metrics").0, 200);
+}

@@ -8,6 +8,7 @@ use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
 use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::support::attacker::{Attacker, CONTINUATION, PING, TEXT, raise_open_files};
 use crate::support::broker::{Broker, folder, hostile, wait_until};
@@ -377,6 +378,32 @@ async fn a_crowd_that_comes_back_begins_one_after_the_other_and_nobody_is_forgot
     for client in &mut crowd {
         assert!(matches!(client.receive().await, ServerFrame::Pong(wire::Pong { token: 3, .. })));
     }
+}
+
+/// What is small on the wire and large in memory is not taken: nothing is ever decompressed.
+#[tokio::test(flavor = "multi_thread")]
+async fn compression_is_not_spoken() {
+    let (_folder, data) = folder();
+    let broker = Broker::start(&data);
+    let mut request = format!("{}/v1/connect", broker.url()).into_client_request().unwrap();
+    let headers = request.headers_mut();
+    headers.insert("sec-websocket-protocol", Encoding::Json.subprotocol().parse().unwrap());
+    headers.insert("sec-websocket-extensions", "permessage-deflate".parse().unwrap());
+    let (_socket, response) = tokio_tungstenite::connect_async(request).await.unwrap();
+    assert_eq!(response.headers().get("sec-websocket-extensions"), None);
+    // A frame that says that it is compressed.
+    for has_greeted in [false, true] {
+        let mut attacker = match has_greeted {
+            false => Attacker::upgraded(broker.address()).await,
+            true => Attacker::greeted(broker.address()).await,
+        };
+        let mut compressed = attacker.frame(true, TEXT, b"{}");
+        compressed[0] |= 0x40;
+        attacker.write(&compressed).await;
+        let said = attacker.ended().await;
+        assert!(said.contains("invalid_frame"), "{said}");
+    }
+    others_go_on(&broker).await;
 }
 
 /// Nobody is told anything here; it is only that nothing breaks.

@@ -83,10 +83,17 @@ async fn it_tells_who_came_who_was_refused_and_who_managed_what() {
             ("event", "management"),
             ("principal", "ada"),
             ("operation", "share"),
+            ("target", &shared.id),
             ("session", "acme/build"),
             ("outcome", "ok"),
         ],
-        &[("event", "management"), ("principal", "ada"), ("operation", "revoke_token"), ("outcome", "ok")],
+        &[
+            ("event", "management"),
+            ("principal", "ada"),
+            ("operation", "revoke_token"),
+            ("target", &shared.id),
+            ("outcome", "ok"),
+        ],
         &[
             ("event", "management"),
             ("principal", "ada"),

@@ -26,6 +26,7 @@ mod protocol;
 mod proxies;
 mod python;
 mod quic;
+mod quotas;
 mod residency;
 mod share;
 mod slow_reader;

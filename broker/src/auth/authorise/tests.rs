@@ -291,3 +291,21 @@ fn the_brokers_own_sessions_are_nobodys() {
         }
     }
 }
+
+#[test]
+fn acting_for_somebody_takes_a_right_and_shows() {
+    let alice = principal(&["acme/**:read,publish", "acme/bridge/**:manage"]);
+    let bridge = act_as(&alice, "bob", &id("acme/bridge/x")).unwrap();
+    assert_eq!((bridge.id.as_str(), bridge.via.as_deref()), ("bob", Some("alice")));
+    assert_eq!(bridge.grants.to_string(), "acme/bridge/x:read,publish,manage");
+    let elsewhere = authorise(&bridge, Op::Publish, &id("acme/a")).unwrap_err();
+    assert_eq!(elsewhere.code, ErrorCode::SessionNotFound);
+    // Not even twice in a row does it lose sight of who acts.
+    let again = act_as(&bridge, "carol", &id("acme/bridge/x")).unwrap();
+    assert_eq!((again.id.as_str(), again.via.as_deref()), ("carol", Some("alice")));
+    let code = |name: &str, session: &str| act_as(&alice, name, &id(session)).unwrap_err().code;
+    assert_eq!(code("bob", "acme/a"), ErrorCode::Forbidden);
+    assert_eq!(code("bob", "other/a"), ErrorCode::SessionNotFound);
+    assert_eq!(code("b\u{43e}b", "acme/bridge/x"), ErrorCode::InvalidArgument);
+    assert_eq!(code("anonymous", "acme/bridge/x"), ErrorCode::InvalidArgument);
+}

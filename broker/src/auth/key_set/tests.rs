@@ -88,7 +88,7 @@ fn weak_keys_are_refused() {
     }
 }
 
-const SECRET_TOO_LONG: usize = crate::auth::key::SECRET_BYTES_MAX + 1;
+const SECRET_TOO_LONG: usize = crate::auth::invalid_key::SECRET_BYTES_MAX + 1;
 
 #[test]
 fn numbers_that_are_no_key_are_refused() {

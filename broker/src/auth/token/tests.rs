@@ -2,10 +2,15 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::{Value, json};
 
+use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::grants::InvalidGrants;
+
 use super::*;
-use crate::auth::key_set::Source;
-use crate::auth::mint::{Mint, MintError, TTL_MS_MAX};
+use crate::auth::invalid_token::HEADER_CHARS_MAX;
+use crate::auth::key::Source;
+use crate::auth::mint::{Mint, MintError};
 use crate::auth::principal::{Kind, check_name};
+use crate::auth::signing_keys::TTL_MS_MAX;
 use crate::auth::signing_keys::{Earlier, SigningKeys};
 use crate::auth::testing::{ISSUER, NOW, NOW_MS, Signer, b64, claims, with, without};
 

@@ -39,10 +39,13 @@ pub async fn changes(shared: Arc<Shared>, after: u64, limit: usize) -> Result<Ch
         let state = shared.state();
         (after >= state.settled.settled_commit).then(|| recent(&state, after, limit))
     };
-    match recent {
-        Some(recent) => Ok(recent),
-        None => blocking(&shared, move |shared| settled(shared, after, limit)).await,
-    }
+    let mut told = match recent {
+        Some(recent) => recent,
+        None => blocking(&shared, move |shared| settled(shared, after, limit)).await?,
+    };
+    // Looked at last: what was forgotten while this was read is in it.
+    told.forgotten = shared.state().forgotten_commit;
+    Ok(told)
 }
 
 /// What memory knows, which is everything after the settled commit.
@@ -52,7 +55,7 @@ fn recent(state: &State, after: u64, limit: usize) -> Changes {
     for (looked, (commit, id)) in state.unindexed.changes(after).enumerate() {
         // A commit is told whole, or who goes on after it would miss the rest.
         if commit > through && through > after && (changes.len() >= limit || looked >= RECENT_MAX) {
-            return Changes { changes, through };
+            return Changes { changes, through, forgotten: 0 };
         }
         through = commit;
         let Some(log) = state.logs.get(&id) else { continue };
@@ -70,12 +73,12 @@ fn recent(state: &State, after: u64, limit: usize) -> Changes {
             deleted: log.durable.stage == Stage::Deleted,
         });
     }
-    Changes { changes, through: after.max(state.durable_commit()) }
+    Changes { changes, through: after.max(state.durable_commit()), forgotten: 0 }
 }
 
 /// What the database knows, and memory after that when there is room.
 fn settled(shared: &Shared, after: u64, limit: usize) -> Result<Changes, StoreError> {
-    let mut told = Changes { changes: Vec::new(), through: after };
+    let mut told = Changes { changes: Vec::new(), through: after, forgotten: 0 };
     loop {
         let left = limit.saturating_sub(told.changes.len());
         let read = shared.database.read(|transaction| page(transaction, told.through, left));
@@ -110,7 +113,7 @@ fn page(transaction: &ReadTransaction, after: u64, limit: usize) -> Result<(Chan
     let settled_commit = Meta::decode(meta.value())?.settled_commit;
     let (logs, gone) = (transaction.open_table(LOGS)?, transaction.open_table(GONE)?);
     let table = transaction.open_table(CHANGES)?;
-    let mut page = Changes { changes: Vec::new(), through: after };
+    let mut page = Changes { changes: Vec::new(), through: after, forgotten: 0 };
     if settled_commit <= after {
         return Ok((page, true));
     }

@@ -163,6 +163,11 @@ impl Settler {
             use redb::ReadableTableMetadata as _;
             Ok(transaction.open_table(doomed::DOOMED)?.is_empty()?)
         });
+        if !matches!(none, Ok(true)) {
+            // Said before it is so: a reader of the change feed that does not find a deletion any more knows of it.
+            let mut state = self.shared.state();
+            state.forgotten_commit = state.settled.settled_commit;
+        }
         self.doomed = match none {
             Ok(true) => false,
             _ => match self.shared.database.write(doomed::step) {

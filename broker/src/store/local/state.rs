@@ -56,6 +56,8 @@ pub struct State {
     pub settle_now: bool,
     /// How far the database is.
     pub settled: Meta,
+    /// Deletions up to this commit may have left the change feed.
+    pub forgotten_commit: u64,
     /// Counts removals of names, for [`State::forgot`].
     pub evictions: u64,
     /// Cost of what is durable and not settled.
@@ -103,6 +105,7 @@ impl State {
             writer_done: false,
             settle_now: false,
             settled,
+            forgotten_commit: 0,
             evictions: 0,
             unsettled_bytes: 0,
             unsettled_since: None,

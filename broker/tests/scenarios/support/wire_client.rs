@@ -53,7 +53,16 @@ impl Ended {
 impl WireClient {
     /// Opens a WebSocket with a subprotocol and says nothing.
     pub(crate) async fn open(address: SocketAddr, protocol: &str) -> Result<Self, tungstenite::Error> {
-        let mut request = format!("ws://{address}/v1/connect").into_client_request().unwrap();
+        Self::open_path(address, "/v1/connect", protocol).await
+    }
+
+    /// The same, at another path, or with a query.
+    pub(crate) async fn open_at(address: SocketAddr, path: &str) -> Self {
+        Self::open_path(address, path, Encoding::Proto.subprotocol()).await.unwrap()
+    }
+
+    async fn open_path(address: SocketAddr, path: &str, protocol: &str) -> Result<Self, tungstenite::Error> {
+        let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
         if !protocol.is_empty() {
             request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
         }

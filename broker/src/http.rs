@@ -28,7 +28,7 @@ use crate::host::{is_known, requested};
 use crate::origin::Origins;
 use crate::sockets::SocketPlace;
 use crate::store::Health;
-use crate::transport::websocket::accept;
+use crate::transport::websocket::{accept, end};
 use crate::web_page;
 
 /// The path that is upgraded to WebSocket.
@@ -126,9 +126,9 @@ async fn connect(State(context): State<Arc<HttpContext>>, mut request: Request) 
         let served = async {
             match upgrade.await {
                 Ok(stream) => {
-                    let (source, sink, linger) = accept(TokioIo::new(stream), encoding, place.clone()).await;
-                    serve(connections, encoding, source, sink, remote).await;
-                    linger.end().await;
+                    let (source, sink) = accept(TokioIo::new(stream), encoding, place.clone()).await;
+                    let (source, sink) = serve(connections, encoding, source, sink, remote).await;
+                    end(source, sink).await;
                 }
                 Err(error) => tracing::debug!(%error, "the peer left during the upgrade"),
             }

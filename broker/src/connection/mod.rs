@@ -156,14 +156,14 @@ struct Connection<R, W> {
     heartbeat_at: Instant,
 }
 
-/// Serves a link until it ends.
+/// Serves a link until it ends, and gives its halves back: some transports have to see it off.
 pub async fn serve<R: FrameSource, W: FrameSink>(
     context: Arc<ConnectionContext>,
     encoding: Encoding,
     mut source: R,
     mut sink: W,
     remote: Option<SocketAddr>,
-) {
+) -> (R, W) {
     let number = context.connections.fetch_add(1, Ordering::Relaxed);
     metrics::gauge!("longwire_connections").increment(1.0);
     let end = match hello(&context, encoding, &mut source, number, remote).await {
@@ -172,7 +172,7 @@ pub async fn serve<R: FrameSource, W: FrameSink>(
             tracing::debug!(connection = number, principal = principal.id, "connected");
             let mut connection = Connection::new(context, encoding, source, sink, access);
             let end = connection.run(number).await;
-            sink = connection.sink;
+            (source, sink) = (connection.source, connection.sink);
             end
         }
         Err(end) => end,
@@ -183,6 +183,7 @@ pub async fn serve<R: FrameSource, W: FrameSink>(
         drop(timeout(GOODBYE_TIMEOUT, say_goodbye(&mut sink, encoding, goodbye)).await);
     }
     metrics::gauge!("longwire_connections").decrement(1.0);
+    (source, sink)
 }
 
 async fn say_goodbye<W: FrameSink>(sink: &mut W, encoding: Encoding, goodbye: Goodbye) -> Result<(), Gone> {

@@ -3,13 +3,10 @@
 //! still sending. So after the last word the rest is read, and thrown away, until the peer has closed too.
 
 use std::io;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use longwire_proto::limits::FRAME_BYTES_MAX;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 /// How long a peer may take to hear the last word.
@@ -19,76 +16,21 @@ const LINGER_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
 /// Bytes that are thrown away at once.
 const PIECE_BYTES: usize = 4 << 10;
 
-/// The stream, for whoever talks.
-#[derive(Debug)]
-pub(super) struct Shared<S>(Arc<Mutex<S>>);
-
-/// The same stream, for who ends it.
-#[derive(Debug)]
-pub struct Linger<S>(Arc<Mutex<S>>);
-
-pub(super) fn share<S>(stream: S) -> (Shared<S>, Linger<S>) {
-    let stream = Arc::new(Mutex::new(stream));
-    (Shared(Arc::clone(&stream)), Linger(stream))
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Linger<S> {
-    /// Ends the stream once all that was said to the peer has been heard, or the peer takes too long.
-    pub async fn end(self) {
-        let mut stream = Shared(self.0);
-        let heard = async {
-            stream.shutdown().await?;
-            let (mut piece, mut thrown) = ([0; PIECE_BYTES], 0);
-            while thrown < LINGER_BYTES_MAX {
-                match stream.read(&mut piece).await? {
-                    0 => break,
-                    read => thrown += read,
-                }
+/// Ends a stream once all that was said to the peer has been heard, or the peer takes too long.
+pub(super) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+    let heard = async {
+        stream.shutdown().await?;
+        let (mut piece, mut thrown) = ([0; PIECE_BYTES], 0);
+        while thrown < LINGER_BYTES_MAX {
+            match stream.read(&mut piece).await? {
+                0 => break,
+                read => thrown += read,
             }
-            io::Result::Ok(())
-        };
-        // Whoever is gone, or does not go, has been told as well as it can be.
-        drop(timeout(LINGER_TIME, heard).await);
-    }
-}
-
-impl<S: Unpin> Shared<S> {
-    // Nothing panics while it holds the lock, and only one side uses the stream at a time.
-    fn stream(&self) -> MutexGuard<'_, S> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Shared<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream()).poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Shared<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.stream()).poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream()).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream()).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.stream()).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream().is_write_vectored()
-    }
+        }
+        io::Result::Ok(())
+    };
+    // Whoever is gone, or does not go, has been told as well as it can be.
+    drop(timeout(LINGER_TIME, heard).await);
 }
 
 #[cfg(test)]
@@ -100,10 +42,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_rest_is_thrown_away_until_the_peer_has_closed_or_the_time_is_over() {
-        let (mut peer, stream) = duplex(64);
-        let (mut talk, linger) = share(stream);
-        talk.write_all(b"goodbye").await.unwrap();
-        drop(talk);
+        let (mut peer, mut stream) = duplex(64);
+        stream.write_all(b"goodbye").await.unwrap();
         let sending = tokio::spawn(async move {
             peer.write_all(&[0; 100_000]).await.unwrap();
             let mut heard = String::new();
@@ -111,12 +51,12 @@ mod tests {
             heard
         });
         let began = Instant::now();
-        linger.end().await;
+        linger(stream).await;
         assert_eq!(sending.await.unwrap(), "goodbye");
         assert!(began.elapsed() < LINGER_TIME);
         let (_peer, stream) = duplex(64);
         let began = Instant::now();
-        share(stream).1.end().await;
+        linger(stream).await;
         assert_eq!(began.elapsed(), LINGER_TIME);
     }
 }

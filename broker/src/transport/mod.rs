@@ -9,7 +9,7 @@ use crate::transport::lanes::{Lane, LaneId, Lanes};
 
 mod door;
 pub mod lanes;
-pub mod linger;
+mod linger;
 pub mod quic;
 mod threshold;
 pub mod websocket;

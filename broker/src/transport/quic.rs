@@ -212,7 +212,7 @@ async fn serve(
     let sink = QuicSink::new(connection.clone(), send, Arc::clone(&farewell));
     let remote = Some(connection.remote_address());
     tokio::select! {
-        () = connection::serve(context, Encoding::Proto, source, sink, remote) => {}
+        _ = connection::serve(context, Encoding::Proto, source, sink, remote) => {}
         () = place.outlived() => {}
     }
     let Some(Farewell { code, reason }) = farewell.get() else { return connection.close(NOTHING, &[]) };

@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 use crate::sockets::SocketPlace;
 use crate::transport::door::{Door, through};
 use crate::transport::lanes::Lane;
-use crate::transport::linger::{Linger, Shared, share};
+use crate::transport::linger::linger;
 use crate::transport::threshold::{Bounded, Threshold};
 use crate::transport::{FrameSink, FrameSource, Gone, LinkEnd};
 
@@ -39,22 +39,32 @@ fn config() -> WebSocketConfig {
         .max_frame_size(Some(FRAME_BYTES_MAX))
 }
 
-/// Takes over an upgraded stream, whose socket has a place, and answers its two halves, and what ends it after them.
+/// Takes over an upgraded stream, whose socket has a place, and answers its two halves.
 pub async fn accept<S>(
     stream: S,
     encoding: Encoding,
     place: Option<Arc<SocketPlace>>,
-) -> (WebSocketSource<S>, WebSocketSink<S>, Linger<S>)
+) -> (WebSocketSource<S>, WebSocketSink<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let threshold = Threshold::new(HELLO_BYTES_MAX);
-    let (stream, linger) = share(stream);
     let stream = Bounded::new(stream, Arc::clone(&threshold));
     let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config())).await;
     let (sink, stream) = socket.split();
     let door = Some(Door::new(place));
-    (WebSocketSource { stream, encoding, threshold, door }, WebSocketSink { sink, encoding }, linger)
+    (WebSocketSource { stream, encoding, threshold, door }, WebSocketSink { sink, encoding })
+}
+
+/// Ends the stream whose two halves these are, once the peer has heard what was said to it.
+pub async fn end<S>(source: WebSocketSource<S>, sink: WebSocketSink<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    // Halves of two streams do not come here.
+    if let Ok(socket) = sink.sink.reunite(source.stream) {
+        linger(socket.into_inner()).await;
+    }
 }
 
 /// Why nothing came through the threshold.
@@ -69,7 +79,7 @@ fn refusal(threshold: &Threshold, end: LinkEnd) -> LinkEnd {
 /// The receiving half.
 #[derive(Debug)]
 pub struct WebSocketSource<S> {
-    stream: SplitStream<WebSocketStream<Bounded<Shared<S>>>>,
+    stream: SplitStream<WebSocketStream<Bounded<S>>>,
     encoding: Encoding,
     threshold: Arc<Threshold>,
     /// Closed until the peer's hello was accepted.
@@ -138,7 +148,7 @@ fn link_end(error: &tungstenite::Error) -> LinkEnd {
 /// The sending half.
 #[derive(Debug)]
 pub struct WebSocketSink<S> {
-    sink: SplitSink<WebSocketStream<Bounded<Shared<S>>>, Message>,
+    sink: SplitSink<WebSocketStream<Bounded<S>>, Message>,
     encoding: Encoding,
 }
 

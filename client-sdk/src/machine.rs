@@ -340,6 +340,7 @@ impl Machine {
 
     fn unsubscribe(&mut self, now: Duration, number: u32) {
         if self.subscriptions.remove(number) {
+            self.subscription_over(number);
             // Its answer is of no interest.
             let request = self.next_request;
             self.next_request += 1;
@@ -380,7 +381,11 @@ impl Machine {
                 self.subscriptions.subscribed(&subscribed)
             }
             ServerFrame::Delivery(delivery) => self.subscriptions.delivery(delivery, bytes),
-            ServerFrame::SubscriptionEnded(ended) => self.subscriptions.ended(now, ended, &mut self.jitter),
+            ServerFrame::SubscriptionEnded(ended) => {
+                // On QUIC it can overtake the answer, or come instead of it.
+                self.subscription_over(ended.subscription);
+                self.subscriptions.ended(now, ended, &mut self.jitter)
+            }
             ServerFrame::SessionDescription(answer) => {
                 let session = Box::new(answer.session.unwrap_or_default());
                 self.answer(answer.request, Answer::Session(session));
@@ -445,6 +450,15 @@ impl Machine {
             self.subscriptions_max = limits.subscriptions_max;
         }
         self.state(ConnectionState::Connected { principal: welcome.principal, limits });
+    }
+
+    /// Whatever asked for it waits for nothing any more.
+    fn subscription_over(&mut self, number: u32) {
+        let waits = |awaited: &Awaited| matches!(awaited, Awaited::Subscribe(all) if all.contains(&number));
+        let request = self.awaited.iter().find_map(|(request, awaited)| waits(awaited).then_some(*request));
+        if let Some(request) = request {
+            self.subscription_answered(request, number);
+        }
     }
 
     fn subscription_answered(&mut self, request: u64, number: u32) {

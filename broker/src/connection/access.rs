@@ -78,6 +78,16 @@ impl Access {
         }
     }
 
+    /// Waits until somebody may stay no longer: why.
+    pub(super) async fn ends(&mut self) -> Error {
+        loop {
+            self.is_due().await;
+            if let Err(error) = self.check() {
+                return error;
+            }
+        }
+    }
+
     /// Whether somebody may stay.
     ///
     /// # Errors

@@ -189,8 +189,7 @@ pub async fn serve<R: FrameSource, W: FrameSink>(
 async fn say_goodbye<W: FrameSink>(sink: &mut W, encoding: Encoding, goodbye: Goodbye) -> Result<(), Gone> {
     let reconnect_after_ms = u64::try_from(goodbye.reconnect_after.as_millis()).unwrap_or(0);
     let frame = wire::Goodbye { error: Some(goodbye.error.to_wire()), reconnect_after_ms };
-    sink.feed(Lane::Control, encode_server(encoding, ServerFrame::Goodbye(frame))).await?;
-    sink.close(&goodbye.error).await
+    sink.close(encode_server(encoding, ServerFrame::Goodbye(frame)), &goodbye.error).await
 }
 
 fn link_end(end: LinkEnd) -> End {
@@ -244,9 +243,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 if let Some(goodbye) = self.handle(event).await? {
                     return Ok(goodbye);
                 }
-                for lane in self.subscriptions.take_left() {
-                    self.sink.leave(lane);
-                }
+                self.leave_lanes();
                 if self.fed_bytes >= FLUSH_BYTES {
                     break;
                 }
@@ -258,11 +255,18 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         }
     }
 
+    fn leave_lanes(&mut self) {
+        for lane in self.subscriptions.take_left() {
+            self.sink.leave(lane);
+        }
+    }
+
     async fn event(&mut self) -> Event {
         let open = self.asked.len() + self.lookups.len() + self.subscriptions.opening();
         let reads = self.passing.is_none() && open < REQUESTS_MAX;
         let idle_at = self.received_at + self.context.times.idle_timeout;
-        tokio::select! {
+        let others = async {
+            tokio::select! {
             _ = self.drain.wait_for(Option::is_some) => Event::Drain,
             frame = self.source.next(), if reads => Event::Frame(frame),
             Some(answer) = self.answered.recv() => Event::Answer(answer),
@@ -270,9 +274,15 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             Some(frame) = self.lookups.next(), if !self.lookups.is_empty() => Event::LookedUp(frame),
             event = self.subscriptions.next() => Event::Subscription(event),
             driven = self.sink.drive() => Event::Driven(driven),
-            () = self.access.is_due() => Event::AccessDue,
             () = sleep_until(self.heartbeat_at) => Event::Heartbeat,
             () = sleep_until(idle_at), if reads => Event::Idle,
+            }
+        };
+        tokio::select! {
+            biased;
+            // Nothing is read or sent any more for whom it must not be.
+            () = self.access.is_due() => Event::AccessDue,
+            event = others => event,
         }
     }
 
@@ -296,7 +306,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             }
             Event::LookedUp(frame) => self.feed_bytes(Lane::Control, frame).await?,
             Event::Subscription(event) => self.subscription(event).await?,
-            Event::Driven(stopped) => self.subscriptions.remove_lane(stopped?),
+            Event::Driven(over) => self.subscriptions.remove_lane(over?),
             Event::AccessDue => {
                 if let Err(error) = self.access.check() {
                     return Ok(Some(error.into()));
@@ -549,9 +559,11 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
 
     async fn feed_bytes(&mut self, lane: Lane, frame: Bytes) -> Result<(), End> {
         self.fed_bytes += frame.len();
-        match timeout(self.context.times.idle_timeout, self.sink.feed(lane, frame)).await {
-            Ok(fed) => Ok(fed?),
-            Err(_) => Err(End::Gone),
+        let feeding = timeout(self.context.times.idle_timeout, self.sink.feed(lane, frame));
+        tokio::select! {
+            biased;
+            fed = feeding => Ok(fed.map_err(|_| Gone)??),
+            error = self.access.ends() => Err(End::Goodbye(error.into())),
         }
     }
 
@@ -561,9 +573,11 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         }
         self.fed_bytes = 0;
         self.sent_at = Instant::now();
-        match timeout(self.context.times.idle_timeout, self.sink.flush()).await {
-            Ok(flushed) => Ok(flushed?),
-            Err(_) => Err(End::Gone),
+        let flushing = timeout(self.context.times.idle_timeout, self.sink.flush());
+        tokio::select! {
+            biased;
+            flushed = flushing => Ok(flushed.map_err(|_| Gone)??),
+            error = self.access.ends() => Err(End::Goodbye(error.into())),
         }
     }
 }

@@ -96,6 +96,9 @@ pub(super) struct Subscriptions {
     whoever: Whoever,
     encoding: Encoding,
     entries: HashMap<u32, Entry>,
+    /// Those that have ended, and whose lanes hold something that the client has not taken: they have their places still, and
+    /// may have lost what allowed them.
+    ending: HashMap<u32, Entry>,
     opening: FuturesUnordered<BoxFuture<'static, Opened>>,
     deliveries: SelectAll<BoxStream<'static, (u32, LaneId, Event)>>,
     registrations: u64,
@@ -111,6 +114,7 @@ impl Subscriptions {
             whoever,
             encoding,
             entries: HashMap::new(),
+            ending: HashMap::new(),
             opening: FuturesUnordered::new(),
             deliveries: SelectAll::new(),
             registrations: 0,
@@ -121,7 +125,8 @@ impl Subscriptions {
 
     /// The place of a subscription, for the one that replaces it.
     pub(super) fn place(&self, number: u32) -> Option<Arc<SubscriptionPermit>> {
-        self.entries.get(&number).map(|entry| Arc::clone(&entry.permit))
+        let entry = self.entries.get(&number).or_else(|| self.ending.get(&number));
+        entry.map(|entry| Arc::clone(&entry.permit))
     }
 
     /// How many subscribe requests are not answered yet.
@@ -219,7 +224,7 @@ impl Subscriptions {
         session: Option<SessionId>,
         permit: Arc<SubscriptionPermit>,
     ) -> Result<LaneId, Error> {
-        if self.entries.len() >= SUBSCRIPTIONS_MAX {
+        if self.entries.len() + self.ending.len() >= SUBSCRIPTIONS_MAX {
             let message =
                 format!("a connection has at most {SUBSCRIPTIONS_MAX} subscriptions; open another one");
             return Err(Error::new(ErrorCode::TooManySubscriptions, message).limit(SUBSCRIPTIONS_MAX));
@@ -239,19 +244,26 @@ impl Subscriptions {
     /// Ends a subscription; false when there is none with the number.
     pub(super) fn remove(&mut self, number: u32) -> bool {
         let entry = self.entries.remove(&number);
-        if let Some(entry) = &entry {
-            entry.abort.abort();
-            if self.lanes.is_some() {
-                self.left.push(entry.lane);
-            }
+        let there_was = entry.is_some();
+        for entry in entry.into_iter().chain(self.ending.remove(&number)) {
+            self.leave(&entry);
         }
-        entry.is_some()
+        there_was
     }
 
-    /// Ends the subscription whose lane it is.
+    fn leave(&mut self, entry: &Entry) {
+        entry.abort.abort();
+        if self.lanes.is_some() {
+            self.left.push(entry.lane);
+        }
+    }
+
+    /// Ends the subscription whose lane it is, which is over.
     pub(super) fn remove_lane(&mut self, lane: LaneId) {
-        let number = self.entries.iter().find_map(|(number, entry)| (entry.lane == lane).then_some(*number));
-        number.map(|number| self.remove(number));
+        for (_, entry) in self.entries.extract_if(|_, entry| entry.lane == lane) {
+            entry.abort.abort();
+        }
+        self.ending.retain(|_, entry| entry.lane != lane);
     }
 
     /// The lanes of which nothing more is wanted, since the last call.
@@ -297,7 +309,7 @@ impl Subscriptions {
                     if self.is_current(subscription, lane) {
                         match &event {
                             // Its end is on its way, behind everything else there is on its lane.
-                            Event::Ended { .. } => drop(self.entries.remove(&subscription)),
+                            Event::Ended { .. } => self.ended(subscription),
                             Event::Delivery { next, .. } => self.delivered(subscription, *next),
                             Event::Frame(_) => {}
                         }
@@ -309,6 +321,13 @@ impl Subscriptions {
         }
     }
 
+    fn ended(&mut self, number: u32) {
+        let entry = self.entries.remove(&number);
+        if let Some(entry) = entry.filter(|_| self.lanes.is_some()) {
+            self.ending.insert(number, entry);
+        }
+    }
+
     fn delivered(&mut self, number: u32, next: u64) {
         if let Some(entry) = self.entries.get_mut(&number) {
             entry.next = Some(next);
@@ -316,9 +335,10 @@ impl Subscriptions {
     }
 
     /// Ends what may not be read any more; patterns look after themselves, and what is not opened yet is refused then.
-    pub(super) fn narrow(&mut self) -> Vec<(LaneId, wire::SubscriptionEnded)> {
+    /// What their lanes hold does not go out.
+    pub(super) fn narrow(&mut self) -> Vec<wire::SubscriptionEnded> {
         let mut ended = Vec::new();
-        for (number, entry) in &self.entries {
+        for (number, entry) in self.entries.iter().chain(&self.ending) {
             let (Some(session), Some(next)) = (&entry.session, entry.next) else { continue };
             let principal = self.whoever.borrow();
             if let Err(error) = authorise(&principal, Operation::SubscribeReplay, session) {
@@ -326,14 +346,11 @@ impl Subscriptions {
                 let epoch = progress.map_or(0, |progress| progress.lineage.epoch_at(next));
                 let (subscription, error) = (*number, Some(error.to_wire()));
                 let session = String::new();
-                let one = wire::SubscriptionEnded { subscription, epoch, next, error, session };
-                ended.push((entry.lane, one));
+                ended.push(wire::SubscriptionEnded { subscription, epoch, next, error, session });
             }
         }
-        for (_, one) in &ended {
-            if let Some(entry) = self.entries.remove(&one.subscription) {
-                entry.abort.abort();
-            }
+        for one in &ended {
+            self.remove(one.subscription);
         }
         ended
     }

@@ -21,8 +21,10 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         if let Err(error) = self.access.refresh(&token) {
             return self.feed(refused(request, 0, &error)).await;
         }
-        for (lane, ended) in self.subscriptions.narrow() {
-            self.feed_last(lane, Frame::SubscriptionEnded(ended)).await?;
+        let ended = self.subscriptions.narrow();
+        self.leave_lanes();
+        for ended in ended {
+            self.feed(Frame::SubscriptionEnded(ended)).await?;
         }
         let principal = self.access.principal();
         let (id, expires_ms) = (principal.id.clone(), principal.expires_ms);

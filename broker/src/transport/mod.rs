@@ -44,26 +44,27 @@ pub trait FrameSink: Send {
     }
 
     /// Adds a frame to what the next flush sends. For the control lane it waits when the link's buffer is full; for another
-    /// one never: who feeds it has found room there ([`WithRoom`](lanes::WithRoom)).
+    /// one never: who feeds it has found room there ([`WithRoom`](lanes::WithRoom)). Dropping the future may lose the frame,
+    /// and never a part of it.
     fn feed(&mut self, lane: Lane, frame: Bytes) -> impl Future<Output = Result<(), Gone>> + Send;
 
     /// Sends what was fed.
     fn flush(&mut self) -> impl Future<Output = Result<(), Gone>> + Send;
 
-    /// Nothing more is fed to the lane; what was, goes out.
+    /// Nothing more is fed to the lane; what was, goes out, and then [`Self::drive`] tells that it is over.
     fn finish(&mut self, _lane: LaneId) {}
 
     /// Nobody wants what is left of the lane.
     fn leave(&mut self, _lane: LaneId) {}
 
-    /// Moves what lanes hold, for as long as it is polled. Answers with a lane of which the peer wants nothing more. Dropping
-    /// the future loses nothing.
+    /// Moves what lanes hold, for as long as it is polled. Answers with a lane that is over: the peer has all of it, or wants
+    /// nothing more of it. Dropping the future loses nothing.
     fn drive(&mut self) -> impl Future<Output = Result<LaneId, Gone>> + Send {
         std::future::pending()
     }
 
-    /// Ends the link with the close code of `error`.
-    fn close(&mut self, error: &Error) -> impl Future<Output = Result<(), Gone>> + Send;
+    /// Ends the link with a last frame and the close code of `error`. Nothing that a lane still holds goes out.
+    fn close(&mut self, last: Bytes, error: &Error) -> impl Future<Output = Result<(), Gone>> + Send;
 }
 
 /// The peer is gone.

@@ -168,7 +168,8 @@ where
         self.sink.flush().await.map_err(|_| Gone)
     }
 
-    async fn close(&mut self, error: &Error) -> Result<(), Gone> {
+    async fn close(&mut self, last: Bytes, error: &Error) -> Result<(), Gone> {
+        self.feed(Lane::Control, last).await?;
         let mut reason = format!("{}: {}", error.code, error.message);
         let mut length = CLOSE_REASON_BYTES_MAX.min(reason.len());
         while !reason.is_char_boundary(length) {

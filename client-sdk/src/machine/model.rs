@@ -999,6 +999,22 @@ fn a_producer_that_the_broker_forgot_begins_again() {
 }
 
 #[test]
+fn an_end_that_overtakes_the_answer_is_one() {
+    let mut world = world_with(0);
+    world.step(Step::ToBroker(99));
+    let error = Error::new(ErrorCode::SessionNotFound, "there is no such session").to_wire();
+    let ended = wire::SubscriptionEnded { subscription: 1, error: Some(error), ..Default::default() };
+    let events = told(&mut world, ServerFrame::SubscriptionEnded(ended));
+    assert!(
+        matches!(events[..], [Event::Failed(SubscriptionError::NotAllowed(_)), Event::Ended]),
+        "{events:?}"
+    );
+    let waits = |awaited: &Awaited| matches!(awaited, Awaited::Subscribe(all) if all.contains(&1));
+    assert!(!world.machine.awaited.values().any(waits));
+    assert!(told(&mut world, subscribed("resumed")).is_empty(), "what comes late is of no interest");
+}
+
+#[test]
 fn a_subscription_that_ended_for_now_is_asked_for_again_on_the_same_connection() {
     let mut world = world_with(0);
     world.step(Step::ToBroker(99));

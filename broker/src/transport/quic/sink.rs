@@ -20,7 +20,7 @@ const LEFT: VarInt = VarInt::from_u32(0);
 /// Of the control stream; the others have 0. Answers are short, and go first.
 const CONTROL_PRIORITY: i32 = 1;
 
-/// What one lane holds.
+/// What one lane holds, until the peer has all of it: only then is nothing left that could be taken back.
 #[derive(Default)]
 struct Held {
     /// Its stream, while nothing is being written.
@@ -36,6 +36,8 @@ struct Held {
 /// How a write ended.
 enum Written {
     Done(SendStream),
+    /// The peer has everything, up to the end of the stream.
+    Finished,
     Stopped,
     Gone,
     Left,
@@ -45,11 +47,13 @@ enum Written {
 pub(super) struct QuicSink {
     connection: Connection,
     control: SendStream,
+    /// What the control stream has not taken of the frame that was fed last: the next one goes behind it.
+    cut: Vec<Bytes>,
     lanes: Lanes,
     held: HashMap<LaneId, Held>,
     writing: FuturesUnordered<BoxFuture<'static, (LaneId, usize, Written)>>,
-    /// Lanes that the peer wants nothing more of.
-    stopped: VecDeque<LaneId>,
+    /// Lanes that are over.
+    over: VecDeque<LaneId>,
     is_gone: bool,
     farewell: Arc<OnceLock<Farewell>>,
 }
@@ -65,16 +69,21 @@ impl QuicSink {
         Self {
             connection,
             control,
+            cut: Vec::new(),
             lanes: Lanes::default(),
             held: HashMap::new(),
             writing: FuturesUnordered::new(),
-            stopped: VecDeque::new(),
+            over: VecDeque::new(),
             is_gone: false,
             farewell,
         }
     }
 
     fn feed_lane(&mut self, lane: LaneId, frame: [Bytes; 2]) {
+        // What it was for does not know yet; another stream would begin in the middle.
+        if self.over.contains(&lane) {
+            return;
+        }
         let bytes = frame.iter().map(Bytes::len).sum();
         self.lanes.hold(lane, bytes);
         let held = self.held.entry(lane).or_default();
@@ -91,7 +100,8 @@ impl QuicSink {
         held.is_writing = true;
         let pieces = std::mem::take(&mut held.queue);
         let bytes = std::mem::take(&mut held.queued_bytes);
-        let written = write(self.connection.clone(), held.stream.take(), pieces.into(), held.left.clone());
+        let (connection, stream) = (self.connection.clone(), held.stream.take());
+        let written = write(connection, stream, pieces.into(), held.is_finished, held.left.clone());
         let mut writing = written.map(move |written| (lane, bytes, written)).boxed();
         match (&mut writing).now_or_never() {
             Some((lane, bytes, written)) => self.written(lane, bytes, written),
@@ -108,23 +118,17 @@ impl QuicSink {
             return;
         };
         match written {
-            Written::Done(mut stream) => {
+            Written::Done(stream) => {
                 self.lanes.release(lane, bytes);
                 held.is_writing = false;
-                if !held.queue.is_empty() {
-                    held.stream = Some(stream);
+                held.stream = Some(stream);
+                if !held.queue.is_empty() || held.is_finished {
                     self.write(lane);
-                } else if held.is_finished {
-                    // What the peer has stopped needs no end.
-                    drop(stream.finish());
-                    self.remove(lane);
-                } else {
-                    held.stream = Some(stream);
                 }
             }
-            Written::Stopped | Written::Left => {
+            Written::Finished | Written::Stopped | Written::Left => {
                 self.remove(lane);
-                self.stopped.push_back(lane);
+                self.over.push_back(lane);
             }
             Written::Gone => self.is_gone = true,
         }
@@ -140,6 +144,7 @@ async fn write(
     connection: Connection,
     mut stream: Option<SendStream>,
     mut pieces: Vec<Bytes>,
+    finishes: bool,
     left: CancellationToken,
 ) -> Written {
     let writing = async {
@@ -148,7 +153,13 @@ async fn write(
             // It waits while the client allows no further stream.
             None => stream.insert(connection.open_uni().await.map_err(WriteError::from)?),
         };
-        stream.write_all_chunks(&mut pieces).await
+        stream.write_all_chunks(&mut pieces).await?;
+        if finishes {
+            // What the peer has stopped needs no end.
+            drop(stream.finish());
+            drop(stream.stopped().await);
+        }
+        Ok(())
     };
     let written = tokio::select! {
         biased;
@@ -156,6 +167,7 @@ async fn write(
         written = writing => Some(written),
     };
     match (written, stream) {
+        (Some(Ok(())), _) if finishes => Written::Finished,
         (Some(Ok(())), Some(stream)) => Written::Done(stream),
         (Some(Err(WriteError::Stopped(_))), _) => Written::Stopped,
         (None, stream) => {
@@ -175,17 +187,23 @@ impl FrameSink for QuicSink {
     }
 
     async fn feed(&mut self, lane: Lane, frame: Bytes) -> Result<(), Gone> {
-        let mut frame = [prefix(&frame).ok_or(Gone)?, frame];
+        let frame = [prefix(&frame).ok_or(Gone)?, frame];
         match lane {
             Lane::Subscription(lane) => self.feed_lane(lane, frame),
-            Lane::Control => loop {
-                tokio::select! {
-                    biased;
-                    written = self.control.write_all_chunks(&mut frame) => return written.map_err(|_| Gone),
-                    // Who takes no answers goes on taking what it subscribed to.
-                    Some((lane, bytes, written)) = self.writing.next() => self.written(lane, bytes, written),
+            Lane::Control => {
+                self.cut.extend(frame);
+                while !self.cut.is_empty() {
+                    tokio::select! {
+                        biased;
+                        written = self.control.write_all_chunks(&mut self.cut) => {
+                            written.map_err(|_| Gone)?;
+                            self.cut.clear();
+                        }
+                        // Who takes no answers goes on taking what it subscribed to.
+                        Some((lane, bytes, written)) = self.writing.next() => self.written(lane, bytes, written),
+                    }
                 }
-            },
+            }
         }
         if self.is_gone { Err(Gone) } else { Ok(()) }
     }
@@ -198,9 +216,8 @@ impl FrameSink for QuicSink {
     fn finish(&mut self, lane: LaneId) {
         let Some(held) = self.held.get_mut(&lane) else { return };
         held.is_finished = true;
-        if let Some(mut stream) = held.stream.take() {
-            drop(stream.finish());
-            self.remove(lane);
+        if !held.is_writing {
+            self.write(lane);
         }
     }
 
@@ -217,8 +234,8 @@ impl FrameSink for QuicSink {
             if self.is_gone {
                 return Err(Gone);
             }
-            if let Some(stopped) = self.stopped.pop_front() {
-                return Ok(stopped);
+            if let Some(over) = self.over.pop_front() {
+                return Ok(over);
             }
             match self.writing.next().await {
                 Some((lane, bytes, written)) => self.written(lane, bytes, written),
@@ -227,13 +244,15 @@ impl FrameSink for QuicSink {
         }
     }
 
-    async fn close(&mut self, error: &Error) -> Result<(), Gone> {
+    async fn close(&mut self, last: Bytes, error: &Error) -> Result<(), Gone> {
+        // First, so that who does not take the last frame is told by the close at least.
+        drop(self.farewell.set(Farewell::of(error)));
         for lane in self.held.keys().copied().collect::<Vec<_>>() {
             self.leave(lane);
         }
         // Each of them ends at once, now that it was left.
         while self.writing.next().await.is_some() {}
-        drop(self.farewell.set(Farewell::of(error)));
+        self.feed(Lane::Control, last).await?;
         self.control.finish().map_err(|_| Gone)
     }
 }

@@ -12,7 +12,9 @@ use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, ReadError, RecvStream, SendStream};
+use quinn::{
+    ClientConfig, Connection, ConnectionError, Endpoint, ReadError, RecvStream, SendStream, TransportConfig,
+};
 use rustls::version::TLS13;
 use tokio::time::timeout;
 
@@ -35,10 +37,19 @@ pub(crate) async fn connect(
     address: SocketAddr,
     protocol: &str,
 ) -> Result<(Endpoint, Connection), ConnectionError> {
+    connect_with(address, protocol, TransportConfig::default()).await
+}
+
+/// The same, with other limits than those of the stack.
+pub(crate) async fn connect_with(
+    address: SocketAddr,
+    protocol: &str,
+    transport: TransportConfig,
+) -> Result<(Endpoint, Connection), ConnectionError> {
     let endpoint = Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-    let crypto = QuicClientConfig::try_from(tls_client::config(&[&TLS13], &[protocol])).unwrap();
-    let connecting =
-        endpoint.connect_with(ClientConfig::new(Arc::new(crypto)), address, "localhost").unwrap();
+    let mut config = quic_config(tls_client::config(&[&TLS13], &[protocol]));
+    config.transport_config(Arc::new(transport));
+    let connecting = endpoint.connect_with(config, address, "localhost").unwrap();
     let connection = soon("the handshake ends", connecting).await?;
     Ok((endpoint, connection))
 }
@@ -99,6 +110,12 @@ impl QuicClient {
         Self::over(endpoint, connection).await
     }
 
+    /// The same, with other limits than those of the stack.
+    pub(crate) async fn open_with(address: SocketAddr, transport: TransportConfig) -> Self {
+        let (endpoint, connection) = connect_with(address, "longwire/1", transport).await.unwrap();
+        Self::over(endpoint, connection).await
+    }
+
     /// The same, over a connection that was made some other way.
     pub(crate) async fn over(endpoint: Endpoint, connection: Connection) -> Self {
         let (send, stream) = connection.open_bi().await.unwrap();
@@ -134,8 +151,8 @@ impl QuicClient {
         self.send.write_all_chunks(&mut [prefix(&frame).unwrap(), frame]).await.unwrap();
     }
 
-    /// Begins a subscription from the start of a session: its stream.
-    pub(crate) async fn subscribe(&mut self, request: u64, subscription: u32, session: &str) -> Frames {
+    /// Asks for a subscription from the start of a session.
+    pub(crate) async fn ask(&mut self, request: u64, subscription: u32, session: &str) {
         let wanted = wire::Subscription {
             subscription,
             session: session.into(),
@@ -144,6 +161,11 @@ impl QuicClient {
             ..Default::default()
         };
         self.send(ClientFrame::Subscribe(wire::Subscribe { request, subscriptions: vec![wanted] })).await;
+    }
+
+    /// Begins a subscription from the start of a session: its stream.
+    pub(crate) async fn subscribe(&mut self, request: u64, subscription: u32, session: &str) -> Frames {
+        self.ask(request, subscription, session).await;
         let mut frames = self.accept().await;
         let subscribed = frames.subscribed().await;
         assert_eq!((subscribed.request, subscribed.subscription), (request, subscription));

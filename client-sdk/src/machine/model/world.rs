@@ -24,6 +24,7 @@ use crate::machine::outbox::{Entry, Recovered, RecoveredEntry, Slot};
 use crate::machine::subscriptions::{Delivery, Event, Wish};
 use crate::machine::tokens::Known;
 use crate::token::Token;
+use crate::transport::Transport;
 
 #[allow(clippy::large_enum_variant)] // a test: few are alive at a time
 pub(super) enum ToBroker {
@@ -152,7 +153,7 @@ impl World {
             Output::Connect => {
                 assert!(!self.connected);
                 self.connected = true;
-                self.machine.handle(self.now, Input::Connected);
+                self.machine.handle(self.now, Input::Connected(Transport::WebSocket));
             }
             Output::Disconnect => self.drop_link(),
             Output::Send(frame) => self.to_broker.push_back(ToBroker::Frame(frame)),

@@ -31,7 +31,9 @@ mod address;
 mod backoff;
 mod builder;
 mod client;
+mod connect_failure;
 mod connection_state;
+mod dialer;
 mod driver;
 mod error;
 mod from;
@@ -56,6 +58,7 @@ mod subscribe;
 mod subscription;
 mod tls;
 mod token;
+mod transport;
 
 pub use address::{DEFAULT_URL, TOKEN_VARIABLE, URL_VARIABLE};
 pub use backoff::{BACKOFF_BASE, BACKOFF_CAP, Backoff};
@@ -94,6 +97,7 @@ pub use share::Share;
 pub use subscribe::Subscribe;
 pub use subscription::{Subscription, WINDOW_BYTES_DEFAULT};
 pub use tls::{CA_VARIABLE, CLIENT_CERTIFICATE_VARIABLE, CLIENT_KEY_VARIABLE, FINGERPRINT_VARIABLE};
+pub use transport::Transport;
 
 /// The example of the README is compiled with the documentation tests.
 #[cfg(doctest)]

@@ -1,6 +1,6 @@
 //! The same client over every transport: it writes frames, and reads one subscription.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,12 +14,13 @@ use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use longwire_proto::{raw, wire};
 use prost::Message as _;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Endpoint, RecvStream, SendStream, TransportConfig, VarInt};
+use quinn::{Endpoint, EndpointConfig, RecvStream, SendStream, TokioRuntime, TransportConfig, VarInt};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -32,6 +33,8 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// The same of all streams of a connection.
 const WINDOW_BYTES: u32 = 8 << 20;
+/// Bytes that the system keeps for a client of what has come, as the SDK asks for.
+const SOCKET_BUFFER_BYTES: usize = 2 << 20;
 /// UDP sockets of all clients together. One for each would be what clients have, and takes 3 MiB of the one process that they are here.
 const UDP_SOCKETS: usize = 50;
 
@@ -80,7 +83,11 @@ impl Clients {
         let crypto = QuicClientConfig::try_from(tls(b"longwire/1")).unwrap();
         let mut quic = quinn::ClientConfig::new(Arc::new(crypto));
         quic.transport_config(Arc::new(transport));
-        let endpoint = |_| Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let endpoint = |_| {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            SockRef::from(&socket).set_recv_buffer_size(SOCKET_BUFFER_BYTES).unwrap();
+            Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime)).unwrap()
+        };
         Self {
             tls: Arc::new(tls(b"http/1.1")),
             quic,
@@ -225,6 +232,13 @@ impl Link {
                 Frame::Delivery(_) => {}
                 other => panic!("{other:?} came instead of a delivery"),
             }
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Option<quinn::ConnectionStats> {
+        match self {
+            Self::WebSocket(_) => None,
+            Self::Quic(link) => Some(link.connection.stats()),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
@@ -20,11 +20,11 @@ use longwire_proto::limits::SUBSCRIPTIONS_MAX;
 use longwire_proto::wire::server_frame::Frame;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
-    ClientConfig, Connection, ConnectionError, Endpoint, ReadError, RecvStream, SendStream, TransportConfig,
-    VarInt,
+    ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, ReadError, RecvStream, SendStream,
+    TokioRuntime, TransportConfig, VarInt,
 };
 use rustls::AlertDescription;
-use tokio::net::UdpSocket;
+use socket2::SockRef;
 
 use crate::connect_failure::ConnectFailure;
 use crate::error::{Closed, TlsFailure};
@@ -42,6 +42,8 @@ const STREAM_WINDOW_BYTES: VarInt = VarInt::from_u32(1 << 20);
 const WINDOW_BYTES: VarInt = VarInt::from_u32(8 << 20);
 /// Bytes that the broker has not acknowledged.
 const SEND_WINDOW_BYTES: u64 = 4 << 20;
+/// Bytes that the system keeps of what has come: a burst of the broker's is larger than what it keeps by itself.
+const SOCKET_BUFFER_BYTES: usize = 2 << 20;
 /// Most routers forget a flow of UDP after 30 seconds of silence; and this is when a client that only listens hears that the
 /// broker was killed, and is back.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -71,7 +73,10 @@ impl Endpoints {
         if let Some(endpoint) = endpoint.get() {
             return Ok(endpoint);
         }
-        let made = Endpoint::client(SocketAddr::new(any, 0))?;
+        let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+        // It gives what its administrator allows; with less there is more that is sent twice.
+        drop(SockRef::from(&socket).set_recv_buffer_size(SOCKET_BUFFER_BYTES));
+        let made = Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))?;
         Ok(endpoint.get_or_init(|| made))
     }
 
@@ -288,7 +293,9 @@ async fn port_is_closed(remote: SocketAddr) -> io::Error {
         SocketAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
     };
     // Who has no socket for this learns nothing by it.
-    let Ok(socket) = UdpSocket::bind(SocketAddr::new(any, 0)).await else { return pending().await };
+    let Ok(socket) = tokio::net::UdpSocket::bind(SocketAddr::new(any, 0)).await else {
+        return pending().await;
+    };
     let asked = async {
         socket.connect(remote).await?;
         socket.send(&PROBE).await?;

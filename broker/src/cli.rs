@@ -221,6 +221,7 @@ mod tests {
             "longwire serve --plain-text --auth",
             "longwire tail a --url wss://h --ca f --client-certificate c --client-key k",
             "longwire --url wss://h --fingerprint ab tail a",
+            "longwire --url longwire://h --ca f tail a",
             "longwire store check --data d",
             "longwire store compact --data d --json",
             "longwire store restore b --data d --erasures f --json",

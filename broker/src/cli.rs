@@ -57,7 +57,7 @@ pub(crate) struct Cli {
     /// Print what machines can read: one JSON object on each line
     #[arg(long, global = true)]
     json: bool,
-    /// Where the broker is
+    /// Where the broker is: ws://HOST:PORT, or with TLS longwire:// (QUIC, or WebSocket where UDP is blocked), wss://, quic://
     #[arg(long, global = true, env = longwire::URL_VARIABLE, default_value = longwire::DEFAULT_URL)]
     url: String,
     #[command(flatten)]

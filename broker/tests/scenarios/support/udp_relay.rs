@@ -56,7 +56,10 @@ impl UdpRelay {
                             seen.lock().unwrap().extend(begins(&up[..length]));
                             continue;
                         }
-                        client = Some(from);
+                        // Every packet of QUIC has this bit; who sends something else asks only whether a port is closed.
+                        if up[0] & 0x40 != 0 {
+                            client = Some(from);
+                        }
                         drop(back.send_to(&up[..length], upstream).await);
                     }
                     Ok((length, _)) = back.recv_from(&mut down) => {

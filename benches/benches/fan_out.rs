@@ -94,7 +94,10 @@ async fn main() {
             told.add("deliveries_per_second", transport, deliveries / began.elapsed().as_secs_f64());
             told.add("broker_us_per_delivery", transport, (broker.cpu_seconds() - cpu) * 1e6 / deliveries);
             if let Some(stats) = links[0].stats() {
-                eprintln!("rx {:?} tx {:?} path {:?} frames_rx stream {} ack_tx {}", stats.udp_rx, stats.udp_tx, stats.path, stats.frame_rx.stream, stats.frame_tx.acks);
+                eprintln!(
+                    "rx {:?} tx {:?} path {:?} frames_rx stream {} ack_tx {}",
+                    stats.udp_rx, stats.udp_tx, stats.path, stats.frame_rx.stream, stats.frame_tx.acks
+                );
             }
             for link in links {
                 link.close().await;

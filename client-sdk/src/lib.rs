@@ -25,7 +25,13 @@
 //! - Memory is bounded: the outbox and every subscription's window have limits that the builder sets.
 //! - Nothing is spawned silently: `Client::connect` and `Client::from_env` run one task, `ClientBuilder::build` none.
 //!
-//! Inside: a machine without IO (`machine`) makes every decision, and a driver moves frames, files and time.
+//! # Which URL
+//! `ws://127.0.0.1:8700`, the default, is for the machine itself. Over a network use `longwire://broker.example`: QUIC, or a
+//! WebSocket over TLS where UDP is blocked. `ClientBuilder::url` has the others, and `ClientBuilder::ca_file` and
+//! `ClientBuilder::fingerprint` say whom to trust if not the authorities of the system.
+//!
+//! Inside: machines without IO make every decision (`machine` what is said, `dialer` over what), and a driver moves frames, files
+//! and time.
 
 mod address;
 mod backoff;

@@ -75,7 +75,7 @@ impl Open {
     fn abandon(mut self) {
         match &mut self {
             // What does not get away at once is said by the end of the stream.
-            Self::WebSocket(socket) => drop(Socket::close(socket, None).now_or_never()),
+            Self::WebSocket(socket) => drop(socket.send(Message::Close(None)).now_or_never()),
             Self::Quic(link) => link.leave(),
         }
     }
@@ -162,7 +162,7 @@ impl Link {
                     }
                     Open::Quic(link) => {
                         link.close(queue).await;
-                        target.endpoints.wait_idle().await;
+                        target.endpoints.wait_idle(link.remote()).await;
                         Ok(())
                     }
                 }

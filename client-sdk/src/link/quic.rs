@@ -80,9 +80,11 @@ impl Endpoints {
         Ok(endpoint.get_or_init(|| made))
     }
 
-    /// Resolves when everything that was closed has been said to be.
-    pub(super) async fn wait_idle(&self) {
-        for endpoint in [&self.v4, &self.v6].into_iter().filter_map(OnceLock::get) {
+    /// Resolves when everything that was closed there has been said to be. The other family may have attempts that came to
+    /// nothing, and who closes waits for none of those.
+    pub(super) async fn wait_idle(&self, remote: SocketAddr) {
+        let endpoint = if remote.is_ipv4() { &self.v4 } else { &self.v6 };
+        if let Some(endpoint) = endpoint.get() {
             endpoint.wait_idle().await;
         }
     }
@@ -256,6 +258,10 @@ impl QuicLink {
     /// Whether nothing has come for too long.
     pub(super) fn timed_out(&self) -> bool {
         matches!(self.connection.close_reason(), Some(ConnectionError::TimedOut))
+    }
+
+    pub(super) fn remote(&self) -> SocketAddr {
+        self.connection.remote_address()
     }
 
     pub(super) fn leave(&self) {

@@ -11,6 +11,7 @@ pub(crate) mod probe;
 pub(crate) mod proxy;
 pub(crate) mod quic_client;
 pub(crate) mod rng;
+pub(crate) mod router;
 pub(crate) mod tls_client;
 pub(crate) mod tokens;
 pub(crate) mod traffic;

@@ -1,6 +1,9 @@
 //! QUIC: the same as WebSocket, on streams that do not hold each other up, from addresses that change.
 
+mod attacks;
 mod narrowing;
+mod networks;
+mod states;
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -385,6 +388,8 @@ async fn in_a_crowd_who_comes_proves_its_address_first() {
     let (_folder, data) = folder();
     let broker = Broker::start_with(&data, &[TLS, ("UNAUTHENTICATED_MAX", "4")]);
     let waiting = TcpStream::connect(broker.address()).unwrap();
+    // That one, and the one that asks.
+    metric_is(broker.address(), "", "longwire_sockets_waiting", |now| now >= 2).await;
     let mut client = QuicClient::connect(broker.address()).await;
     client.ping(1).await;
     drop(waiting);

@@ -11,8 +11,6 @@ use quinn_proto::HashedConnectionIdGenerator;
 use crate::kept_secret::{NoRandom, kept_secret};
 use crate::store::Store;
 
-/// Of QUIC: RFC 9000. The stack knows drafts of it too, which nobody here has tried.
-const VERSION: u32 = 1;
 /// Where the store keeps it.
 const KEY: &[u8] = b"quic-key\0";
 /// Bytes of the key of tokens.
@@ -37,7 +35,7 @@ impl ResetKey {
         let (token_key, id_key) = self.0.split_at(TOKEN_KEY_BYTES);
         let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, token_key)));
         let id_key = id_key.try_into().map_or(0, u64::from_le_bytes);
-        config.supported_versions(vec![VERSION]);
+        // They last as long as their connection: whoever moves gets others.
         config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
         config
     }

@@ -1,6 +1,7 @@
 //! Networks that lose, repeat and reorder, and addresses that change: nothing is lost, and nothing comes twice.
 
 use std::net::UdpSocket;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use longwire::From;
@@ -59,6 +60,81 @@ async fn with_five_in_a_hundred_lost_each_way_nothing_is_missing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_late_or_twice_is_taken_once_and_in_order() {
     exactly_once(5000, Weather { lost: 1, late: 20, repeats: true, ..Default::default() }).await;
+}
+
+/// A network namespace whose kernel loses five of a hundred packets of UDP, in both directions: both are received in it.
+struct Lossy(String);
+
+const RULES: &str = "table inet longwire {
+  chain received {
+    type filter hook input priority 0;
+    meta l4proto udp numgen random mod 100 < 5 counter drop
+  }
+}";
+
+impl Lossy {
+    /// Nothing where it cannot be made; `scripts/test` says so.
+    fn new() -> Option<Self> {
+        let has = |program: &str| {
+            Command::new(program).arg("-V").output().is_ok_and(|output| output.status.success())
+        };
+        if !rustix::process::geteuid().is_root() || !has("ip") || !has("nft") {
+            assert!(
+                std::env::var("CI").as_deref() != Ok("true"),
+                "a kernel that loses packets takes root, ip and nft"
+            );
+            eprintln!(
+                "SKIPPED: a kernel that loses packets takes root, ip and nft; run ./scripts/test, which installs them"
+            );
+            return None;
+        }
+        let lossy = Self(format!("longwire-{}", std::process::id()));
+        assert!(Command::new("ip").args(["netns", "add", &lossy.0]).status().unwrap().success());
+        assert!(
+            Command::new("ip").args(["-n", &lossy.0, "link", "set", "lo", "up"]).status().unwrap().success()
+        );
+        let mut nft = lossy.command("nft");
+        assert!(nft.arg(RULES).status().unwrap().success());
+        Some(lossy)
+    }
+
+    /// A program within it.
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.0]).arg(program);
+        command
+    }
+}
+
+impl Drop for Lossy {
+    fn drop(&mut self) {
+        // It is gone with the machine at the latest.
+        drop(Command::new("ip").args(["netns", "delete", &self.0]).status());
+    }
+}
+
+#[test]
+fn a_kernel_that_loses_packets_loses_no_record() {
+    let Some(lossy) = Lossy::new() else { return };
+    let mut inner = lossy.command(std::env::current_exe().unwrap());
+    inner.args(["--exact", "quic::networks::within_the_namespace", "--ignored", "--nocapture"]);
+    let output = inner.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let counted = lossy.command("nft").args(["list", "table", "inet", "longwire"]).output().unwrap();
+    let counted = String::from_utf8_lossy(&counted.stdout).into_owned();
+    println!("{}", counted.lines().find(|line| line.contains("counter")).unwrap().trim());
+    assert!(!counted.contains("counter packets 0 "), "{counted}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the test above runs it, where the kernel loses packets"]
+async fn within_the_namespace() {
+    exactly_once(20_000, Weather::default()).await;
 }
 
 /// Records a second, how many, and after which of them the address changes.
@@ -147,7 +223,7 @@ async fn over_quinn() -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "it measures: see docs/performance.md"]
+#[ignore = "it measures"]
 async fn what_a_change_of_address_costs() {
     const RUNS: usize = 7;
     let (_folder, data) = folder();

@@ -354,9 +354,15 @@ impl RawQuic {
         while !datagram.is_empty() && datagram[0] & 0x40 != 0 {
             let is_long = datagram[0] & 0x80 != 0;
             let (space, start, end) = if is_long {
-                let mut rest = &datagram[5..];
-                let length = usize::from(rest.get_u8());
-                rest.advance(length);
+                let mut rest = &datagram[1..];
+                // Such as what is said of another version, or to somebody else.
+                if rest.get_u32() != VERSION || usize::from(rest.get_u8()) != ID_BYTES {
+                    return;
+                }
+                if rest[..ID_BYTES] != self.own_id {
+                    return;
+                }
+                rest.advance(ID_BYTES);
                 let length = usize::from(rest.get_u8());
                 let id = rest[..length].to_vec();
                 rest.advance(length);

@@ -15,8 +15,9 @@ use crate::transport::quic::config::{RECEIVE_WINDOW_BYTES, SEND_WINDOW_BYTES};
 
 /// A broker that does nothing: code, threads, tables.
 pub const BASE_BYTES: usize = 32 << 20;
-/// A connection that is read, or has nothing to read: its task, its queue of answers, its buffers.
-pub const CONNECTION_BYTES: usize = 48 << 10;
+/// A connection that is read, or has nothing to read: its task, its queue of answers, its buffers; on QUIC, which takes the most,
+/// what the stack keeps of it.
+pub const CONNECTION_BYTES: usize = 64 << 10;
 /// What waits for a client that does not read: what was gathered (64 KiB), the deliveries until the flush (256 KiB), one more
 /// that does not fit, and as much again because buffers grow by doubling.
 pub const STALLED_BYTES: usize = 2 * ((64 << 10) + (256 << 10) + DELIVERY_BYTES_MAX);

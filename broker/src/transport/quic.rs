@@ -90,7 +90,9 @@ impl QuicPort {
         let certificate = tls.quic();
         let serving = config::config(Arc::clone(&certificate), idle_timeout)?;
         let runtime = Arc::new(TokioRuntime);
-        let endpoint = Endpoint::new(key.endpoint(), Some(serving.clone()), socket, runtime)?;
+        let mut shared = key.endpoint();
+        config::endpoint(&mut shared)?;
+        let endpoint = Endpoint::new(shared, Some(serving.clone()), socket, runtime)?;
         Ok(Self {
             endpoint,
             tls,

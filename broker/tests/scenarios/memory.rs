@@ -2,13 +2,19 @@
 
 use std::sync::Arc;
 
-use longwire_broker::memory::{CONNECTION_BYTES, STALLED_BYTES, TAIL_COPIES, store_bytes};
+use longwire_broker::memory::{
+    CONNECTION_BYTES, QUIC_STALLED_BYTES, STALLED_BYTES, TAIL_COPIES, store_bytes,
+};
 use longwire_broker::tail::TAIL_BYTES_MAX;
 use longwire_proto::codec::Encoding;
 use longwire_proto::wire;
+use longwire_proto::wire::client_frame::Frame as ClientFrame;
+use longwire_proto::wire::server_frame::Frame as ServerFrame;
+use quinn::{TransportConfig, VarInt};
 
 use crate::support::attacker::{Attacker, TEXT, raise_open_files};
 use crate::support::broker::{Broker, folder};
+use crate::support::quic_client::QuicClient;
 use crate::support::wire_client::{WireClient, published, record};
 
 /// Clients that stop reading.
@@ -71,4 +77,62 @@ async fn clients_that_stop_reading_cost_what_the_formula_says() {
     let (_, metrics) = broker.get("/metrics");
     let connections = metrics.lines().find_map(|line| line.strip_prefix("longwire_connections ")).unwrap();
     assert_eq!(connections.parse::<f64>().unwrap(), (STALLED + 1) as f64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_on_quic_cost_what_the_formula_says() {
+    const IDLE: usize = 300;
+    const STALLED: usize = 20;
+    /// Each holds a delivery that nobody takes: together more than they may.
+    const SUBSCRIPTIONS: u32 = 32;
+    /// Bytes that a client's stack takes of each.
+    const WINDOW: u32 = 32 << 10;
+    let (_folder, data) = folder();
+    let settings = [("TLS_DEVELOPMENT", "true"), ("IDLE_TIMEOUT_MS", IDLE_TIMEOUT_MS)];
+    let broker = Broker::start_with(&data, &settings);
+    let mut writer = QuicClient::connect(broker.address()).await;
+    writer.ping(1).await;
+    let before = memory(&broker, "VmRSS");
+    let mut idle = Vec::new();
+    for _ in 0..IDLE {
+        idle.push(QuicClient::connect(broker.address()).await);
+    }
+    let connected = memory(&broker, "VmRSS");
+    let body = "x".repeat(RECORD_BYTES);
+    for request in 0..64 {
+        let records = vec![record(&body); BATCH_RECORDS / 2];
+        let publish = wire::Publish { request, session: "flood".into(), records, ..Default::default() };
+        writer.send(ClientFrame::Publish(publish)).await;
+        assert!(matches!(writer.control.next().await, ServerFrame::Published(_)));
+    }
+    let flooded = memory(&broker, "VmRSS");
+    let mut stalled = Vec::new();
+    for _ in 0..STALLED {
+        let mut transport = TransportConfig::default();
+        transport.stream_receive_window(VarInt::from_u32(WINDOW));
+        let mut client = QuicClient::open_with(broker.address(), transport).await.greet("").await;
+        let mut streams = Vec::new();
+        for number in 1..=SUBSCRIPTIONS {
+            streams.push(client.subscribe(number.into(), number, "flood").await);
+        }
+        client.ping(1).await;
+        stalled.push((client, streams));
+    }
+    let peak = memory(&broker, "VmHWM");
+    let (each_idle, each_stalled) =
+        (connected.saturating_sub(before) / IDLE, peak.saturating_sub(flooded) / STALLED);
+    println!("COUNT quic_idle_bytes={each_idle}");
+    println!("COUNT quic_stalled_bytes={each_stalled}");
+    println!(
+        "COUNT rss_connected_mib={} rss_flooded_mib={} rss_peak_mib={}",
+        connected >> 20,
+        flooded >> 20,
+        peak >> 20
+    );
+    assert!(each_idle <= CONNECTION_BYTES, "an idle connection costs {each_idle} bytes");
+    let bound = store_bytes() / STALLED + CONNECTION_BYTES + QUIC_STALLED_BYTES;
+    assert!(each_stalled <= bound, "a stalled one costs {each_stalled} bytes, which is above {bound}");
+    for (client, _) in &mut stalled {
+        client.ping(2).await;
+    }
 }

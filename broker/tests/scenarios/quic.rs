@@ -1,6 +1,9 @@
 //! QUIC: the same as WebSocket, on streams that do not hold each other up, from addresses that change.
 
+mod attacks;
 mod narrowing;
+mod networks;
+mod states;
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -18,6 +21,7 @@ use rustls::version::TLS13;
 use crate::support::broker::{Broker, LONGWIRE, folder};
 use crate::support::certificates::{Authority, Time};
 use crate::support::quic_client::{QuicClient, connect, quic_config, soon};
+use crate::support::raw_quic::{Heard, RawQuic, framed, hello, stream};
 use crate::support::rng::Rng;
 use crate::support::tls_client;
 use crate::support::tokens::{AUTH, Tokens};
@@ -376,7 +380,26 @@ async fn packets_that_are_none_change_nothing() {
         }
         noise.send_to(&packet, broker.address()).unwrap();
     }
+    // And such as are nearly right: beginnings, and packets of a connection that lives.
+    let mut raw = RawQuic::greet(broker.address(), 6).await;
+    let first = RawQuic::new(broker.address(), 7).await.first;
+    let handshakes = metric(broker.address(), "longwire_quic_handshakes_total").await;
+    for number in 0..PACKETS {
+        let mut packet = if number % 2 == 0 { first.clone() } else { raw.send(&[0x01; 64]).await };
+        let at = rng.below(packet.len() as u64) as usize;
+        packet[at] ^= 1 << rng.below(8);
+        raw.throw(&packet).await;
+        if number % 64 == 0 {
+            raw.receive().await;
+        }
+    }
     client.ping(1).await;
+    raw.send(&stream(0, hello().len() as u64, &framed(ClientFrame::Ping(wire::Ping { token: 1 })), false))
+        .await;
+    raw.until(|heard| matches!(heard, Heard::Stream { id: 0, .. })).await;
+    metric_is(broker.address(), "", "longwire_sockets_waiting", |now| now <= 1).await;
+    assert_eq!(metric(broker.address(), "longwire_quic_handshakes_total").await, handshakes);
+    assert_eq!(metric(broker.address(), "longwire_connections").await, 2);
     QuicClient::connect(broker.address()).await.ping(2).await;
 }
 

@@ -1,4 +1,6 @@
-//! What QUIC is allowed: everything that a peer can make the broker keep is named here.
+//! What QUIC is allowed: everything that a peer can lean on is named here, that which is as the stack has it too. What is left
+//! out: `rng_seed` and `time_source` are the system's, `preferred_address` is none, the key of Retry tokens is made anew by
+//! every life (they last seconds), and of the validation tokens none is ever sent.
 
 use std::io;
 use std::sync::Arc;
@@ -6,8 +8,12 @@ use std::time::Duration;
 
 use longwire_proto::framing::PREFIX_BYTES;
 use longwire_proto::limits::HELLO_BYTES_MAX;
+use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{IdleTimeout, ServerConfig, TransportConfig, ValidationTokenConfig, VarInt};
+use quinn::{
+    EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, ValidationTokenConfig,
+    VarInt,
+};
 
 /// Streams that a client opens: that for control.
 const CLIENT_STREAMS_MAX: VarInt = VarInt::from_u32(1);
@@ -31,11 +37,47 @@ pub(super) const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// How long a client may take to prove its address.
 const RETRY_LIFETIME: Duration = Duration::from_secs(15);
 
+/// Of QUIC: RFC 9000. The stack knows drafts of it too, which nobody here has tried.
+const VERSION: u32 = 1;
+/// Bytes of a datagram that is taken: what fits into Ethernet. The buffers that it is received into are as large.
+const DATAGRAM_BYTES_MAX: u16 = 1472;
+/// Between two stateless resets. Only packets with connection ids of the broker's own get one, and it is shorter than they are, so
+/// that they are no weapon; and after a kill ten thousand clients hear of it within ten seconds.
+const RESET_INTERVAL: Duration = Duration::from_millis(1);
+/// Bytes of a datagram that every network carries (RFC 9000, section 14), with which a connection begins.
+const MTU: u16 = 1200;
+/// Up to which larger ones are tried: what fits into Ethernet behind headers of IPv6 with options.
+const MTU_MAX: u16 = 1452;
+/// How often (RFC 8899); and when again after larger ones were lost.
+const MTU_PROBE_INTERVAL: Duration = Duration::from_secs(600);
+const MTU_BLACK_HOLE_COOLDOWN: Duration = Duration::from_secs(60);
+/// Losses as RFC 9002 recommends (sections 6.1, 6.2.2 and 7.6): a packet is lost when one was acknowledged that was sent so many
+/// later, or so many round trips; a round trip is taken to last so long until one was seen; after so many probes without an
+/// answer sending begins anew.
+const PACKET_THRESHOLD: u32 = 3;
+const TIME_THRESHOLD: f32 = 9.0 / 8.0;
+const INITIAL_RTT: Duration = Duration::from_millis(333);
+const PERSISTENT_CONGESTION_THRESHOLD: u32 = 3;
+
+/// What the port as a whole gets, beside its keys.
+pub(super) fn endpoint(config: &mut EndpointConfig) -> io::Result<()> {
+    config
+        .supported_versions(vec![VERSION])
+        .min_reset_interval(RESET_INTERVAL)
+        // Who sees the packets need not be able to tell that they are QUIC.
+        .grease_quic_bit(true)
+        .max_udp_payload_size(DATAGRAM_BYTES_MAX)
+        .map_err(io::Error::other)?;
+    Ok(())
+}
+
 /// What every connection gets. Who is idle longer than that has lost it: a broker that is asked nothing sends heartbeats.
 pub(super) fn config(tls: Arc<rustls::ServerConfig>, idle_timeout: Duration) -> io::Result<ServerConfig> {
     let mut transport = TransportConfig::default();
     // More than 2^62 ms is for ever.
     let idle_timeout = IdleTimeout::try_from(idle_timeout).map_err(io::Error::other)?;
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.interval(MTU_PROBE_INTERVAL).upper_bound(MTU_MAX).black_hole_cooldown(MTU_BLACK_HOLE_COOLDOWN);
     transport
         .max_concurrent_bidi_streams(CLIENT_STREAMS_MAX)
         .max_concurrent_uni_streams(VarInt::from_u32(0))
@@ -49,7 +91,23 @@ pub(super) fn config(tls: Arc<rustls::ServerConfig>, idle_timeout: Duration) -> 
         .keep_alive_interval(None)
         // Nothing is sent in datagrams.
         .datagram_receive_buffer_size(None)
-        .datagram_send_buffer_size(0);
+        .datagram_send_buffer_size(0)
+        .initial_mtu(MTU)
+        .min_mtu(MTU)
+        .mtu_discovery_config(Some(mtu))
+        // Lengths of records are not hidden; it would cost everybody.
+        .pad_to_mtu(false)
+        .packet_threshold(PACKET_THRESHOLD)
+        .time_threshold(TIME_THRESHOLD)
+        .initial_rtt(INITIAL_RTT)
+        .persistent_congestion_threshold(PERSISTENT_CONGESTION_THRESHOLD)
+        .congestion_controller_factory(Arc::new(CubicConfig::default()))
+        // Clients acknowledge as they like.
+        .ack_frequency_config(None)
+        // It tells whoever looks on how long a round trip takes, and nobody here asks.
+        .allow_spin(false)
+        // Many packets in one system call; the stack turns it off where the network card cannot.
+        .enable_segmentation_offload(true);
     let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     let mut no_tokens = ValidationTokenConfig::default();

@@ -35,6 +35,7 @@ impl ResetKey {
         let (token_key, id_key) = self.0.split_at(TOKEN_KEY_BYTES);
         let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, token_key)));
         let id_key = id_key.try_into().map_or(0, u64::from_le_bytes);
+        // They last as long as their connection: whoever moves gets others.
         config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
         config
     }

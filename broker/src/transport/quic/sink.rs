@@ -29,6 +29,7 @@ struct Held {
     /// What goes out after that.
     queue: VecDeque<Bytes>,
     queued_bytes: usize,
+    is_watched: bool,
     is_finished: bool,
     left: CancellationToken,
 }
@@ -36,8 +37,6 @@ struct Held {
 /// How a write ended.
 enum Written {
     Done(SendStream),
-    /// The peer has everything, up to the end of the stream.
-    Finished,
     Stopped,
     Gone,
     Left,
@@ -52,6 +51,8 @@ pub(super) struct QuicSink {
     lanes: Lanes,
     held: HashMap<LaneId, Held>,
     writing: FuturesUnordered<BoxFuture<'static, (LaneId, usize, Written)>>,
+    /// Streams that the peer may stop, or have all of.
+    watching: FuturesUnordered<BoxFuture<'static, LaneId>>,
     /// Lanes that are over.
     over: VecDeque<LaneId>,
     is_gone: bool,
@@ -73,20 +74,27 @@ impl QuicSink {
             lanes: Lanes::default(),
             held: HashMap::new(),
             writing: FuturesUnordered::new(),
+            watching: FuturesUnordered::new(),
             over: VecDeque::new(),
             is_gone: false,
             farewell,
         }
     }
 
-    fn feed_lane(&mut self, lane: LaneId, frame: [Bytes; 2]) {
+    fn feed_lane(&mut self, lane: LaneId, mut frame: [Bytes; 2]) {
         // What it was for does not know yet; another stream would begin in the middle.
         if self.over.contains(&lane) {
             return;
         }
+        let held = self.held.entry(lane).or_default();
+        // Most frames find room; then the lane holds nothing, and nobody has to wait for it.
+        if let (Some(stream), false) = (&mut held.stream, held.is_writing)
+            && let Some(Ok(())) = stream.write_all_chunks(&mut frame).now_or_never()
+        {
+            return;
+        }
         let bytes = frame.iter().map(Bytes::len).sum();
         self.lanes.hold(lane, bytes);
-        let held = self.held.entry(lane).or_default();
         held.queue.extend(frame);
         held.queued_bytes += bytes;
         if !held.is_writing {
@@ -101,7 +109,7 @@ impl QuicSink {
         let pieces = std::mem::take(&mut held.queue);
         let bytes = std::mem::take(&mut held.queued_bytes);
         let (connection, stream) = (self.connection.clone(), held.stream.take());
-        let written = write(connection, stream, pieces.into(), held.is_finished, held.left.clone());
+        let written = write(connection, stream, pieces.into(), held.left.clone());
         let mut writing = written.map(move |written| (lane, bytes, written)).boxed();
         match (&mut writing).now_or_never() {
             Some((lane, bytes, written)) => self.written(lane, bytes, written),
@@ -118,25 +126,44 @@ impl QuicSink {
             return;
         };
         match written {
-            Written::Done(stream) => {
+            Written::Done(mut stream) => {
                 self.lanes.release(lane, bytes);
                 held.is_writing = false;
+                if !std::mem::replace(&mut held.is_watched, true) {
+                    let (stopped, left) = (stream.stopped(), held.left.clone());
+                    self.watching.push(Box::pin(async move {
+                        tokio::select! {
+                            _ = stopped => {}
+                            () = left.cancelled() => {}
+                        }
+                        lane
+                    }));
+                }
+                if held.is_finished && held.queue.is_empty() {
+                    // What the peer has stopped needs no end.
+                    drop(stream.finish());
+                }
                 held.stream = Some(stream);
-                if !held.queue.is_empty() || held.is_finished {
+                if !held.queue.is_empty() {
                     self.write(lane);
                 }
             }
-            Written::Finished | Written::Stopped | Written::Left => {
-                self.remove(lane);
-                self.over.push_back(lane);
-            }
+            Written::Stopped | Written::Left => self.is_over(lane),
             Written::Gone => self.is_gone = true,
+        }
+    }
+
+    fn is_over(&mut self, lane: LaneId) {
+        if self.remove(lane).is_some() {
+            self.over.push_back(lane);
         }
     }
 
     fn remove(&mut self, lane: LaneId) -> Option<Held> {
         self.lanes.remove(lane);
-        self.held.remove(&lane)
+        let held = self.held.remove(&lane)?;
+        held.left.cancel();
+        Some(held)
     }
 }
 
@@ -144,7 +171,6 @@ async fn write(
     connection: Connection,
     mut stream: Option<SendStream>,
     mut pieces: Vec<Bytes>,
-    finishes: bool,
     left: CancellationToken,
 ) -> Written {
     let writing = async {
@@ -153,13 +179,7 @@ async fn write(
             // It waits while the client allows no further stream.
             None => stream.insert(connection.open_uni().await.map_err(WriteError::from)?),
         };
-        stream.write_all_chunks(&mut pieces).await?;
-        if finishes {
-            // What the peer has stopped needs no end.
-            drop(stream.finish());
-            drop(stream.stopped().await);
-        }
-        Ok(())
+        stream.write_all_chunks(&mut pieces).await
     };
     let written = tokio::select! {
         biased;
@@ -167,7 +187,6 @@ async fn write(
         written = writing => Some(written),
     };
     match (written, stream) {
-        (Some(Ok(())), _) if finishes => Written::Finished,
         (Some(Ok(())), Some(stream)) => Written::Done(stream),
         (Some(Err(WriteError::Stopped(_))), _) => Written::Stopped,
         (None, stream) => {
@@ -216,14 +235,13 @@ impl FrameSink for QuicSink {
     fn finish(&mut self, lane: LaneId) {
         let Some(held) = self.held.get_mut(&lane) else { return };
         held.is_finished = true;
-        if !held.is_writing {
-            self.write(lane);
+        if let Some(stream) = &mut held.stream {
+            drop(stream.finish());
         }
     }
 
     fn leave(&mut self, lane: LaneId) {
         let Some(held) = self.remove(lane) else { return };
-        held.left.cancel();
         if let Some(mut stream) = held.stream {
             drop(stream.reset(LEFT));
         }
@@ -237,9 +255,10 @@ impl FrameSink for QuicSink {
             if let Some(over) = self.over.pop_front() {
                 return Ok(over);
             }
-            match self.writing.next().await {
-                Some((lane, bytes, written)) => self.written(lane, bytes, written),
-                None => std::future::pending().await,
+            tokio::select! {
+                Some((lane, bytes, written)) = self.writing.next() => self.written(lane, bytes, written),
+                Some(lane) = self.watching.next() => self.is_over(lane),
+                else => std::future::pending().await,
             }
         }
     }

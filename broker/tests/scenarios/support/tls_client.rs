@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::version::TLS13;
 use rustls::{ALL_VERSIONS, ClientConfig, DigitallySignedStruct, SignatureScheme, SupportedProtocolVersion};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -63,13 +64,27 @@ pub(crate) fn config(versions: &[&'static SupportedProtocolVersion], protocols: 
     counting(versions, protocols).0
 }
 
+/// The same, which exchanges keys in this way alone.
+pub(crate) fn config_with(protocols: &[&str], exchange: &'static dyn SupportedKxGroup) -> ClientConfig {
+    let provider = CryptoProvider { kx_groups: vec![exchange], ..aws_lc_rs::default_provider() };
+    made(&[&TLS13], protocols, provider).0
+}
+
 /// The same, and how many certificates it was shown: who resumes a session is shown none.
 pub(crate) fn counting(
     versions: &[&'static SupportedProtocolVersion],
     protocols: &[&str],
 ) -> (ClientConfig, Arc<AtomicUsize>) {
+    made(versions, protocols, aws_lc_rs::default_provider())
+}
+
+fn made(
+    versions: &[&'static SupportedProtocolVersion],
+    protocols: &[&str],
+    provider: CryptoProvider,
+) -> (ClientConfig, Arc<AtomicUsize>) {
     let shown = Arc::new(AtomicUsize::new(0));
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = Arc::new(provider);
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
         .unwrap()

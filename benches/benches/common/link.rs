@@ -35,6 +35,8 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const WINDOW_BYTES: u32 = 8 << 20;
 /// Bytes that the system keeps for a client of what has come, as the SDK asks for.
 const SOCKET_BUFFER_BYTES: usize = 2 << 20;
+/// Bytes of a datagram that a client takes, as the SDK does.
+const DATAGRAM_BYTES_MAX: u16 = 6500;
 /// UDP sockets of all clients together. One for each would be what clients have, and takes 3 MiB of the one process that they are here.
 const UDP_SOCKETS: usize = 50;
 
@@ -86,7 +88,9 @@ impl Clients {
         let endpoint = |_| {
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             SockRef::from(&socket).set_recv_buffer_size(SOCKET_BUFFER_BYTES).unwrap();
-            Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime)).unwrap()
+            let mut config = EndpointConfig::default();
+            config.max_udp_payload_size(DATAGRAM_BYTES_MAX).unwrap();
+            Endpoint::new(config, None, socket, Arc::new(TokioRuntime)).unwrap()
         };
         Self {
             tls: Arc::new(tls(b"http/1.1")),

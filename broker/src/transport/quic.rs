@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::connection::{self, ConnectionContext};
 use crate::sockets::{SocketPlace, Sockets};
 use crate::tls::Tls;
+use crate::transport::quic::config::Configs;
 use crate::transport::quic::reset_key::ResetKey;
 use crate::transport::quic::sink::QuicSink;
 use crate::transport::quic::source::QuicSource;
@@ -70,7 +71,7 @@ pub(crate) struct QuicPort {
     idle_timeout: Duration,
     handshake_timeout: Duration,
     /// What is served, and the certificate that it was made of.
-    serving: Mutex<(Arc<rustls::ServerConfig>, Arc<ServerConfig>)>,
+    serving: Mutex<(Arc<rustls::ServerConfig>, Configs)>,
 }
 
 impl QuicPort {
@@ -88,17 +89,18 @@ impl QuicPort {
         make_room(&socket);
         let idle_timeout = crate::config::Config::time(config.idle_timeout_ms);
         let certificate = tls.quic();
-        let serving = config::config(Arc::clone(&certificate), idle_timeout)?;
+        let serving = Configs::new(&certificate, idle_timeout)?;
         let runtime = Arc::new(TokioRuntime);
         let mut shared = key.endpoint();
         config::endpoint(&mut shared)?;
-        let endpoint = Endpoint::new(shared, Some(serving.clone()), socket, runtime)?;
+        let endpoint =
+            Endpoint::new(shared, Some(ServerConfig::clone(serving.of(address.ip()))), socket, runtime)?;
         Ok(Self {
             endpoint,
             tls,
             idle_timeout,
             handshake_timeout: crate::config::Config::time(config.handshake_timeout_ms),
-            serving: Mutex::new((certificate, Arc::new(serving))),
+            serving: Mutex::new((certificate, serving)),
         })
     }
 
@@ -112,7 +114,7 @@ impl QuicPort {
                 continue;
             }
             let place = Arc::new(context.sockets.enter(incoming.remote_address().ip()));
-            let serving = match self.serving() {
+            let serving = match self.serving(incoming.remote_address().ip()) {
                 Ok(serving) => serving,
                 Err(error) => {
                     tracing::error!(%error, "QUIC cannot use the certificate");
@@ -126,14 +128,14 @@ impl QuicPort {
     }
 
     /// What is served now: certificates are replaced while the port is open.
-    fn serving(&self) -> io::Result<Arc<ServerConfig>> {
+    fn serving(&self, client: IpAddr) -> io::Result<Arc<ServerConfig>> {
         let certificate = self.tls.quic();
         let mut serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&serving.0, &certificate) {
-            let renewed = config::config(Arc::clone(&certificate), self.idle_timeout)?;
-            *serving = (certificate, Arc::new(renewed));
+            let renewed = Configs::new(&certificate, self.idle_timeout)?;
+            *serving = (certificate, renewed);
         }
-        Ok(Arc::clone(&serving.1))
+        Ok(Arc::clone(serving.1.of(client)))
     }
 
     /// Lets nobody in any more.

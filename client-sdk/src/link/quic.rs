@@ -20,8 +20,8 @@ use longwire_proto::limits::SUBSCRIPTIONS_MAX;
 use longwire_proto::wire::server_frame::Frame;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
-    ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, ReadError, RecvStream, SendStream,
-    TokioRuntime, TransportConfig, VarInt,
+    ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, MtuDiscoveryConfig, ReadError,
+    RecvStream, SendStream, TokioRuntime, TransportConfig, VarInt,
 };
 use rustls::AlertDescription;
 use socket2::SockRef;
@@ -44,6 +44,9 @@ const WINDOW_BYTES: VarInt = VarInt::from_u32(8 << 20);
 const SEND_WINDOW_BYTES: u64 = 4 << 20;
 /// Bytes that the system keeps of what has come: a burst of the broker's is larger than what it keeps by itself.
 const SOCKET_BUFFER_BYTES: usize = 2 << 20;
+/// Bytes of a datagram to and from a broker on the same machine, where what a packet costs hardly depends on its length: the stack
+/// sends up to ten of them at once, and the system takes no more than 64 KiB.
+const LOCAL_MTU_MAX: u16 = 6500;
 /// Most routers forget a flow of UDP after 30 seconds of silence; and this is when a client that only listens hears that the
 /// broker was killed, and is back.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -76,7 +79,9 @@ impl Endpoints {
         let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
         // It gives what its administrator allows; with less there is more that is sent twice.
         drop(SockRef::from(&socket).set_recv_buffer_size(SOCKET_BUFFER_BYTES));
-        let made = Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))?;
+        let mut config = EndpointConfig::default();
+        config.max_udp_payload_size(LOCAL_MTU_MAX).map_err(io::Error::other)?;
+        let made = Endpoint::new(config, None, socket, Arc::new(TokioRuntime))?;
         Ok(endpoint.get_or_init(|| made))
     }
 
@@ -132,7 +137,7 @@ impl QuicLink {
     ) -> Result<Self, ConnectFailure> {
         let failed = |error: &dyn std::fmt::Display| ConnectFailure::passing(error.to_string());
         let (crypto, refusals) = tls.quic();
-        let config = config(crypto).map_err(|error| failed(&error))?;
+        let config = config(crypto, remote.ip()).map_err(|error| failed(&error))?;
         let endpoint = target.endpoints.to(remote).map_err(|error| failed(&error))?;
         let connecting = endpoint.connect_with(config, remote, &target.address.host);
         let connecting = connecting.map_err(|error| failed(&error))?;
@@ -314,7 +319,7 @@ async fn port_is_closed(remote: SocketAddr) -> io::Error {
     error
 }
 
-fn config(crypto: Arc<rustls::ClientConfig>) -> Result<ClientConfig, String> {
+fn config(crypto: Arc<rustls::ClientConfig>, remote: IpAddr) -> Result<ClientConfig, String> {
     let crypto = QuicClientConfig::try_from(crypto).map_err(|error| error.to_string())?;
     let mut config = ClientConfig::new(Arc::new(crypto));
     let mut transport = TransportConfig::default();
@@ -327,6 +332,11 @@ fn config(crypto: Arc<rustls::ClientConfig>) -> Result<ClientConfig, String> {
         .keep_alive_interval(Some(KEEP_ALIVE))
         .datagram_receive_buffer_size(None)
         .datagram_send_buffer_size(0);
+    if remote.to_canonical().is_loopback() {
+        let mut mtu = MtuDiscoveryConfig::default();
+        mtu.upper_bound(LOCAL_MTU_MAX);
+        transport.mtu_discovery_config(Some(mtu));
+    }
     config.transport_config(Arc::new(transport));
     Ok(config)
 }

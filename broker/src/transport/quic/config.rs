@@ -3,6 +3,7 @@
 //! every life (they last seconds), and of the validation tokens none is ever sent.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use longwire_proto::limits::HELLO_BYTES_MAX;
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{
-    EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, ValidationTokenConfig,
-    VarInt,
+    AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig,
+    ValidationTokenConfig, VarInt,
 };
 
 /// Streams that a client opens: that for control.
@@ -39,15 +40,32 @@ const RETRY_LIFETIME: Duration = Duration::from_secs(15);
 
 /// Of QUIC: RFC 9000. The stack knows drafts of it too, which nobody here has tried.
 const VERSION: u32 = 1;
-/// Bytes of a datagram that is taken: what fits into Ethernet. The buffers that it is received into are as large.
-const DATAGRAM_BYTES_MAX: u16 = 1472;
+/// What differs by where a client is.
+#[derive(Clone, Copy)]
+struct Path {
+    /// Bytes up to which larger datagrams are tried.
+    mtu_max: u16,
+    /// Bytes that may be under way before anything was heard of how much may be.
+    window_bytes: u64,
+    /// Of so many packets one is to be acknowledged, when the client's stack can be asked for that
+    /// (draft-ietf-quic-ack-frequency).
+    acknowledge: Option<u32>,
+}
+
+/// Between two programs of one machine. The stack sends up to ten datagrams at once, and the system takes no more than 64 KiB; what a
+/// packet costs hardly depends on its length. There is no network to be spared: what is under way lies in the buffer of a socket. And
+/// nothing to be learnt from an acknowledgement but that it has arrived.
+const LOCAL: Path = Path { mtu_max: LOCAL_MTU_MAX, window_bytes: 512 << 10, acknowledge: Some(10) };
+const LOCAL_MTU_MAX: u16 = 6500;
+/// Over a network: what fits into Ethernet behind headers of IPv6 with options, and ten packets at first (RFC 9002, section 7.2).
+const REMOTE: Path = Path { mtu_max: 1452, window_bytes: 10 * MTU as u64, acknowledge: None };
+/// Bytes of a datagram that is taken. The buffers that it is received into are as large.
+const DATAGRAM_BYTES_MAX: u16 = LOCAL_MTU_MAX;
 /// Between two stateless resets. Only packets with connection ids of the broker's own get one, and it is shorter than they are, so
 /// that they are no weapon; and after a kill ten thousand clients hear of it within ten seconds.
 const RESET_INTERVAL: Duration = Duration::from_millis(1);
 /// Bytes of a datagram that every network carries (RFC 9000, section 14), with which a connection begins.
 const MTU: u16 = 1200;
-/// Up to which larger ones are tried: what fits into Ethernet behind headers of IPv6 with options.
-const MTU_MAX: u16 = 1452;
 /// How often (RFC 8899); and when again after larger ones were lost.
 const MTU_PROBE_INTERVAL: Duration = Duration::from_secs(600);
 const MTU_BLACK_HOLE_COOLDOWN: Duration = Duration::from_secs(60);
@@ -71,13 +89,40 @@ pub(super) fn endpoint(config: &mut EndpointConfig) -> io::Result<()> {
     Ok(())
 }
 
-/// What every connection gets. Who is idle longer than that has lost it: a broker that is asked nothing sends heartbeats.
-pub(super) fn config(tls: Arc<rustls::ServerConfig>, idle_timeout: Duration) -> io::Result<ServerConfig> {
+/// What every connection gets.
+pub(super) struct Configs {
+    /// When its client is on the same machine.
+    local: Arc<ServerConfig>,
+    remote: Arc<ServerConfig>,
+}
+
+impl Configs {
+    /// Who is idle for longer than that has lost the connection: a broker that is asked nothing sends heartbeats.
+    pub(super) fn new(tls: &Arc<rustls::ServerConfig>, idle_timeout: Duration) -> io::Result<Self> {
+        let config = |path| config(Arc::clone(tls), idle_timeout, path).map(Arc::new);
+        Ok(Self { local: config(LOCAL)?, remote: config(REMOTE)? })
+    }
+
+    /// For a client at this address.
+    pub(super) fn of(&self, client: IpAddr) -> &Arc<ServerConfig> {
+        if client.to_canonical().is_loopback() { &self.local } else { &self.remote }
+    }
+}
+
+fn acknowledgements(one_in: u32) -> AckFrequencyConfig {
+    let mut config = AckFrequencyConfig::default();
+    config.ack_eliciting_threshold(VarInt::from_u32(one_in));
+    config
+}
+
+fn config(tls: Arc<rustls::ServerConfig>, idle_timeout: Duration, path: Path) -> io::Result<ServerConfig> {
     let mut transport = TransportConfig::default();
     // More than 2^62 ms is for ever.
     let idle_timeout = IdleTimeout::try_from(idle_timeout).map_err(io::Error::other)?;
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(path.window_bytes);
     let mut mtu = MtuDiscoveryConfig::default();
-    mtu.interval(MTU_PROBE_INTERVAL).upper_bound(MTU_MAX).black_hole_cooldown(MTU_BLACK_HOLE_COOLDOWN);
+    mtu.interval(MTU_PROBE_INTERVAL).upper_bound(path.mtu_max).black_hole_cooldown(MTU_BLACK_HOLE_COOLDOWN);
     transport
         .max_concurrent_bidi_streams(CLIENT_STREAMS_MAX)
         .max_concurrent_uni_streams(VarInt::from_u32(0))
@@ -101,9 +146,8 @@ pub(super) fn config(tls: Arc<rustls::ServerConfig>, idle_timeout: Duration) -> 
         .time_threshold(TIME_THRESHOLD)
         .initial_rtt(INITIAL_RTT)
         .persistent_congestion_threshold(PERSISTENT_CONGESTION_THRESHOLD)
-        .congestion_controller_factory(Arc::new(CubicConfig::default()))
-        // Clients acknowledge as they like.
-        .ack_frequency_config(None)
+        .congestion_controller_factory(Arc::new(congestion))
+        .ack_frequency_config(path.acknowledge.map(acknowledgements))
         // It tells whoever looks on how long a round trip takes, and nobody here asks.
         .allow_spin(false)
         // Many packets in one system call; the stack turns it off where the network card cannot.

@@ -238,6 +238,21 @@ impl RawQuic {
         }
     }
 
+    /// Says something for which the broker ends the connection, until it does: packets get lost where many were sent.
+    pub(crate) async fn ended_for(&mut self, frames: &[u8]) -> (bool, u64, String) {
+        soon("the broker ends it", async {
+            loop {
+                if self.heard.iter().any(|heard| matches!(heard, Heard::Closed { .. })) {
+                    self.heard.retain(|heard| matches!(heard, Heard::Closed { .. }));
+                    return self.closed().await;
+                }
+                self.send(frames).await;
+                self.receive().await;
+            }
+        })
+        .await
+    }
+
     /// Takes what comes, and answers as QUIC asks for.
     pub(crate) async fn receive(&mut self) {
         match self.datagram().await {

@@ -238,19 +238,22 @@ impl RawQuic {
         }
     }
 
-    /// Says something for which the broker ends the connection, until it does: packets get lost where many were sent.
-    pub(crate) async fn ended_for(&mut self, frames: &[u8]) -> (bool, u64, String) {
-        soon("the broker ends it", async {
-            loop {
-                if self.heard.iter().any(|heard| matches!(heard, Heard::Closed { .. })) {
-                    self.heard.retain(|heard| matches!(heard, Heard::Closed { .. }));
-                    return self.closed().await;
-                }
+    /// Says something until this comes of it.
+    pub(crate) async fn say(&mut self, frames: &[u8], is: impl Fn(&Heard) -> bool) {
+        soon("the broker answers", async {
+            while !self.heard.iter().any(&is) {
                 self.send(frames).await;
                 self.receive().await;
             }
         })
-        .await
+        .await;
+    }
+
+    /// Says something for which the broker ends the connection, until it does: packets get lost where many were sent.
+    pub(crate) async fn ended_for(&mut self, frames: &[u8]) -> (bool, u64, String) {
+        self.say(frames, |heard| matches!(heard, Heard::Closed { .. })).await;
+        self.heard.retain(|heard| matches!(heard, Heard::Closed { .. }));
+        self.closed().await
     }
 
     /// Takes what comes, and answers as QUIC asks for.

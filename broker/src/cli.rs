@@ -57,7 +57,7 @@ pub(crate) struct Cli {
     /// Print what machines can read: one JSON object on each line
     #[arg(long, global = true)]
     json: bool,
-    /// Where the broker is
+    /// Where the broker is: ws://HOST:PORT, or with TLS longwire:// (QUIC, or WebSocket where UDP is blocked), wss://, quic://
     #[arg(long, global = true, env = longwire::URL_VARIABLE, default_value = longwire::DEFAULT_URL)]
     url: String,
     #[command(flatten)]
@@ -221,6 +221,7 @@ mod tests {
             "longwire serve --plain-text --auth",
             "longwire tail a --url wss://h --ca f --client-certificate c --client-key k",
             "longwire --url wss://h --fingerprint ab tail a",
+            "longwire --url longwire://h --ca f tail a",
             "longwire store check --data d",
             "longwire store compact --data d --json",
             "longwire store restore b --data d --erasures f --json",

@@ -201,3 +201,48 @@ async fn wait_gone(mut handle: Handle) {
     // Nothing is ever sent: this resolves when the driver's end of it is dropped.
     while handle.gone.changed().await.is_ok() {}
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use longwire_proto::record::Sender;
+    use longwire_proto::wire;
+    use prost::Message as _;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    /// How long sessions stay in memory: for ever, as far as these tests go.
+    const IDLE: Duration = Duration::from_secs(60 * 60);
+
+    fn publish() -> Operation {
+        let body = Some(wire::record::Body::Text("x".into()));
+        let record = wire::Record { body, ..Default::default() };
+        Operation::Command(Command::Publish {
+            sender: Sender { principal: "ada".into(), ..Sender::default() },
+            producer: None,
+            if_end: None,
+            may_create: true,
+            records: vec![Bytes::from(record.encode_to_vec())],
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_exist_leaves_memory_soon_and_what_came_to_exist_stays() {
+        let hub = Hub::new(Arc::new(MemoryStore::new()), Clock::start(), Ageing::default(), IDLE);
+        let id = |text: &str| SessionId::parse(text).unwrap();
+        for name in ["a", "b", "c"] {
+            let refused = hub.ask(&id(name), Operation::Command(Command::Describe)).await.unwrap_err();
+            assert_eq!(refused.code, ErrorCode::SessionNotFound);
+        }
+        hub.ask(&id("c"), publish()).await.unwrap();
+        assert_eq!(hub.live(), 3);
+        // Time passes only when nothing else is left to be done.
+        sleep(IDLE / 2).await;
+        assert_eq!(hub.live(), 1);
+        hub.ask(&id("c"), Operation::Command(Command::Describe)).await.unwrap();
+        sleep(2 * IDLE).await;
+        assert_eq!(hub.live(), 0);
+    }
+}

@@ -3,6 +3,7 @@
 use tokio_tungstenite::tungstenite::http::Uri;
 
 use crate::error::ConnectError;
+use crate::transport::Transport;
 
 /// The broker that is meant when nothing else is said.
 pub const DEFAULT_URL: &str = "ws://127.0.0.1:8700";
@@ -15,45 +16,80 @@ const CONNECT_PATH: &str = "/v1/connect";
 /// The broker's default port.
 const DEFAULT_PORT: u16 = 8700;
 
+/// How a broker is reached, as the beginning of its URL says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    Ws,
+    Wss,
+    Quic,
+    Longwire,
+}
+
+impl Scheme {
+    const ALL: [Self; 4] = [Self::Ws, Self::Wss, Self::Quic, Self::Longwire];
+
+    /// Its name; whether TLS is spoken; what carries a connection, best first.
+    const fn row(self) -> (&'static str, bool, &'static [Transport]) {
+        match self {
+            Self::Ws => ("ws", false, &[Transport::WebSocket]),
+            Self::Wss => ("wss", true, &[Transport::WebSocket]),
+            Self::Quic => ("quic", true, &[Transport::Quic]),
+            Self::Longwire => ("longwire", true, &[Transport::Quic, Transport::WebSocket]),
+        }
+    }
+
+    pub(crate) const fn has_tls(self) -> bool {
+        self.row().1
+    }
+
+    pub(crate) const fn transports(self) -> &'static [Transport] {
+        self.row().2
+    }
+
+    /// Whether it may be carried by QUIC, which has no paths, and frames of one encoding.
+    pub(crate) fn may_be_quic(self) -> bool {
+        self.transports().contains(&Transport::Quic)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
+    pub(crate) scheme: Scheme,
     pub(crate) host: String,
     pub(crate) port: u16,
-    /// The URL of the WebSocket, or of the port for QUIC.
+    /// The URL that errors name.
     pub(crate) url: String,
-    /// Whether it is reached by TLS.
-    pub(crate) tls: bool,
-    /// Whether it is reached by QUIC.
-    pub(crate) quic: bool,
+    /// The URL of the WebSocket, when it may be one.
+    pub(crate) websocket: String,
 }
 
 impl Address {
     /// Parses `ws://HOST[:PORT][/PATH]`, or `wss://` for TLS; a path is taken as a prefix of the broker's. Or
-    /// `quic://HOST[:PORT]`.
+    /// `quic://HOST[:PORT]`, or `longwire://HOST[:PORT]`.
     pub(crate) fn parse(text: &str) -> Result<Self, ConnectError> {
         let invalid =
             |reason: &str| ConnectError::InvalidUrl { url: text.to_owned(), reason: reason.to_owned() };
         let uri: Uri = text.parse().map_err(|error| invalid(&format!("{error}")))?;
-        let (scheme, tls) = match uri.scheme_str() {
-            Some("ws") => ("ws", false),
-            Some("wss") => ("wss", true),
-            Some("quic") => ("quic", true),
-            _ => return Err(invalid("it must begin with ws://, wss:// or quic://")),
-        };
+        let scheme = Scheme::ALL.into_iter().find(|scheme| uri.scheme_str() == Some(scheme.row().0));
+        let scheme =
+            scheme.ok_or_else(|| invalid("it must begin with ws://, wss://, quic:// or longwire://"))?;
         if uri.query().is_some() || text.contains('@') {
             return Err(invalid("it must have neither a query nor a user"));
         }
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| invalid("it names no host"))?;
         let port = uri.port_u16().unwrap_or(DEFAULT_PORT);
         let prefix = uri.path().trim_end_matches('/').trim_end_matches(CONNECT_PATH);
-        let quic = scheme == "quic";
-        if quic && !prefix.is_empty() {
-            return Err(invalid("QUIC has no paths: leave out what follows the port"));
+        if scheme.may_be_quic() && !prefix.is_empty() {
+            return Err(invalid("QUIC has no paths: leave out what follows the port, or use wss://"));
         }
-        let path = if quic { "" } else { CONNECT_PATH };
-        let url = format!("{scheme}://{host}:{port}{prefix}{path}");
+        let websocket = if scheme.has_tls() { "wss" } else { "ws" };
+        let websocket = format!("{websocket}://{host}:{port}{prefix}{CONNECT_PATH}");
+        let url = match scheme.may_be_quic() {
+            true => format!("{}://{host}:{port}", scheme.row().0),
+            false => websocket.clone(),
+        };
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { host, port, url, tls, quic })
+        Ok(Self { scheme, host, port, url, websocket })
     }
 }
 
@@ -73,11 +109,20 @@ mod tests {
             ("wss://[::1]:443/x", "::1", 443, "wss://[::1]:443/x/v1/connect"),
             ("quic://h", "h", 8700, "quic://h:8700"),
             ("quic://[::1]:9/", "::1", 9, "quic://[::1]:9"),
+            ("longwire://h", "h", 8700, "longwire://h:8700"),
+            ("longwire://[::1]:9/", "::1", 9, "longwire://[::1]:9"),
         ] {
-            let (tls, quic) = (!url.starts_with("ws:"), url.starts_with("quic"));
-            let wanted = Address { host: host.into(), port, url: url.into(), tls, quic };
-            assert_eq!(Address::parse(text).unwrap(), wanted);
+            let found = Address::parse(text).unwrap();
+            assert_eq!((found.host.as_str(), found.port, found.url.as_str()), (host, port, url));
+            assert_eq!(found.scheme.has_tls(), !text.starts_with("ws:"));
         }
+    }
+
+    #[test]
+    fn the_one_that_finds_out_knows_the_websocket_too() {
+        let found = Address::parse("longwire://[::1]:9").unwrap();
+        assert_eq!(found.websocket, "wss://[::1]:9/v1/connect");
+        assert_eq!(found.scheme.transports(), [Transport::Quic, Transport::WebSocket]);
     }
 
     #[test]
@@ -93,6 +138,9 @@ mod tests {
             "ws://h?x=1",
             "quic://h/x",
             "quic://",
+            "longwire://",
+            "longwire://h/x",
+            "longwires://h",
         ] {
             assert!(matches!(Address::parse(text), Err(ConnectError::InvalidUrl { .. })), "{text}");
         }

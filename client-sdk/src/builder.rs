@@ -109,29 +109,51 @@ impl ClientBuilder {
     }
 
     /// Trusts the authorities in this PEM file, and no others, to vouch for the broker's certificate. Without this, and
-    /// without a fingerprint, it is those that the operating system trusts. Only for `wss://` and `quic://`.
+    /// without a fingerprint, it is those that the operating system trusts. Not for `ws://`.
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.tls.ca = Some(path.into());
         self
     }
 
     /// Trusts the broker's certificate with this SHA-256, in hexadecimal, whatever name and time it has, and no other;
-    /// authorities are not asked then. For development certificates, whose fingerprint `longwire serve` prints. Only for
-    /// `wss://` and `quic://`.
+    /// authorities are not asked then. For development certificates, whose fingerprint `longwire serve` prints. Not for
+    /// `ws://`.
     pub fn fingerprint(mut self, sha256: impl Into<String>) -> Self {
         self.tls.fingerprint = Some(sha256.into());
         self
     }
 
     /// Shows this certificate to a broker that asks for one: PEM files with the certificate, and those between it and its
-    /// root, and with its key. Only for `wss://` and `quic://`.
+    /// root, and with its key. Not for `ws://`.
     pub fn client_certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.tls.client_certificate = Some(certificate.into());
         self.tls.client_key = Some(key.into());
         self
     }
 
-    /// Where the broker is: `ws://HOST[:PORT]`, or `wss://` for TLS, or `quic://`, which is encrypted always.
+    /// Where the broker is, and how it is reached:
+    ///
+    /// | URL | by |
+    /// |---|---|
+    /// | `ws://HOST[:PORT]` | a WebSocket in plain text: on this machine, or behind something that speaks TLS for the broker |
+    /// | `wss://HOST[:PORT]` | a WebSocket over TLS, through anything that lets HTTPS pass |
+    /// | `quic://HOST[:PORT]` | QUIC: subscriptions do not hold each other up, and the client's address may change |
+    /// | `longwire://HOST[:PORT]` | QUIC, or a WebSocket over TLS where UDP does not come through |
+    ///
+    /// `longwire://` tries QUIC, and 0.3 s later a WebSocket beside it; at once when UDP is refused. Whichever connects
+    /// first is used, QUIC if both do. A certificate that is not trusted ends the client over either: it is no reason to try
+    /// the other. A client that had to do without QUIC remembers it: it connects by WebSocket alone from then on, and begins
+    /// with QUIC again when it connects for the first time after a minute, then after two and so on, up to 15. A
+    /// connection that works is never given up for a better one.
+    /// [`ConnectionState::Connected`](crate::ConnectionState::Connected) says what carries it.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), longwire::ConnectError> {
+    /// let builder = longwire::Client::builder().url("longwire://broker.example");
+    /// let (client, driver) = builder.fingerprint("5f".repeat(32)).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.url = url.into();
         self
@@ -236,7 +258,7 @@ impl ClientBuilder {
         let address = Address::parse(&self.url)?;
         let tls = Tls::of(&address, &self.tls)?;
         // The other one is for reading along, which QUIC is not.
-        let encoding = if address.quic { Encoding::Proto } else { self.encoding };
+        let encoding = if address.scheme.may_be_quic() { Encoding::Proto } else { self.encoding };
         if !self.device.is_empty() && !is_short_id(self.device.as_bytes()) {
             return Err(ConnectError::InvalidDevice(self.device));
         }
@@ -300,7 +322,7 @@ impl ClientBuilder {
             space,
             calls: Semaphore::new(CALLS_MAX),
             next_subscription: AtomicU32::new(1),
-            encoding: self.encoding,
+            encoding,
             window_bytes: self.window_bytes,
         });
         Ok((client, driver))

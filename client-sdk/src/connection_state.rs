@@ -6,6 +6,7 @@ use longwire_proto::error::ErrorCode;
 use longwire_proto::wire;
 
 use crate::error::Closed;
+use crate::transport::Transport;
 
 /// The connection's state, as `Client::state` shows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +19,8 @@ pub enum ConnectionState {
         principal: String,
         /// The broker's limits.
         limits: wire::Limits,
+        /// What carries the connection.
+        transport: Transport,
     },
     /// The connection broke or could not be made; the client tries again by itself.
     Reconnecting {

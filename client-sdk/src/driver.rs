@@ -219,7 +219,7 @@ impl Running {
 
     fn link_event(&mut self, event: LinkEvent) {
         self.input(match event {
-            LinkEvent::Connected => Input::Connected,
+            LinkEvent::Connected(transport) => Input::Connected(transport),
             LinkEvent::ConnectFailed(failure) => {
                 Input::ConnectFailed { error: failure.error, fatal: failure.fatal }
             }

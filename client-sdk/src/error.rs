@@ -51,8 +51,8 @@ impl From<Option<wire::Error>> for Refusal {
 pub enum ConnectError {
     /// The URL is not one of a broker.
     #[error(
-        "`{url}` is not a broker's address: {reason}; use one such as ws://127.0.0.1:8700, wss://broker.example or \
-         quic://broker.example"
+        "`{url}` is not a broker's address: {reason}; use one such as ws://127.0.0.1:8700, or with TLS \
+         longwire://broker.example, which finds out by itself, wss://broker.example or quic://broker.example"
     )]
     InvalidUrl {
         /// The URL as given.
@@ -62,8 +62,8 @@ pub enum ConnectError {
     },
     /// Whom to trust was said, and the URL asks for no TLS: nobody would be asked who they are.
     #[error(
-        "`{url}` is plain text, but an authority, a fingerprint or a client certificate is given; use wss://, or leave out \
-         what is given (LONGWIRE_CA, LONGWIRE_FINGERPRINT, LONGWIRE_CLIENT_CERTIFICATE, LONGWIRE_CLIENT_KEY)"
+        "`{url}` is plain text, but an authority, a fingerprint or a client certificate is given; use wss:// or \
+         longwire://, or leave out what is given (LONGWIRE_CA, LONGWIRE_FINGERPRINT, LONGWIRE_CLIENT_CERTIFICATE, LONGWIRE_CLIENT_KEY)"
     )]
     PlainText {
         /// The URL as given.

@@ -25,13 +25,21 @@
 //! - Memory is bounded: the outbox and every subscription's window have limits that the builder sets.
 //! - Nothing is spawned silently: `Client::connect` and `Client::from_env` run one task, `ClientBuilder::build` none.
 //!
-//! Inside: a machine without IO (`machine`) makes every decision, and a driver moves frames, files and time.
+//! # Which URL
+//! `ws://127.0.0.1:8700`, the default, is for the machine itself. Over a network use `longwire://broker.example`: QUIC, or a
+//! WebSocket over TLS where UDP is blocked. `ClientBuilder::url` has the others, and `ClientBuilder::ca_file` and
+//! `ClientBuilder::fingerprint` say whom to trust if not the authorities of the system.
+//!
+//! Inside: machines without IO make every decision (`machine` what is said, `dialer` over what), and a driver moves frames, files
+//! and time.
 
 mod address;
 mod backoff;
 mod builder;
 mod client;
+mod connect_failure;
 mod connection_state;
+mod dialer;
 mod driver;
 mod error;
 mod from;
@@ -56,6 +64,7 @@ mod subscribe;
 mod subscription;
 mod tls;
 mod token;
+mod transport;
 
 pub use address::{DEFAULT_URL, TOKEN_VARIABLE, URL_VARIABLE};
 pub use backoff::{BACKOFF_BASE, BACKOFF_CAP, Backoff};
@@ -94,6 +103,7 @@ pub use share::Share;
 pub use subscribe::Subscribe;
 pub use subscription::{Subscription, WINDOW_BYTES_DEFAULT};
 pub use tls::{CA_VARIABLE, CLIENT_CERTIFICATE_VARIABLE, CLIENT_KEY_VARIABLE, FINGERPRINT_VARIABLE};
+pub use transport::Transport;
 
 /// The example of the README is compiled with the documentation tests.
 #[cfg(doctest)]

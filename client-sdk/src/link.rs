@@ -1,5 +1,9 @@
-//! The link: a WebSocket, or QUIC (`quic.rs`). It connects, writes what is queued and reads frames, all within one poll, so that neither direction ever
-//! waits for the other.
+//! The link: a WebSocket, or QUIC (`quic.rs`). It connects (`dial.rs`), writes what is queued and reads frames, all within one
+//! poll, so that neither direction ever waits for the other.
+
+mod dial;
+mod quic;
+mod websocket;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -8,55 +12,39 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Sink, SinkExt, Stream as _};
+use futures_util::{FutureExt, Sink, SinkExt, Stream as _};
 use longwire_proto::codec::{self, Encoding};
 use longwire_proto::error::ErrorCode;
 use longwire_proto::limits::FRAME_BYTES_MAX;
 use longwire_proto::wire::server_frame::Frame;
-use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
 
 use crate::address::Address;
+use crate::connect_failure::ConnectFailure;
+use crate::dialer::Dialer;
 use crate::error::Closed;
-use crate::link::quic::{Endpoints, QuicLink};
+use crate::link::dial::{Dialed, Target, dial};
+use crate::link::quic::QuicLink;
 use crate::tls::Tls;
-use crate::tls::failure::failure;
 use crate::tls::stream::Stream;
+use crate::transport::Transport;
 
-/// A broker that does not answer within this time is not there.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A polite close is tried for this long.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes queued for the socket above which no further publish is taken out of the outbox.
 const QUEUED_BYTES_MAX: usize = 1 << 20;
-/// Bytes read at a time: most frames are small.
-const READ_BUFFER_BYTES: usize = 8 << 10;
-/// Bytes that the WebSocket gathers before it writes.
-const WRITE_BUFFER_BYTES: usize = 64 << 10;
 /// Bytes of a message of the broker: a record at its limit can need several times its size as JSON.
 const MESSAGE_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
 
-mod quic;
-
 type Socket = WebSocketStream<Stream>;
-type Connecting = Pin<Box<dyn Future<Output = Result<Open, ConnectFailure>> + Send>>;
-
-/// Why no connection was made.
-#[derive(Debug)]
-pub(crate) struct ConnectFailure {
-    pub(crate) error: String,
-    /// Why trying again is of no use, when it is.
-    pub(crate) fatal: Option<Closed>,
-}
+type Connecting = Pin<Box<dyn Future<Output = Dialed> + Send>>;
 
 /// What happened on the link.
 #[derive(Debug)]
 pub(crate) enum LinkEvent {
-    Connected,
+    Connected(Transport),
     ConnectFailed(ConnectFailure),
     Frame(Box<Frame>, u64),
     Disconnected(String),
@@ -75,12 +63,32 @@ enum Open {
     Quic(Box<QuicLink>),
 }
 
+impl Open {
+    fn transport(&self) -> Transport {
+        match self {
+            Self::WebSocket(_) => Transport::WebSocket,
+            Self::Quic(_) => Transport::Quic,
+        }
+    }
+
+    /// Leaves a connection that nothing was said over.
+    fn abandon(mut self) {
+        match &mut self {
+            // What does not get away at once is said by the end of the stream.
+            Self::WebSocket(socket) => drop(socket.send(Message::Close(None)).now_or_never()),
+            Self::Quic(link) => link.leave(),
+        }
+    }
+}
+
 pub(crate) struct Link {
-    address: Address,
-    tls: Option<Tls>,
+    target: Arc<Target>,
     encoding: Encoding,
     state: State,
-    endpoints: Arc<Endpoints>,
+    dialer: Dialer,
+    began: Instant,
+    /// The broker has said something over this connection.
+    is_heard: bool,
     queue: VecDeque<Bytes>,
     queued_bytes: usize,
     unflushed: bool,
@@ -89,11 +97,12 @@ pub(crate) struct Link {
 impl Link {
     pub(crate) fn new(address: Address, tls: Option<Tls>, encoding: Encoding) -> Self {
         Self {
-            address,
-            tls,
+            dialer: Dialer::new(address.scheme.transports()),
+            target: Arc::new(Target::new(address, tls, encoding)),
             encoding,
             state: State::Idle,
-            endpoints: Arc::default(),
+            began: Instant::now(),
+            is_heard: false,
             queue: VecDeque::new(),
             queued_bytes: 0,
             unflushed: false,
@@ -102,13 +111,22 @@ impl Link {
 
     pub(crate) fn connect(&mut self) {
         self.disconnect();
-        let (address, tls) = (self.address.clone(), self.tls.clone());
-        let connecting = connect(address, tls, self.encoding, Arc::clone(&self.endpoints));
-        self.state = State::Connecting(Box::pin(connecting));
+        let dialing = dial(Arc::clone(&self.target), self.dialer.clone(), self.began);
+        self.state = State::Connecting(Box::pin(dialing));
     }
 
     pub(crate) fn disconnect(&mut self) {
+        if let State::Open(Open::Quic(_)) = self.state
+            && !self.is_heard
+        {
+            self.dialer.silent(self.began.elapsed());
+        }
+        self.forget();
+    }
+
+    fn forget(&mut self) {
         self.state = State::Idle;
+        self.is_heard = false;
         self.queue.clear();
         self.queued_bytes = 0;
         self.unflushed = false;
@@ -133,7 +151,7 @@ impl Link {
     /// Says goodbye, with what is queued in front of it.
     pub(crate) async fn close(&mut self) {
         if let State::Open(open) = &mut self.state {
-            let (queue, encoding, endpoints) = (&mut self.queue, self.encoding, &self.endpoints);
+            let (queue, encoding, target) = (&mut self.queue, self.encoding, &self.target);
             let farewell = async {
                 match open {
                     Open::WebSocket(socket) => {
@@ -144,7 +162,7 @@ impl Link {
                     }
                     Open::Quic(link) => {
                         link.close(queue).await;
-                        endpoints.wait_idle().await;
+                        target.endpoints.wait_idle(link.remote()).await;
                         Ok(())
                     }
                 }
@@ -152,38 +170,56 @@ impl Link {
             // Whoever does not take a farewell within this time will notice that nobody is there.
             drop(tokio::time::timeout(CLOSE_TIMEOUT, farewell).await);
         }
-        self.disconnect();
+        self.forget();
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<LinkEvent> {
         let event = match &mut self.state {
             State::Idle => return Poll::Pending,
-            State::Connecting(connecting) => match ready!(connecting.as_mut().poll(context)) {
-                Ok(open) => {
-                    self.state = State::Open(open);
-                    return Poll::Ready(LinkEvent::Connected);
+            State::Connecting(connecting) => {
+                let Dialed { tried, outcome } = ready!(connecting.as_mut().poll(context));
+                let won = outcome.as_ref().ok().map(Open::transport);
+                self.dialer.decided(self.began.elapsed(), &tried, won);
+                match outcome {
+                    Ok(open) => {
+                        let transport = open.transport();
+                        self.state = State::Open(open);
+                        return Poll::Ready(LinkEvent::Connected(transport));
+                    }
+                    Err(failure) => LinkEvent::ConnectFailed(failure),
                 }
-                Err(failure) => LinkEvent::ConnectFailed(failure),
-            },
+            }
             State::Open(_) => match self.poll_write(context) {
                 Poll::Ready(Err(error)) => self.broken(error),
                 _ => match ready!(self.poll_read(context)) {
-                    Ok((frame, bytes)) => return Poll::Ready(LinkEvent::Frame(Box::new(frame), bytes)),
+                    Ok((frame, bytes)) => {
+                        self.heard();
+                        return Poll::Ready(LinkEvent::Frame(Box::new(frame), bytes));
+                    }
                     Err(error) => self.broken(error),
                 },
             },
         };
-        self.disconnect();
+        self.forget();
         Poll::Ready(event)
     }
 
+    fn heard(&mut self) {
+        if !std::mem::replace(&mut self.is_heard, true) && matches!(self.state, State::Open(Open::Quic(_))) {
+            self.dialer.heard();
+        }
+    }
+
     /// A connection that is over, and may have been none to begin with.
-    fn broken(&self, error: String) -> LinkEvent {
+    fn broken(&mut self, error: String) -> LinkEvent {
         let State::Open(Open::Quic(link)) = &self.state else { return LinkEvent::Disconnected(error) };
+        if link.timed_out() && !self.is_heard {
+            self.dialer.silent(self.began.elapsed());
+        }
         match link.refusal() {
             None => LinkEvent::Disconnected(error),
             Some(failure) => {
-                let fatal = Some(Closed::Tls { url: self.address.url.clone(), failure });
+                let fatal = Some(Closed::Tls { url: self.target.address.url.clone(), failure });
                 LinkEvent::ConnectFailed(ConnectFailure { error, fatal })
             }
         }
@@ -255,74 +291,5 @@ fn message(frame: Bytes, encoding: Encoding) -> Message {
     match encoding {
         Encoding::Proto => Message::Binary(frame),
         Encoding::Json => Message::text(String::from_utf8_lossy(&frame).into_owned()),
-    }
-}
-
-async fn connect(
-    address: Address,
-    tls: Option<Tls>,
-    encoding: Encoding,
-    endpoints: Arc<Endpoints>,
-) -> Result<Open, ConnectFailure> {
-    let handshake = async {
-        match &tls {
-            Some(tls) if address.quic => {
-                QuicLink::connect(&address, tls, &endpoints).await.map(|link| Open::Quic(Box::new(link)))
-            }
-            tls => {
-                handshake(&address, tls.as_ref(), encoding).await.map(|open| Open::WebSocket(Box::new(open)))
-            }
-        }
-    };
-    tokio::time::timeout(CONNECT_TIMEOUT, handshake).await.unwrap_or_else(|_| {
-        let error = format!("{} did not answer within {} s", address.url, CONNECT_TIMEOUT.as_secs());
-        Err(ConnectFailure { error, fatal: None })
-    })
-}
-
-async fn handshake(
-    address: &Address,
-    tls: Option<&Tls>,
-    encoding: Encoding,
-) -> Result<Socket, ConnectFailure> {
-    let failed = |error: &dyn std::fmt::Display| {
-        let error = format!("no connection to {}: {error}", address.url);
-        ConnectFailure { error, fatal: None }
-    };
-    let failed_io = |error: &std::io::Error| {
-        let fatal = failure(error).map(|failure| Closed::Tls { url: address.url.clone(), failure });
-        ConnectFailure { fatal, ..failed(error) }
-    };
-    let mut request = address.url.as_str().into_client_request().map_err(|error| failed(&error))?;
-    let subprotocol = HeaderValue::from_static(encoding.subprotocol());
-    request.headers_mut().insert("sec-websocket-protocol", subprotocol);
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_write_buffer_size(MESSAGE_BYTES_MAX)
-        .max_message_size(Some(MESSAGE_BYTES_MAX))
-        .max_frame_size(Some(MESSAGE_BYTES_MAX));
-    let stream = TcpStream::connect((address.host.as_str(), address.port));
-    let stream = stream.await.map_err(|error| failed(&error))?;
-    // Frames are gathered here; the kernel shall not wait for more.
-    stream.set_nodelay(true).map_err(|error| failed(&error))?;
-    let stream = match tls {
-        None => Stream::Plain(stream),
-        Some(tls) => Stream::Tls(Box::new(tls.connect(stream).await.map_err(|error| failed_io(&error))?)),
-    };
-    match tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await {
-        Ok((socket, _)) => Ok(socket),
-        Err(WebSocketError::Http(response)) => {
-            let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
-            let status = response.status();
-            let failure = failed(&format!("HTTP {status} {body}"));
-            // The broker speaks none of our subprotocols; everything else a proxy may say for a while.
-            let fatal = status.as_u16() == 400 && body.contains(ErrorCode::UnsupportedProtocol.as_str());
-            let fatal = fatal.then(|| Closed::Refused(failure.error.clone()));
-            Err(ConnectFailure { fatal, ..failure })
-        }
-        // In TLS 1.3 a client learns only now what the broker thinks of its certificate.
-        Err(WebSocketError::Io(error)) => Err(failed_io(&error)),
-        Err(error) => Err(failed(&error)),
     }
 }

@@ -36,6 +36,7 @@ use crate::machine::outbox::{Decision, Due, Entry, Outbox, Slot};
 use crate::machine::subscriptions::{Event, Subscriptions, Violation, Wish};
 use crate::machine::tokens::{TOKEN_TIMEOUT, Tokens, Verdict};
 use crate::token::Token;
+use crate::transport::Transport;
 
 /// A broker that accepted the connection must welcome the client within this time.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,6 +63,7 @@ enum Link {
 
 #[derive(Debug)]
 struct Open {
+    transport: Transport,
     since: Duration,
     welcomed: bool,
     received: Duration,
@@ -135,7 +137,7 @@ impl Machine {
     pub(crate) fn handle(&mut self, now: Duration, input: Input) {
         match input {
             Input::Token(token) => self.token(now, token),
-            Input::Connected => self.connected(now),
+            Input::Connected(transport) => self.connected(now, transport),
             Input::ConnectFailed { fatal: Some(reason), .. } => self.close(&reason),
             Input::ConnectFailed { error, fatal: None } | Input::Disconnected { error } => {
                 self.disconnected(now, error)
@@ -249,11 +251,12 @@ impl Machine {
         }
     }
 
-    fn connected(&mut self, now: Duration) {
+    fn connected(&mut self, now: Duration, transport: Transport) {
         if !matches!(self.link, Link::Connecting) {
             return;
         }
         self.link = Link::Open(Open {
+            transport,
             since: now,
             welcomed: false,
             received: now,
@@ -445,11 +448,12 @@ impl Machine {
         open.silence_max = Duration::from_millis(heartbeat_ms.saturating_mul(SILENCE_HEARTBEAT_TENTHS) / 10);
         let ping_ms = heartbeat_ms.min(welcome.idle_timeout_ms / PINGS_PER_IDLE_TIMEOUT);
         open.ping_interval = Duration::from_millis(ping_ms).max(PING_INTERVAL_MIN);
+        let (transport, principal) = (open.transport, welcome.principal);
         let limits = welcome.limits.unwrap_or_default();
         if limits.subscriptions_max > 0 {
             self.subscriptions_max = limits.subscriptions_max;
         }
-        self.state(ConnectionState::Connected { principal: welcome.principal, limits });
+        self.state(ConnectionState::Connected { principal, limits, transport });
     }
 
     /// Whatever asked for it waits for nothing any more.

@@ -25,7 +25,7 @@ use crate::tls::refusals::Refusals;
 
 pub(crate) mod failure;
 pub(crate) mod fingerprint;
-mod refusals;
+pub(crate) mod refusals;
 pub(crate) mod stream;
 
 /// The environment variable that names the file of the authorities to trust.
@@ -62,8 +62,8 @@ impl TlsOptions {
 #[derive(Clone)]
 pub(crate) struct Tls {
     config: Arc<ClientConfig>,
+    verifier: Arc<dyn ServerCertVerifier>,
     name: ServerName<'static>,
-    refusals: Refusals,
 }
 
 impl std::fmt::Debug for Tls {
@@ -78,7 +78,7 @@ impl Tls {
     /// # Errors
     /// [`ConnectError`]: files that are none, or options for an address without TLS.
     pub(crate) fn of(address: &Address, options: &TlsOptions) -> Result<Option<Self>, ConnectError> {
-        if !address.tls {
+        if !address.scheme.has_tls() {
             // Somebody who says whom to trust must not be served by whoever answers.
             let refused = options.are_given().then(|| ConnectError::PlainText { url: address.url.clone() });
             return refused.map_or(Ok(None), Err);
@@ -87,42 +87,46 @@ impl Tls {
             url: address.url.clone(),
             reason: "its host is no name that a certificate can have".to_owned(),
         })?;
-        let refusals = Refusals::default();
-        let mut config = config(options, &refusals)?;
-        config.alpn_protocols = vec![if address.quic { QUIC_PROTOCOL } else { PROTOCOL }.to_vec()];
+        let verifier = verifier(options)?;
+        let mut config = config(options, Arc::clone(&verifier))?;
+        config.alpn_protocols = vec![PROTOCOL.to_vec()];
         // Who resumes does not look at the certificate, and it may have been replaced for a reason.
         config.resumption = Resumption::disabled();
-        Ok(Some(Self { config: Arc::new(config), name, refusals }))
+        Ok(Some(Self { config: Arc::new(config), verifier, name }))
     }
 
     pub(crate) async fn connect(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
         TlsConnector::from(Arc::clone(&self.config)).connect(self.name.clone(), stream).await
     }
 
-    /// What QUIC makes its handshakes with.
-    pub(crate) fn config(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.config)
-    }
-
-    /// Why the last certificate was refused.
-    pub(crate) fn take_refusal(&self) -> Option<rustls::Error> {
-        self.refusals.take()
+    /// What one handshake of QUIC is made with, and where it says why it refused the broker: attempts that are made beside each
+    /// other do not take each other's reasons.
+    pub(crate) fn quic(&self) -> (Arc<ClientConfig>, Refusals) {
+        let refusals = Refusals::default();
+        let mut config = ClientConfig::clone(&self.config);
+        config.alpn_protocols = vec![QUIC_PROTOCOL.to_vec()];
+        let remembering = Arc::new(refusals.of(Arc::clone(&self.verifier)));
+        config.dangerous().set_certificate_verifier(remembering);
+        (Arc::new(config), refusals)
     }
 }
 
-fn config(options: &TlsOptions, refusals: &Refusals) -> Result<ClientConfig, TlsSetupError> {
+fn verifier(options: &TlsOptions) -> Result<Arc<dyn ServerCertVerifier>, TlsSetupError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = builder(Arc::clone(&provider))?;
     // Narrower than an authority: where both are given it decides.
-    let verifier: Arc<dyn ServerCertVerifier> = match &options.fingerprint {
-        Some(text) => Arc::new(OnlyFingerprint::new(Fingerprint::parse(text)?, provider)),
-        None => {
-            let roots = Arc::new(roots(options.ca.as_deref())?);
-            let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
-            verifier.map_err(|error| TlsSetupError::Unsupported(error.to_string()))?
-        }
-    };
-    let verifier = Arc::new(refusals.of(verifier));
+    if let Some(text) = &options.fingerprint {
+        return Ok(Arc::new(OnlyFingerprint::new(Fingerprint::parse(text)?, provider)));
+    }
+    let roots = Arc::new(roots(options.ca.as_deref())?);
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
+    Ok(verifier.map_err(|error| TlsSetupError::Unsupported(error.to_string()))?)
+}
+
+fn config(
+    options: &TlsOptions,
+    verifier: Arc<dyn ServerCertVerifier>,
+) -> Result<ClientConfig, TlsSetupError> {
+    let builder = builder(Arc::new(aws_lc_rs::default_provider()))?;
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let (certificate, key) = match (&options.client_certificate, &options.client_key) {
         (None, None) => return Ok(builder.with_no_client_auth()),

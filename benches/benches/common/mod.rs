@@ -1,6 +1,9 @@
 //! The real broker as a child process, and a connection to it.
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
+pub(crate) mod link;
+pub(crate) mod rounds;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -74,7 +77,8 @@ impl Broker {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let address = ready["url"].as_str().unwrap().trim_start_matches("ws://").parse().unwrap();
+        let (_, address) = ready["url"].as_str().unwrap().split_once("://").unwrap();
+        let address = address.parse().unwrap();
         Self { child, address, log }
     }
 
@@ -92,6 +96,15 @@ impl Broker {
         let mut response = String::new();
         stream.read_to_string(&mut response).unwrap();
         response.starts_with("HTTP/1.1 200")
+    }
+
+    /// What it has used of the processors, in seconds.
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // The name of the program may contain anything; the fields come after its closing parenthesis.
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let ticks = |field: usize| fields.split_whitespace().nth(field).unwrap().parse::<f64>().unwrap();
+        (ticks(11) + ticks(12)) / rustix::param::clock_ticks_per_second() as f64
     }
 
     /// A line of `/proc/<pid>/status`, in MiB.

@@ -7,7 +7,8 @@ pub(crate) fn page_link(url: &str, id: &SessionId) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("ws", url));
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let scheme = if scheme == "wss" || scheme == "https" { "https" } else { "http" };
+    // All but one are encrypted.
+    let scheme = if scheme == "ws" || scheme == "http" { "http" } else { "https" };
     format!("{scheme}://{host}/#/s/{id}")
 }
 
@@ -39,6 +40,8 @@ mod tests {
         let link = |url| page_link(url, &id);
         assert_eq!(link("ws://127.0.0.1:8700"), "http://127.0.0.1:8700/#/s/acme/build/42");
         assert_eq!(link("wss://user:secret@host/"), "https://host/#/s/acme/build/42");
+        assert_eq!(link("quic://host"), "https://host/#/s/acme/build/42");
+        assert_eq!(link("longwire://host:1"), "https://host:1/#/s/acme/build/42");
         assert_eq!(link("ws://[::1]:8700/v1/connect"), "http://[::1]:8700/#/s/acme/build/42");
         let shared = share_link("wss://host", &id, "a.b-c._d");
         assert_eq!(shared, "https://host/#/s/acme/build/42?token=a.b-c._d");

@@ -35,6 +35,9 @@ use crate::tail::{Progress, Tail};
 const RETENTION_PAUSE: Duration = Duration::from_secs(1);
 /// How long a session that is to leave memory waits for its snapshot before it looks again: what a settling takes.
 const SNAPSHOT_PAUSE: Duration = Duration::from_secs(1);
+/// How long a session that does not exist stays in memory after somebody asked for it: long enough for a publish that creates it,
+/// and too short for anybody to fill the directory with names.
+const ABSENT_TIME: Duration = Duration::from_secs(1);
 /// A timer is not set for longer than this: what it waits for may change.
 const LOOK_AGAIN_MS: u64 = 60 * 60 * 1000;
 /// Trims that wait for one that is at work.
@@ -161,8 +164,8 @@ impl Owner {
     }
 
     pub(super) async fn run(&mut self, inbox: &mut mpsc::Receiver<Request>) -> Turn {
-        let mut idle_at = Instant::now() + self.idle;
-        let (mut abandoned, mut snapshotted) = (false, false);
+        let mut idle_since = Instant::now();
+        let (mut abandoned, mut snapshotted, mut pausing) = (false, false, false);
         loop {
             self.release();
             if self.loaded.machine.failed() {
@@ -185,7 +188,8 @@ impl Owner {
             if abandoned && self.at_rest() {
                 return Turn::Rest;
             }
-            let event = self.event(inbox, idle_at, abandoned).await;
+            let idle_for = if pausing { self.idle.min(SNAPSHOT_PAUSE) } else { self.idle_time() };
+            let event = self.event(inbox, idle_since + idle_for, abandoned).await;
             match event {
                 Event::Appended(outcome) => self.appended(outcome),
                 Event::Snapshotted(through, outcome) => self.snapshotted(through, outcome),
@@ -204,8 +208,8 @@ impl Owner {
                 }
                 Event::Pruned(step) => self.pruned(step),
                 Event::Asked(request) => {
-                    idle_at = Instant::now() + self.idle;
-                    snapshotted = false;
+                    idle_since = Instant::now();
+                    (snapshotted, pausing) = (false, false);
                     self.admit(request);
                 }
                 Event::Due => self.look_after_age(),
@@ -214,11 +218,11 @@ impl Owner {
                     self.loaded.machine.request_snapshot();
                 }
                 Event::Idle => {
-                    idle_at = Instant::now() + self.idle;
+                    idle_since = Instant::now();
+                    pausing = false;
                     // Taken while requests are: whoever comes after the inbox is closed waits until the session has left.
                     if self.at_rest() && !snapshotted && self.takes_snapshot() {
-                        snapshotted = true;
-                        idle_at = Instant::now() + self.idle.min(SNAPSHOT_PAUSE);
+                        (snapshotted, pausing) = (true, true);
                     } else if self.at_rest() && self.tail.retire() {
                         // What was sent before this is still received, then the end.
                         inbox.close();
@@ -249,6 +253,11 @@ impl Owner {
             () = sleep_until(due_at), if takes => Event::Due,
             () = tokio::time::sleep_until(idle_at), if takes => Event::Idle,
         }
+    }
+
+    /// How long nobody asks for anything before the session leaves memory.
+    fn idle_time(&self) -> Duration {
+        if self.loaded.exists { self.idle } else { self.idle.min(ABSENT_TIME) }
     }
 
     fn at_rest(&self) -> bool {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use longwire_proto::codec::Encoding;
 use longwire_proto::error::{Error, ErrorCode};
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, ServerConfig, TokioRuntime, VarInt};
+use socket2::SockRef;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -84,6 +85,7 @@ impl QuicPort {
         key: &ResetKey,
     ) -> io::Result<Self> {
         let socket = UdpSocket::bind(address)?;
+        make_room(&socket);
         let idle_timeout = crate::config::Config::time(config.idle_timeout_ms);
         let certificate = tls.quic();
         let serving = config::config(Arc::clone(&certificate), idle_timeout)?;
@@ -143,6 +145,18 @@ impl QuicPort {
     pub(crate) async fn close(&self) {
         self.endpoint.close(NOTHING, &[]);
         self.endpoint.wait_idle().await;
+    }
+}
+
+/// Asks the system for larger buffers. It gives what its administrator allows; with less there is more that is sent twice.
+fn make_room(socket: &UdpSocket) {
+    let socket = SockRef::from(socket);
+    let asked = [
+        socket.set_recv_buffer_size(config::SOCKET_BUFFER_BYTES),
+        socket.set_send_buffer_size(config::SOCKET_BUFFER_BYTES),
+    ];
+    for error in asked.into_iter().filter_map(Result::err) {
+        tracing::warn!(%error, "the buffers of the UDP socket stay as they are");
     }
 }
 

@@ -43,6 +43,11 @@ impl<S> Bounded<S> {
     pub(super) fn new(stream: S, threshold: Arc<Threshold>) -> Self {
         Self { stream, threshold }
     }
+
+    /// The stream itself, without a threshold.
+    pub(super) fn into_inner(self) -> S {
+        self.stream
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {

@@ -63,7 +63,7 @@ where
 {
     // Halves of two streams do not come here.
     if let Ok(socket) = sink.sink.reunite(source.stream) {
-        linger(socket.into_inner()).await;
+        linger(socket.into_inner().into_inner()).await;
     }
 }
 

@@ -10,6 +10,7 @@ mod cli;
 mod clocks;
 mod cuts;
 mod damage;
+mod dialing;
 mod drain;
 mod faults;
 mod hostile;

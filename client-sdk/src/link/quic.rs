@@ -1,8 +1,10 @@
 //! QUIC: a stream for control, and one for each subscription, read as if they were one link.
 
 use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::future::pending;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
@@ -18,17 +20,19 @@ use longwire_proto::limits::SUBSCRIPTIONS_MAX;
 use longwire_proto::wire::server_frame::Frame;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
-    ClientConfig, Connection, ConnectionError, Endpoint, ReadError, RecvStream, SendStream, TransportConfig,
-    VarInt,
+    ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, ReadError, RecvStream, SendStream,
+    TokioRuntime, TransportConfig, VarInt,
 };
 use rustls::AlertDescription;
-use tokio::net::lookup_host;
+use socket2::SockRef;
 
-use crate::address::Address;
+use crate::connect_failure::ConnectFailure;
 use crate::error::{Closed, TlsFailure};
-use crate::link::{ConnectFailure, MESSAGE_BYTES_MAX};
+use crate::link::MESSAGE_BYTES_MAX;
+use crate::link::dial::Target;
 use crate::tls::Tls;
 use crate::tls::failure::{of_alert, of_error};
+use crate::tls::refusals::Refusals;
 
 /// Streams that the broker opens: one a subscription, and another one while it begins anew.
 const STREAMS_MAX: VarInt = VarInt::from_u32(2 * SUBSCRIPTIONS_MAX as u32);
@@ -38,6 +42,8 @@ const STREAM_WINDOW_BYTES: VarInt = VarInt::from_u32(1 << 20);
 const WINDOW_BYTES: VarInt = VarInt::from_u32(8 << 20);
 /// Bytes that the broker has not acknowledged.
 const SEND_WINDOW_BYTES: u64 = 4 << 20;
+/// Bytes that the system keeps of what has come: a burst of the broker's is larger than what it keeps by itself.
+const SOCKET_BUFFER_BYTES: usize = 2 << 20;
 /// Most routers forget a flow of UDP after 30 seconds of silence; and this is when a client that only listens hears that the
 /// broker was killed, and is back.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -45,6 +51,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const PIECE_BYTES: usize = 64 << 10;
 /// The code of who leaves, or wants no more of a stream.
 const LEFT: VarInt = VarInt::from_u32(0);
+/// No packet of QUIC begins so (RFC 9000, section 17), and whoever gets it throws it away; but a system on which nobody
+/// listens says so.
+const PROBE: [u8; 1] = [0];
 /// Errors of QUIC from here on are alerts of TLS (RFC 9001, section 4.8).
 const ALERTS: u64 = 0x100;
 
@@ -64,13 +73,18 @@ impl Endpoints {
         if let Some(endpoint) = endpoint.get() {
             return Ok(endpoint);
         }
-        let made = Endpoint::client(SocketAddr::new(any, 0))?;
+        let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+        // It gives what its administrator allows; with less there is more that is sent twice.
+        drop(SockRef::from(&socket).set_recv_buffer_size(SOCKET_BUFFER_BYTES));
+        let made = Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))?;
         Ok(endpoint.get_or_init(|| made))
     }
 
-    /// Resolves when everything that was closed has been said to be.
-    pub(super) async fn wait_idle(&self) {
-        for endpoint in [&self.v4, &self.v6].into_iter().filter_map(OnceLock::get) {
+    /// Resolves when everything that was closed there has been said to be. The other family may have attempts that came to
+    /// nothing, and who closes waits for none of those.
+    pub(super) async fn wait_idle(&self, remote: SocketAddr) {
+        let endpoint = if remote.is_ipv4() { &self.v4 } else { &self.v6 };
+        if let Some(endpoint) = endpoint.get() {
             endpoint.wait_idle().await;
         }
     }
@@ -112,35 +126,30 @@ pub(super) struct QuicLink {
 
 impl QuicLink {
     pub(super) async fn connect(
-        address: &Address,
+        target: &Target,
         tls: &Tls,
-        endpoints: &Endpoints,
+        remote: SocketAddr,
     ) -> Result<Self, ConnectFailure> {
-        let failed = |error: &dyn std::fmt::Display| {
-            let error = format!("no connection to {}: {error}", address.url);
-            ConnectFailure { error, fatal: None }
-        };
-        let config = config(tls).map_err(|error| failed(&error))?;
-        let found = lookup_host((address.host.as_str(), address.port)).await;
-        let mut last = failed(&"its host has no address");
-        for remote in found.map_err(|error| failed(&error))? {
-            let endpoint = endpoints.to(remote).map_err(|error| failed(&error))?;
-            let connecting = endpoint.connect_with(config.clone(), remote, &address.host);
-            let refused = match connecting.map_err(|error| failed(&error))?.await {
+        let failed = |error: &dyn std::fmt::Display| ConnectFailure::passing(error.to_string());
+        let (crypto, refusals) = tls.quic();
+        let config = config(crypto).map_err(|error| failed(&error))?;
+        let endpoint = target.endpoints.to(remote).map_err(|error| failed(&error))?;
+        let connecting = endpoint.connect_with(config, remote, &target.address.host);
+        let connecting = connecting.map_err(|error| failed(&error))?;
+        let refused = tokio::select! {
+            biased;
+            connected = connecting => match connected {
                 Ok(connection) => {
                     let (control, answers) = connection.open_bi().await.map_err(|error| failed(&error))?;
                     return Ok(Self::new(connection, control, answers));
                 }
                 Err(error) => error,
-            };
-            let failure = failure(&refused, tls);
-            let fatal = failure.map(|failure| Closed::Tls { url: address.url.clone(), failure });
-            last = ConnectFailure { fatal, ..failed(&refused) };
-            if last.fatal.is_some() {
-                break;
-            }
-        }
-        Err(last)
+            },
+            error = port_is_closed(remote) => return Err(failed(&error)),
+        };
+        let failure = failure(&refused, &refusals);
+        let fatal = failure.map(|failure| Closed::Tls { url: target.address.url.clone(), failure });
+        Err(ConnectFailure { fatal, ..failed(&refused) })
     }
 
     fn new(connection: Connection, control: SendStream, answers: RecvStream) -> Self {
@@ -246,6 +255,19 @@ impl QuicLink {
         }
     }
 
+    /// Whether nothing has come for too long.
+    pub(super) fn timed_out(&self) -> bool {
+        matches!(self.connection.close_reason(), Some(ConnectionError::TimedOut))
+    }
+
+    pub(super) fn remote(&self) -> SocketAddr {
+        self.connection.remote_address()
+    }
+
+    pub(super) fn leave(&self) {
+        self.connection.close(LEFT, &[]);
+    }
+
     fn reason(&self, error: String) -> String {
         match self.connection.close_reason() {
             Some(ConnectionError::ApplicationClosed(close)) => {
@@ -265,12 +287,35 @@ impl QuicLink {
             // Resolves when all of it has arrived, or nobody is there any more.
             drop(self.control.stopped().await);
         }
-        self.connection.close(LEFT, &[]);
+        self.leave();
     }
 }
 
-fn config(tls: &Tls) -> Result<ClientConfig, String> {
-    let crypto = QuicClientConfig::try_from(tls.config()).map_err(|error| error.to_string())?;
+/// Resolves when the system hears, for another socket of its own, that nobody listens there, or that there is no way: no socket
+/// of QUIC is told, because each speaks with everybody.
+async fn port_is_closed(remote: SocketAddr) -> io::Error {
+    let any = match remote {
+        SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+    };
+    // Who has no socket for this learns nothing by it.
+    let Ok(socket) = tokio::net::UdpSocket::bind(SocketAddr::new(any, 0)).await else {
+        return pending().await;
+    };
+    let asked = async {
+        socket.connect(remote).await?;
+        socket.send(&PROBE).await?;
+        loop {
+            socket.recv(&mut [0]).await?;
+        }
+    };
+    let asked: io::Result<Infallible> = asked.await;
+    let Err(error) = asked;
+    error
+}
+
+fn config(crypto: Arc<rustls::ClientConfig>) -> Result<ClientConfig, String> {
+    let crypto = QuicClientConfig::try_from(crypto).map_err(|error| error.to_string())?;
     let mut config = ClientConfig::new(Arc::new(crypto));
     let mut transport = TransportConfig::default();
     transport
@@ -287,9 +332,9 @@ fn config(tls: &Tls) -> Result<ClientConfig, String> {
 }
 
 /// Why trying again is of no use.
-fn failure(error: &ConnectionError, tls: &Tls) -> Option<TlsFailure> {
+fn failure(error: &ConnectionError, refusals: &Refusals) -> Option<TlsFailure> {
     match error {
-        ConnectionError::TransportError(error) => match tls.take_refusal() {
+        ConnectionError::TransportError(error) => match refusals.take() {
             Some(refusal) => of_error(&refusal),
             None => of_code(u64::from(error.code)),
         },

@@ -14,6 +14,7 @@ use crate::machine::subscriptions::{Event, Wish};
 use crate::machine::tokens::Known;
 use crate::published::Published;
 use crate::token::Token;
+use crate::transport::Transport;
 
 /// What the machine is told once.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ pub(crate) struct Config {
 pub(crate) enum Input {
     /// What [`Output::AskToken`] came to.
     Token(Result<Token, String>),
-    Connected,
+    Connected(Transport),
     /// No connection could be made. `fatal` when none ever will.
     ConnectFailed {
         error: String,

@@ -31,6 +31,9 @@ const INCOMING_MAX: usize = 1024;
 const INCOMING_BYTES: u64 = 16 << 10;
 /// Bytes that came with all of them.
 const INCOMING_BYTES_MAX: u64 = 4 << 20;
+/// Bytes that the system keeps of what has come to the port, and of what goes: all clients share it, and the packets of a thousand
+/// that answer at once are lost where there is no room for them.
+pub(super) const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// How long a client may take to prove its address.
 const RETRY_LIFETIME: Duration = Duration::from_secs(15);
 

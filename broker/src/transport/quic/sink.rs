@@ -81,14 +81,20 @@ impl QuicSink {
         }
     }
 
-    fn feed_lane(&mut self, lane: LaneId, frame: [Bytes; 2]) {
+    fn feed_lane(&mut self, lane: LaneId, mut frame: [Bytes; 2]) {
         // What it was for does not know yet; another stream would begin in the middle.
         if self.over.contains(&lane) {
             return;
         }
+        let held = self.held.entry(lane).or_default();
+        // Most frames find room; then the lane holds nothing, and nobody has to wait for it.
+        if let (Some(stream), false) = (&mut held.stream, held.is_writing)
+            && let Some(Ok(())) = stream.write_all_chunks(&mut frame).now_or_never()
+        {
+            return;
+        }
         let bytes = frame.iter().map(Bytes::len).sum();
         self.lanes.hold(lane, bytes);
-        let held = self.held.entry(lane).or_default();
         held.queue.extend(frame);
         held.queued_bytes += bytes;
         if !held.is_writing {

@@ -136,6 +136,17 @@ impl Attacker {
         String::from_utf8_lossy(&said).into_owned()
     }
 
+    /// Sends at least so many bytes, the same again and again, and answers what was said meanwhile.
+    pub(crate) async fn burst(&mut self, bytes: &[u8], total: usize) -> String {
+        let bytes = bytes.repeat(total / bytes.len() + 1);
+        let (mut reader, mut writer) = self.0.split();
+        let mut said = Vec::new();
+        let send = async { writer.write_all(&bytes).await.unwrap() };
+        let ended = async { drop(reader.read_to_end(&mut said).await) };
+        timeout(PATIENCE, async { tokio::join!(send, ended) }).await.expect("the connection goes on");
+        String::from_utf8_lossy(&said).into_owned()
+    }
+
     /// Asks again and again and reads nothing, until the connection has ended.
     pub(crate) async fn ask_without_reading(&mut self, frame: &[u8]) {
         let frame = self.frame(true, TEXT, frame);

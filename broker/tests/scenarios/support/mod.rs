@@ -12,6 +12,7 @@ pub(crate) mod proxy;
 pub(crate) mod quic_client;
 pub(crate) mod raw_quic;
 pub(crate) mod rng;
+pub(crate) mod router;
 pub(crate) mod tls_client;
 pub(crate) mod tokens;
 pub(crate) mod traffic;

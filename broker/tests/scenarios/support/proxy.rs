@@ -16,6 +16,7 @@ pub(crate) struct Proxy {
     address: SocketAddr,
     upstream: watch::Sender<Option<SocketAddr>>,
     cuts: Arc<AtomicU64>,
+    cut_now: watch::Sender<()>,
 }
 
 impl Proxy {
@@ -30,14 +31,15 @@ impl Proxy {
         let (sender, receiver) = watch::channel(Some(upstream));
         let cuts = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&cuts);
+        let (cut_now, cut) = watch::channel(());
         tokio::spawn(async move {
             for connection in 0.. {
                 let Ok((client, _)) = listener.accept().await else { return };
                 let Some(upstream) = *receiver.borrow() else { continue };
-                tokio::spawn(forward(client, upstream, plan(connection), Arc::clone(&counted)));
+                tokio::spawn(forward(client, upstream, plan(connection), Arc::clone(&counted), cut.clone()));
             }
         });
-        Self { address, upstream: sender, cuts }
+        Self { address, upstream: sender, cuts, cut_now }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -58,13 +60,25 @@ impl Proxy {
         self.upstream.subscribe()
     }
 
+    /// Cuts every connection that there is.
+    pub(crate) fn cut(&self) {
+        self.cut_now.send_replace(());
+    }
+
     /// How many connections were cut.
     pub(crate) fn cuts(&self) -> u64 {
         self.cuts.load(Ordering::SeqCst)
     }
 }
 
-async fn forward(client: TcpStream, upstream: SocketAddr, cut: Option<(u64, u64)>, cuts: Arc<AtomicU64>) {
+async fn forward(
+    client: TcpStream,
+    upstream: SocketAddr,
+    cut: Option<(u64, u64)>,
+    cuts: Arc<AtomicU64>,
+    mut cut_now: watch::Receiver<()>,
+) {
+    cut_now.mark_unchanged();
     let Ok(server) = TcpStream::connect(upstream).await else { return };
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
@@ -72,6 +86,7 @@ async fn forward(client: TcpStream, upstream: SocketAddr, cut: Option<(u64, u64)
     let was_cut = tokio::select! {
         was_cut = copy(from_client, to_server, up) => was_cut,
         was_cut = copy(from_server, to_client, down) => was_cut,
+        Ok(()) = cut_now.changed() => true,
     };
     if was_cut {
         cuts.fetch_add(1, Ordering::SeqCst);

@@ -1,8 +1,10 @@
 //! What stands between a client and the broker on UDP, as the router of a home does: the client keeps its address, and the broker
 //! sees another one whenever the router forgets. It loses, repeats and reorders what it is told to.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
@@ -66,10 +68,19 @@ impl Way {
     }
 }
 
+/// What begins a connection of QUIC: an Initial packet of version 1 (RFC 9000, section 17.2.2), by the id that its client chose for
+/// the other end. It keeps that until something comes back.
+fn begins(packet: &[u8]) -> Option<Vec<u8>> {
+    let [first, 0, 0, 0, 1, length, rest @ ..] = packet else { return None };
+    (first & 0xf0 == 0xc0).then(|| rest.get(..usize::from(*length)).map(<[u8]>::to_vec))?
+}
+
 /// A relay for one client.
 pub(crate) struct UdpRelay {
     address: SocketAddr,
     changes: mpsc::UnboundedSender<Change>,
+    is_blocked: Arc<AtomicBool>,
+    begun: Arc<Mutex<BTreeSet<Vec<u8>>>>,
 }
 
 impl UdpRelay {
@@ -77,9 +88,16 @@ impl UdpRelay {
         Self::start_seeded(upstream, 1).await
     }
 
-    pub(crate) async fn start_seeded(mut upstream: SocketAddr, seed: u64) -> Self {
-        let front = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    pub(crate) async fn start_seeded(upstream: SocketAddr, seed: u64) -> Self {
+        Self::over(UdpSocket::bind("127.0.0.1:0").await.unwrap(), upstream, seed)
+    }
+
+    /// A relay that clients reach at this socket.
+    pub(crate) fn over(front: UdpSocket, mut upstream: SocketAddr, seed: u64) -> Self {
         let address = front.local_addr().unwrap();
+        let is_blocked = Arc::new(AtomicBool::new(false));
+        let begun: Arc<Mutex<BTreeSet<Vec<u8>>>> = Arc::default();
+        let (blocked, seen) = (Arc::clone(&is_blocked), Arc::clone(&begun));
         let (changes, mut changed) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             let mut back = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -91,13 +109,21 @@ impl UdpRelay {
                 // Packets that do not get through are lost, as they may be.
                 tokio::select! {
                     Ok((length, from)) = front.recv_from(&mut up) => {
-                        client = Some(from);
+                        if blocked.load(Ordering::SeqCst) {
+                            seen.lock().unwrap().extend(begins(&up[..length]));
+                            continue;
+                        }
+                        // Every packet that begins a connection has this bit; who sends something else asks only whether a port is closed.
+                        if up[0] & 0x40 != 0 {
+                            client = Some(from);
+                        }
                         for packet in upwards.arriving(&up[..length], weather, &mut rng) {
                             drop(back.send_to(&packet, upstream).await);
                         }
                     }
                     Ok((length, _)) = back.recv_from(&mut down) => {
-                        let Some(client) = client.filter(|_| !weather.deaf) else { continue };
+                        let hears = !weather.deaf && !blocked.load(Ordering::SeqCst);
+                        let Some(client) = client.filter(|_| hears) else { continue };
                         for packet in downwards.arriving(&down[..length], weather, &mut rng) {
                             drop(front.send_to(&packet, client).await);
                         }
@@ -111,7 +137,21 @@ impl UdpRelay {
                 }
             }
         });
-        Self { address, changes }
+        Self { address, changes, is_blocked, begun }
+    }
+
+    /// From here on nothing gets through, and nobody is told.
+    pub(crate) fn block(&self) {
+        self.is_blocked.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn unblock(&self) {
+        self.is_blocked.store(false, Ordering::SeqCst);
+    }
+
+    /// How many connections were begun in vain.
+    pub(crate) fn begun_in_vain(&self) -> usize {
+        self.begun.lock().unwrap().len()
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

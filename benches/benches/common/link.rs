@@ -1,0 +1,334 @@
+//! The same client over every transport: it writes frames, and reads one subscription.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use longwire_proto::codec::{Encoding, encode_client};
+use longwire_proto::framing::{Deframer, prefix};
+use longwire_proto::limits::FRAME_BYTES_MAX;
+use longwire_proto::raw::server_frame::Frame;
+use longwire_proto::wire::client_frame::Frame as ClientFrame;
+use longwire_proto::{raw, wire};
+use prost::Message as _;
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{Endpoint, EndpointConfig, RecvStream, SendStream, TokioRuntime, TransportConfig, VarInt};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+/// Bytes that a client lets come ahead of what it has read, of one stream, as the SDK does.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// The same of all streams of a connection.
+const WINDOW_BYTES: u32 = 8 << 20;
+/// Bytes that the system keeps for a client of what has come, as the SDK asks for.
+const SOCKET_BUFFER_BYTES: usize = 2 << 20;
+/// UDP sockets of all clients together. One for each would be what clients have, and takes 3 MiB of the one process that they are here.
+const UDP_SOCKETS: usize = 50;
+
+/// What carries the frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Ws,
+    Wss,
+    Quic,
+}
+
+impl Transport {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+            Self::Quic => "quic",
+        }
+    }
+
+    /// Whether the broker must have a certificate.
+    pub(crate) fn is_tls(self) -> bool {
+        self != Self::Ws
+    }
+}
+
+/// What all clients share.
+pub(crate) struct Clients {
+    tls: Arc<ClientConfig>,
+    quic: quinn::ClientConfig,
+    endpoints: Vec<Endpoint>,
+    next: AtomicUsize,
+}
+
+impl Clients {
+    pub(crate) fn new() -> Self {
+        Self::with_sockets(UDP_SOCKETS)
+    }
+
+    pub(crate) fn with_sockets(sockets: usize) -> Self {
+        let mut transport = TransportConfig::default();
+        transport
+            .stream_receive_window(STREAM_WINDOW_BYTES.into())
+            .receive_window(WINDOW_BYTES.into())
+            .max_concurrent_uni_streams(VarInt::from_u32(100));
+        let crypto = QuicClientConfig::try_from(tls(b"longwire/1")).unwrap();
+        let mut quic = quinn::ClientConfig::new(Arc::new(crypto));
+        quic.transport_config(Arc::new(transport));
+        let endpoint = |_| {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            SockRef::from(&socket).set_recv_buffer_size(SOCKET_BUFFER_BYTES).unwrap();
+            Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime)).unwrap()
+        };
+        Self {
+            tls: Arc::new(tls(b"http/1.1")),
+            quic,
+            endpoints: (0..sockets).map(endpoint).collect(),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// A connection that was welcomed.
+    pub(crate) async fn open(&self, transport: Transport, address: SocketAddr) -> Link {
+        let mut link = match transport {
+            Transport::Ws => {
+                Link::WebSocket(Box::new(websocket(Box::new(tcp(address).await), address).await))
+            }
+            Transport::Wss => {
+                let connector = TlsConnector::from(Arc::clone(&self.tls));
+                let name = ServerName::try_from("localhost").unwrap();
+                let stream = connector.connect(name, tcp(address).await).await.unwrap();
+                Link::WebSocket(Box::new(websocket(Box::new(stream), address).await))
+            }
+            Transport::Quic => {
+                let next = self.next.fetch_add(1, Ordering::Relaxed) % self.endpoints.len();
+                let connecting = self.endpoints[next].connect_with(self.quic.clone(), address, "localhost");
+                let connection = connecting.unwrap().await.unwrap();
+                let (send, receive) = connection.open_bi().await.unwrap();
+                Link::Quic(Box::new(QuicLink { connection, send, control: Frames::new(receive), lane: None }))
+            }
+        };
+        link.send(ClientFrame::Hello(wire::Hello::default())).await;
+        assert!(matches!(link.control().await, Frame::Welcome(_)));
+        link
+    }
+}
+
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+async fn tcp(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+async fn websocket(stream: Box<dyn Io>, address: SocketAddr) -> WebSocketStream<Box<dyn Io>> {
+    let mut request = format!("ws://{address}/v1/connect").into_client_request().unwrap();
+    let protocol = Encoding::Proto.subprotocol();
+    request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
+    let config = WebSocketConfig::default().read_buffer_size(8 << 10);
+    tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await.unwrap().0
+}
+
+/// The frames of a stream.
+pub(crate) struct Frames {
+    stream: RecvStream,
+    frames: Deframer,
+}
+
+impl Frames {
+    fn new(stream: RecvStream) -> Self {
+        Self { stream, frames: Deframer::new(2 * FRAME_BYTES_MAX) }
+    }
+
+    async fn next(&mut self) -> Bytes {
+        loop {
+            if let Some(frame) = self.frames.pop().unwrap() {
+                return frame;
+            }
+            self.frames.push(self.stream.read_chunk(64 << 10, true).await.unwrap().unwrap().bytes);
+        }
+    }
+}
+
+pub(crate) struct QuicLink {
+    connection: quinn::Connection,
+    send: SendStream,
+    control: Frames,
+    lane: Option<Frames>,
+}
+
+/// A connection.
+pub(crate) enum Link {
+    WebSocket(Box<WebSocketStream<Box<dyn Io>>>),
+    Quic(Box<QuicLink>),
+}
+
+impl Link {
+    pub(crate) async fn send(&mut self, frame: ClientFrame) {
+        let frame = encode_client(Encoding::Proto, frame);
+        match self {
+            Self::WebSocket(socket) => socket.send(Message::Binary(frame)).await.unwrap(),
+            Self::Quic(link) => {
+                link.send.write_all_chunks(&mut [prefix(&frame).unwrap(), frame]).await.unwrap();
+            }
+        }
+    }
+
+    /// Begins the subscription that [`next`](Self::next) reads.
+    pub(crate) async fn subscribe(&mut self, session: &str, from: wire::from::From) {
+        self.send(subscribe(1, session, from)).await;
+        if let Self::Quic(link) = self {
+            link.lane = Some(Frames::new(link.connection.accept_uni().await.unwrap()));
+        }
+        match self.next().await {
+            Frame::Subscribed(_) => {}
+            other => panic!("{other:?} came instead of an answer"),
+        }
+    }
+
+    /// The next frame of the subscription. Heartbeats are not told of.
+    pub(crate) async fn next(&mut self) -> Frame {
+        loop {
+            let bytes = match self {
+                Self::WebSocket(socket) => message(socket).await,
+                Self::Quic(link) => link.lane.as_mut().unwrap().next().await,
+            };
+            match decode(bytes) {
+                Frame::Heartbeat(_) => {}
+                frame => return frame,
+            }
+        }
+    }
+
+    /// The next frame that is an answer.
+    pub(crate) async fn control(&mut self) -> Frame {
+        loop {
+            let bytes = match self {
+                Self::WebSocket(socket) => message(socket).await,
+                Self::Quic(link) => link.control.next().await,
+            };
+            match decode(bytes) {
+                Frame::Heartbeat(_) => {}
+                frame => return frame,
+            }
+        }
+    }
+
+    /// Reads until the subscription has come to this offset.
+    pub(crate) async fn read_to(&mut self, end: u64) {
+        loop {
+            match self.next().await {
+                Frame::Delivery(delivery) if delivery.next >= end => return,
+                Frame::Delivery(_) => {}
+                other => panic!("{other:?} came instead of a delivery"),
+            }
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Option<quinn::ConnectionStats> {
+        match self {
+            Self::WebSocket(_) => None,
+            Self::Quic(link) => Some(link.connection.stats()),
+        }
+    }
+
+    /// Goes away.
+    pub(crate) async fn close(self) {
+        match self {
+            Self::WebSocket(mut socket) => drop(SinkExt::close(&mut socket).await),
+            Self::Quic(link) => link.connection.close(VarInt::from_u32(0), &[]),
+        }
+    }
+}
+
+pub(crate) fn subscribe(number: u32, session: &str, from: wire::from::From) -> ClientFrame {
+    let wanted = wire::Subscription {
+        subscription: number,
+        session: session.into(),
+        from: Some(wire::From { from: Some(from) }),
+        wait: true,
+        ..Default::default()
+    };
+    ClientFrame::Subscribe(wire::Subscribe { request: u64::from(number), subscriptions: vec![wanted] })
+}
+
+async fn message(socket: &mut WebSocketStream<Box<dyn Io>>) -> Bytes {
+    loop {
+        match socket.next().await {
+            Some(Ok(Message::Binary(bytes))) => return bytes,
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+            other => panic!("{other:?} came instead of a frame"),
+        }
+    }
+}
+
+/// Records stay as they are: what is compared is what moves them.
+fn decode(bytes: Bytes) -> Frame {
+    raw::ServerFrame::decode(bytes).unwrap().frame.unwrap()
+}
+
+fn tls(protocol: &[u8]) -> ClientConfig {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    config
+}
+
+/// Takes any certificate: this is about what comes after.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

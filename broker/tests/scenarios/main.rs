@@ -11,6 +11,7 @@ mod clocks;
 mod cuts;
 mod damage;
 mod drain;
+mod every_transport;
 mod faults;
 mod hostile;
 mod journey;

@@ -10,6 +10,7 @@ pub(crate) mod patience;
 pub(crate) mod probe;
 pub(crate) mod proxy;
 pub(crate) mod quic_client;
+pub(crate) mod requests;
 pub(crate) mod rng;
 pub(crate) mod tls_client;
 pub(crate) mod tokens;

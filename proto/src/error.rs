@@ -204,6 +204,13 @@ impl Error {
         Self::new(ErrorCode::SessionNotFound, message).field("session")
     }
 
+    /// A frame of so many bytes, where fewer are allowed.
+    #[must_use]
+    pub fn frame_too_large(bytes: usize, limit: usize) -> Self {
+        let message = format!("the frame has {bytes} bytes; at most {limit} are allowed");
+        Self::new(ErrorCode::FrameTooLarge, message).limit(limit)
+    }
+
     /// Names the field that was wrong.
     #[must_use]
     pub fn field(mut self, field: &'static str) -> Self {

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::error::{Error, ErrorCode};
+use crate::error::Error;
 
 /// Bytes of the length in front of a frame.
 pub const PREFIX_BYTES: usize = size_of::<u32>();
@@ -81,8 +81,7 @@ impl Deframer {
         if length <= limit {
             return Ok(Some(length));
         }
-        let message = format!("the frame has {length} bytes; at most {limit} are allowed here");
-        Err(Error::new(ErrorCode::FrameTooLarge, message).limit(limit))
+        Err(Error::frame_too_large(length, limit))
     }
 
     fn keep(&mut self) -> Option<Bytes> {
@@ -101,6 +100,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::error::ErrorCode;
 
     #[test]
     fn a_length_above_the_limit_is_refused_before_the_frame_comes() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use longwire_proto::codec::{Encoding, encode_client};
+use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use longwire_proto::wire::from::From;
@@ -19,6 +20,8 @@ use crate::support::wire_client::{delivery, published, record, refusal, subscrib
 
 /// A hang is a failure; nothing here takes this long.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes of a reason that every link has room for, but for a character that is cut (RFC 6455, section 5.5).
+const REASON_BYTES_LEAST: usize = 120;
 
 /// Fails when it takes too long.
 pub(super) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -47,9 +50,46 @@ impl Ended {
         self.goodbye.clone().and_then(|goodbye| goodbye.error).unwrap_or_else(|| panic!("{self:?}"))
     }
 
-    pub(super) fn code(&self) -> String {
-        self.error().code
+    /// It ended as every link does for this reason.
+    #[track_caller]
+    pub(super) fn assert_is(&self, error: &Error) {
+        assert_told(&self.error(), error);
+        self.assert_closed_for(error);
     }
+
+    /// The link says the same, as far as it has room.
+    #[track_caller]
+    pub(super) fn assert_closed_for(&self, error: &Error) {
+        if error.message == "?" {
+            return;
+        }
+        let reason = format!("{}: {}", error.code, error.message);
+        let Close { code, reason: said } = &self.close;
+        assert_eq!(*code, error.code.close_code(), "{self:?}");
+        assert!(said.len() >= reason.len().min(REASON_BYTES_LEAST) && reason.starts_with(said), "{self:?}");
+    }
+}
+
+/// An error about a field. What would have been taken is 0 where nothing would.
+pub(super) fn about(field: &'static str, code: ErrorCode, expected: u64, message: &str) -> Error {
+    Error::new(code, message).field(field).expected(expected)
+}
+
+/// An error has all that it should have, and nothing else.
+#[track_caller]
+pub(super) fn assert_told(found: &wire::Error, wanted: &Error) {
+    if wanted.message == "?" {
+        eprintln!(
+            "DISCOVER {} {:?} {} {} {}",
+            std::panic::Location::caller(),
+            found.message,
+            found.field,
+            found.limit,
+            found.expected
+        );
+        return;
+    }
+    assert_eq!(*found, wanted.to_wire());
 }
 
 /// The subscription that a frame is about.
@@ -83,6 +123,11 @@ impl Client {
     /// Sends what may not be a frame.
     pub(super) async fn send_bytes(&mut self, bytes: Bytes) {
         soon("it is sent", self.link.send(bytes)).await;
+    }
+
+    /// Sends the beginning of a frame, as far as the link has such.
+    pub(super) async fn begin(&mut self) {
+        soon("it is sent", self.link.begin()).await;
     }
 
     /// Sends a request under a number of its own, and answers the number.
@@ -201,12 +246,18 @@ impl Client {
     }
 
     /// Waits until the broker has ended the connection.
-    pub(super) async fn ended(mut self) -> Ended {
+    pub(super) async fn ended(self) -> Ended {
+        self.ended_after(|_| {}).await
+    }
+
+    /// The same, and what came before.
+    pub(super) async fn ended_after(mut self, mut before: impl FnMut(ServerFrame)) -> Ended {
         let mut goodbye = None;
         while let Some(frame) = self.receive().await {
             assert_eq!(goodbye, None, "{frame:?} came after the goodbye");
-            if let ServerFrame::Goodbye(said) = frame {
-                goodbye = Some(said);
+            match frame {
+                ServerFrame::Goodbye(said) => goodbye = Some(said),
+                frame => before(frame),
             }
         }
         let close = soon("the link ends", self.link.closed()).await;

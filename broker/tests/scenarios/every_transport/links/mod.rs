@@ -21,6 +21,9 @@ pub(super) trait Link: Send {
     /// Sends an encoded frame. The broker may have ended the link; [`Link::closed`] says how.
     fn send(&mut self, frame: Bytes) -> BoxFuture<'_, ()>;
 
+    /// Sends a part of a frame, where frames have parts: the rest will never come.
+    fn begin(&mut self) -> BoxFuture<'_, ()>;
+
     /// The next frame; `None` when there are no more. Dropping the future loses nothing.
     fn receive(&mut self) -> BoxFuture<'_, Option<ServerFrame>>;
 

@@ -14,6 +14,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
@@ -112,6 +114,15 @@ impl Link for WebSocketLink {
             Encoding::Json => Message::Text(String::from_utf8(frame.to_vec()).unwrap().into()),
         };
         self.socket.send(message).map(drop).boxed()
+    }
+
+    fn begin(&mut self) -> BoxFuture<'_, ()> {
+        let (opcode, payload) = match self.encoding {
+            Encoding::Proto => (Data::Binary, &[0x0a][..]),
+            Encoding::Json => (Data::Text, &br#"{"hello":"#[..]),
+        };
+        let part = Frame::message(payload, OpCode::Data(opcode), false);
+        self.socket.send(Message::Frame(part)).map(drop).boxed()
     }
 
     fn receive(&mut self) -> BoxFuture<'_, Option<ServerFrame>> {

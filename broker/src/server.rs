@@ -305,18 +305,28 @@ impl Server {
         tracing::info!("draining");
         let due = Instant::now() + Config::time(self.config.drain_timeout_ms);
         drop(self.listener);
-        if let Some(quic) = &self.quic {
-            quic.refuse();
-        }
         chores.stop.cancel();
         self.http.serving.end().await;
         self.drain.send_replace(Some(Config::time(self.config.reconnect_after_ms)));
         self.http.upgraded.close();
-        let mut whole = timeout_at(due, self.http.upgraded.wait()).await.is_ok();
-        stop.cancel();
-        requests.close();
-        // Whoever was told something hears it; who does not listen was waited for.
-        drop(timeout_at(due, requests.wait()).await);
+        let told = async {
+            let whole = timeout_at(due, self.http.upgraded.wait()).await.is_ok();
+            stop.cancel();
+            requests.close();
+            // Whoever was told something hears it; who does not listen was waited for.
+            drop(timeout_at(due, requests.wait()).await);
+            whole
+        };
+        let refusing = async {
+            if let Some(quic) = &self.quic {
+                quic.refuse().await;
+            }
+            std::future::pending().await
+        };
+        let mut whole = tokio::select! {
+            whole = told => whole,
+            whole = refusing => whole,
+        };
         if let Some(quic) = &self.quic {
             whole &= timeout_at(due, quic.close()).await.is_ok();
         }

@@ -3,7 +3,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::error::Error;
+use crate::error::{Error, ErrorCode};
 
 /// Bytes of the length in front of a frame.
 pub const PREFIX_BYTES: usize = size_of::<u32>();
@@ -126,7 +126,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::error::ErrorCode;
 
     #[test]
     fn a_length_above_the_limit_is_refused_before_the_frame_comes() {

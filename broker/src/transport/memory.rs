@@ -10,9 +10,11 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use longwire_proto::codec::Encoding;
 use longwire_proto::error::Error;
+use longwire_proto::limits::HELLO_BYTES_MAX;
 use tokio_util::task::TaskTracker;
 
 use crate::connection::{self, ConnectionContext};
+use crate::transport::door::hello_too_large;
 use crate::transport::lanes::Lane;
 use crate::transport::{FrameSink, FrameSource, Gone, LinkEnd};
 
@@ -105,8 +107,8 @@ impl Taker {
     fn poll_next(&self, context: &mut Context<'_>) -> Poll<Result<Bytes, LinkEnd>> {
         self.0.fed.register(context.waker());
         let mut state = self.0.state();
+        let had_room = state.has_room();
         if let Some(frame) = state.frames.pop_front() {
-            let had_room = state.has_room();
             state.bytes -= frame.len();
             let has_room = state.has_room();
             drop(state);
@@ -144,7 +146,7 @@ fn pipe() -> (Feeder, Taker) {
 pub fn link() -> (MemoryClient, MemorySource, MemorySink) {
     let ((to_broker, from_client), (to_client, from_broker)) = (pipe(), pipe());
     let client = MemoryClient { feeder: to_broker, outlet: Outlet(from_broker) };
-    (client, MemorySource(from_client), MemorySink(to_client))
+    (client, MemorySource { taker: from_client, is_admitted: false }, MemorySink(to_client))
 }
 
 /// The sending half alone, and where what it sends comes out.
@@ -197,14 +199,22 @@ impl MemoryClient {
 
 /// The receiving half.
 #[derive(Debug)]
-pub struct MemorySource(Taker);
+pub struct MemorySource {
+    taker: Taker,
+    is_admitted: bool,
+}
 
 impl FrameSource for MemorySource {
     async fn next(&mut self) -> Result<Bytes, LinkEnd> {
-        poll_fn(|context| self.0.poll_next(context)).await
+        let frame = poll_fn(|context| self.taker.poll_next(context)).await?;
+        if !self.is_admitted && frame.len() > HELLO_BYTES_MAX {
+            return Err(LinkEnd::Refused(hello_too_large()));
+        }
+        Ok(frame)
     }
 
     fn admit(&mut self) -> Result<(), LinkEnd> {
+        self.is_admitted = true;
         Ok(())
     }
 }
@@ -269,7 +279,11 @@ mod tests {
         for _ in 0..PIPE_FRAMES_MAX {
             client.send(Bytes::new()).await.unwrap();
         }
-        assert!(client.send(Bytes::new()).now_or_never().is_none(), "frames without bytes are bounded too");
+        let mut waiting = tokio::spawn(async move { client.send(Bytes::new()).await });
+        assert!((&mut waiting).now_or_never().is_none(), "frames without bytes are bounded too");
+        tokio::task::yield_now().await;
+        source.next().await.unwrap();
+        waiting.await.unwrap().unwrap();
     }
 
     #[tokio::test]

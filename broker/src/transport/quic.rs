@@ -132,9 +132,11 @@ impl QuicPort {
         Ok(Arc::clone(&serving.1))
     }
 
-    /// Lets nobody in any more.
-    pub(crate) fn refuse(&self) {
-        self.endpoint.set_server_config(None);
+    /// Lets nobody in any more, for as long as it is polled. Who comes is told: to be silent would have it wait.
+    pub(crate) async fn refuse(&self) {
+        while let Some(incoming) = self.endpoint.accept().await {
+            incoming.refuse();
+        }
     }
 
     /// Closes the port, once everybody was told.

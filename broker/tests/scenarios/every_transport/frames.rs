@@ -1,6 +1,7 @@
 //! What is no frame, and what is too large for one.
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use longwire_proto::codec::{Encoding, encode_client};
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::FRAME_BYTES_MAX;
@@ -42,7 +43,7 @@ pub(super) async fn what_is_no_frame_ends_the_connection(transport: Transport) {
         Encoding::Proto => proto,
         Encoding::Json => json,
     };
-    for (bytes, error) in cases {
+    let ends = cases.iter().map(async |(bytes, error)| {
         let mut client = bed.connect().await;
         client.publish("acme/1", &["before"]).await;
         client.send_bytes(Bytes::from_static(bytes)).await;
@@ -51,7 +52,8 @@ pub(super) async fn what_is_no_frame_ends_the_connection(transport: Transport) {
         let mut stranger = bed.open().await;
         stranger.send_bytes(Bytes::from_static(bytes)).await;
         stranger.ended().await.assert_is(error);
-    }
+    });
+    join_all(ends).await;
 }
 
 pub(super) async fn a_frame_that_is_too_large_ends_the_connection(transport: Transport) {

@@ -1,5 +1,6 @@
 //! Who is let in, and how those are sent away who are not.
 
+use futures_util::future::join_all;
 use longwire_proto::codec::encode_client;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::{
@@ -101,9 +102,8 @@ pub(super) async fn who_is_not_let_in_is_told_why(transport: Transport) {
             .limit(HELLO_BYTES_MAX),
         ),
     ];
-    for (first, error) in refused {
-        sent_away(&bed, first).await.assert_is(&error);
-    }
+    let sent_away = refused.map(async |(first, error)| sent_away(&bed, first).await.assert_is(&error));
+    join_all(sent_away).await;
     // Nobody of them has used anything up.
     bed.connect().await.publish("acme/1", &["x"]).await;
     bed.metric_is("longwire_connections", 0).await;
@@ -125,7 +125,7 @@ pub(super) async fn a_hello_that_is_late_is_too_late(transport: Transport) {
     let bed = Bed::with(transport, &[("HANDSHAKE_TIMEOUT_MS", "300")]);
     let ended = bed.open().await.ended().await;
     let error = Error::new(ErrorCode::HandshakeTimeout, "no hello came within 300 ms");
-    ended.assert_closed_for(&error);
+    ended.close.assert_is(&error);
     // A stream on which nobody ever said anything is none to answer on.
     assert!(ended.goodbye.is_none() || ended.error() == error.to_wire(), "{ended:?}");
 }

@@ -8,6 +8,7 @@ mod client;
 mod links;
 mod table;
 mod transport;
+mod within;
 
 /// Makes a test of every scenario and transport.
 macro_rules! every_transport {
@@ -18,6 +19,9 @@ macro_rules! every_transport {
         every_transport!(@ wss_proto WssProto $($module [$($scenario)*])*);
         every_transport!(@ wss_json WssJson $($module [$($scenario)*])*);
         every_transport!(@ quic Quic $($module [$($scenario)*])*);
+        every_transport!(@ grpc Grpc $($module [$($scenario)*])*);
+        every_transport!(@ grpcs Grpcs $($module [$($scenario)*])*);
+        every_transport!(@ memory Memory $($module [$($scenario)*])*);
     };
     (@ $name:ident $transport:ident $($module:ident [$($scenario:ident)*])*) => {
         mod $name {

@@ -1,7 +1,9 @@
 //! The transports, and a broker to be reached by one of them.
 
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
+use longwire_broker::transport::memory::MemoryPort;
 use longwire_proto::codec::Encoding;
 use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
@@ -10,9 +12,12 @@ use tempfile::TempDir;
 
 use crate::every_transport::client::{Client, Ended, soon};
 use crate::every_transport::links::Link;
+use crate::every_transport::links::grpc::GrpcLink;
+use crate::every_transport::links::memory::MemoryLink;
 use crate::every_transport::links::quic::QuicLink;
 use crate::every_transport::links::websocket::WebSocketLink;
-use crate::support::broker::{Broker, folder};
+use crate::every_transport::within::WithinBroker;
+use crate::support::broker::{Broker, folder, get};
 use crate::support::tls_client;
 use crate::support::tokens::{AUTH, Tokens};
 
@@ -28,30 +33,65 @@ pub(super) enum Transport {
     WssProto,
     WssJson,
     Quic,
+    Grpc,
+    Grpcs,
+    /// Links within the process of the broker, which is that of the test.
+    Memory,
 }
 
 impl Transport {
     pub(super) fn is_tls(self) -> bool {
         match self {
-            Self::WsProto | Self::WsJson => false,
-            Self::WssProto | Self::WssJson | Self::Quic => true,
+            Self::WsProto | Self::WsJson | Self::Grpc | Self::Memory => false,
+            Self::WssProto | Self::WssJson | Self::Quic | Self::Grpcs => true,
         }
     }
 
     pub(super) fn encoding(self) -> Encoding {
         match self {
             Self::WsJson | Self::WssJson => Encoding::Json,
-            Self::WsProto | Self::WssProto | Self::Quic => Encoding::Proto,
+            _ => Encoding::Proto,
         }
     }
 
-    async fn link(self, broker: &Broker) -> Result<Box<dyn Link>, String> {
+    async fn link(self, broker: &Living) -> Result<Box<dyn Link>, String> {
         let address = broker.address();
         match self {
             Self::WsProto | Self::WsJson | Self::WssProto | Self::WssJson => {
                 WebSocketLink::open(address, self.encoding(), self.is_tls()).await
             }
             Self::Quic => QuicLink::open(address).await,
+            Self::Grpc | Self::Grpcs => GrpcLink::open(address, self.is_tls()).await,
+            Self::Memory => Ok(MemoryLink::open(broker.memory_port())),
+        }
+    }
+}
+
+/// A broker that serves.
+enum Living {
+    Process(Broker),
+    Within(Box<WithinBroker>),
+}
+
+impl Living {
+    fn start(transport: Transport, data: &Path, settings: &[(&str, &str)]) -> Self {
+        match transport {
+            Transport::Memory => Self::Within(Box::new(WithinBroker::start(data, settings))),
+            _ => Self::Process(Broker::start_with(data, settings)),
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        match self {
+            Self::Process(broker) => broker.address(),
+            Self::Within(broker) => broker.address(),
+        }
+    }
+
+    fn memory_port(&self) -> &MemoryPort {
+        match self {
+            Self::Process(_) => panic!("it is another process"),
+            Self::Within(broker) => broker.port(),
         }
     }
 }
@@ -61,7 +101,7 @@ pub(super) struct Bed {
     pub(super) transport: Transport,
     pub(super) tokens: Tokens,
     /// Absent between two lives.
-    broker: Option<Broker>,
+    broker: Option<Living>,
     settings: Vec<(String, String)>,
     data: PathBuf,
     _folder: TempDir,
@@ -78,29 +118,46 @@ impl Bed {
         if transport.is_tls() {
             all.push(("TLS_DEVELOPMENT", "true"));
         }
-        let broker = Broker::start_with(&data, &all);
+        let broker = Living::start(transport, &data, &all);
         let settings = all.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         Self { transport, tokens: Tokens::of(&data), broker: Some(broker), settings, data, _folder: folder }
     }
 
-    pub(super) fn broker(&self) -> &Broker {
+    fn broker(&self) -> &Living {
         self.broker.as_ref().expect("it lives")
     }
 
-    /// Kill -9.
+    /// Kill -9; but a process that kills itself has no test left, so a broker within it shuts down.
     pub(super) fn kill(&mut self) {
-        self.broker.take().expect("it lives").kill();
+        match self.broker.take().expect("it lives") {
+            Living::Process(broker) => broker.kill(),
+            Living::Within(mut broker) => {
+                broker.ask_to_stop();
+                broker.wait();
+            }
+        }
     }
 
     /// The next life on the same folder.
     pub(super) fn start_again(&mut self) {
         let settings: Vec<_> = self.settings.iter().map(|(key, value)| (&**key, &**value)).collect();
-        self.broker = Some(Broker::start_with(&self.data, &settings));
+        self.broker = Some(Living::start(self.transport, &self.data, &settings));
+    }
+
+    /// Asks the broker to stop, without waiting.
+    pub(super) fn ask_to_stop(&mut self) {
+        match self.broker.as_mut().expect("it lives") {
+            Living::Process(broker) => broker.ask_to_stop(),
+            Living::Within(broker) => broker.ask_to_stop(),
+        }
     }
 
     /// Waits until the broker has left by itself, with success.
     pub(super) fn has_left(&mut self) {
-        assert!(self.broker.take().expect("it lives").wait());
+        match self.broker.take().expect("it lives") {
+            Living::Process(broker) => assert!(broker.wait()),
+            Living::Within(broker) => broker.wait(),
+        }
     }
 
     pub(super) fn hello(&self, grants: &[&str]) -> wire::Hello {
@@ -147,13 +204,11 @@ impl Bed {
 
     /// What a metric stands at; 0 before it was counted.
     pub(super) async fn metric(&self, name: &str) -> u64 {
-        let (broker, token) = (self.broker(), self.tokens.token("root", &[EVERYTHING]));
+        let (address, token) = (self.broker().address(), self.tokens.token("root", &[EVERYTHING]));
+        let bearer = format!("authorization: Bearer {token}");
         let (status, text) = match self.transport.is_tls() {
-            true => {
-                let headers = format!("authorization: Bearer {token}\r\n");
-                tls_client::get(broker.address(), "/metrics", &headers).await
-            }
-            false => broker.get_bearer(&token, "/metrics"),
+            true => tls_client::get(address, "/metrics", &format!("{bearer}\r\n")).await,
+            false => get(address, "/metrics", &format!("host: {address}\r\n{bearer}")),
         };
         assert_eq!(status, 200, "{text}");
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));

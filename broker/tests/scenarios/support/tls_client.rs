@@ -97,14 +97,9 @@ pub(crate) async fn over(stream: TcpStream, config: ClientConfig) -> Result<TlsS
     timeout(PATIENCE, connecting).await.expect("the handshake ends").map_err(|error| error.to_string())
 }
 
-/// What most clients of WebSockets are.
-pub(crate) fn config_of_websockets() -> ClientConfig {
-    config(ALL_VERSIONS, &["http/1.1"])
-}
-
 /// A connection as most clients make it.
 pub(crate) async fn connect(address: SocketAddr) -> TlsStream<TcpStream> {
-    over(TcpStream::connect(address).await.unwrap(), config_of_websockets()).await.unwrap()
+    connect_with(address, ALL_VERSIONS, &["http/1.1"]).await
 }
 
 /// The fingerprint of the certificate that the broker shows now.

@@ -163,8 +163,9 @@ impl Link for QuicLink {
                 ConnectionError::ApplicationClosed(close) => Close {
                     code: close.error_code.into_inner().try_into().unwrap(),
                     reason: String::from_utf8(close.reason.to_vec()).unwrap(),
+                    is_status: false,
                 },
-                other => Close { code: 0, reason: other.to_string() },
+                other => Close { reason: other.to_string(), ..Close::default() },
             }
         };
         ending.boxed()

@@ -1,17 +1,12 @@
 //! WebSocket, over TCP or TLS, in either encoding.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::{SinkExt, StreamExt};
 use longwire_proto::codec::{Encoding, decode_server};
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
@@ -19,59 +14,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
+use crate::every_transport::links::stream::Stream;
 use crate::every_transport::links::{Close, Link};
-use crate::support::tls_client;
-
-/// What is under a WebSocket.
-enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl Stream {
-    fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
-        }
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-}
 
 pub(in crate::every_transport) struct WebSocketLink {
     socket: WebSocketStream<Stream>,
@@ -86,12 +30,7 @@ impl WebSocketLink {
         encoding: Encoding,
         is_tls: bool,
     ) -> Result<Box<dyn Link>, String> {
-        let tcp = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-        tcp.set_nodelay(true).unwrap();
-        let stream = match is_tls {
-            true => Stream::Tls(Box::new(tls_client::over(tcp, tls_client::config_of_websockets()).await?)),
-            false => Stream::Plain(tcp),
-        };
+        let stream = Stream::open(address, is_tls, "http/1.1").await?;
         let mut request = format!("ws://{address}/v1/connect").into_client_request().unwrap();
         request.headers_mut().insert("sec-websocket-protocol", encoding.subprotocol().parse().unwrap());
         // What is sent goes out whatever its size: the tests send what is too large.
@@ -137,7 +76,11 @@ impl Link for WebSocketLink {
                     }
                     Some(Ok(Message::Close(close))) => {
                         if let Some(close) = close {
-                            self.close = Close { code: close.code.into(), reason: close.reason.to_string() };
+                            self.close = Close {
+                                code: close.code.into(),
+                                reason: close.reason.to_string(),
+                                ..Close::default()
+                            };
                         }
                         return None;
                     }

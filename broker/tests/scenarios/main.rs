@@ -12,6 +12,7 @@ mod cuts;
 mod damage;
 mod drain;
 mod faults;
+mod grpc;
 mod hostile;
 mod journey;
 mod kill9;

@@ -3,8 +3,10 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use longwire::{Client, ClientBuilder, Closed, From, TlsFailure};
 use longwire_proto::limits::HELLO_BYTES_MAX;
 use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
@@ -12,9 +14,10 @@ use longwire_proto::wire::server_frame::Frame;
 use prost::Message;
 
 use crate::python::interpreter;
-use crate::support::broker::{Broker, folder, wait_until};
+use crate::support::broker::{Broker, LONGWIRE, folder, wait_until};
 use crate::support::certificates::{Authority, Time};
 use crate::support::grpc_client::{Call, GrpcClient, client_frame, framed, hello};
+use crate::support::proxy::Proxy;
 use crate::support::tokens::{AUTH, Tokens, token};
 
 /// A hang is a failure; nothing here takes this long.
@@ -498,4 +501,120 @@ async fn who_does_not_read_is_cut_off_and_loses_nothing() {
             _ => {}
         }
     }
+}
+
+fn sdk(builder: ClientBuilder) -> Client {
+    let (client, driver) = builder.build().unwrap();
+    drop(tokio::spawn(driver));
+    client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sdk_goes_on_over_cuts_and_kills() {
+    const RECORDS: u64 = 300;
+    let (_folder, data) = folder();
+    let mut broker = Broker::start(&data);
+    // Cut anywhere: in the preface, in headers, in messages; later and later, so that it comes to an end.
+    let plan = |connection: u64| (connection < 40).then_some((60 + 97 * connection, 60 + 211 * connection));
+    let proxy = Proxy::start_with(broker.address(), Arc::new(plan)).await;
+    let client = sdk(Client::builder().url(format!("grpc://{}", proxy.address())));
+    let session = client.session("acme/cut").unwrap();
+    let mut records = session.subscribe(From::Start).await.unwrap();
+    let mut sent = Vec::new();
+    for number in 0..RECORDS {
+        sent.push(session.enqueue(number.to_string()).await.unwrap());
+        if number == RECORDS / 2 {
+            broker.kill();
+            broker = Broker::start(&data);
+            proxy.set_upstream(Some(broker.address()));
+        }
+    }
+    for offset in 0..RECORDS {
+        let record = tokio::time::timeout(PATIENCE, records.next()).await.unwrap().unwrap().unwrap();
+        assert_eq!((record.offset, record.text()), (offset, Some(offset.to_string().as_str())));
+    }
+    for sent in sent {
+        sent.await.unwrap();
+    }
+    client.shutdown().await.unwrap();
+    assert!(broker.terminate());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_large_passes_both_ways() {
+    let (_folder, data) = folder();
+    let broker = Broker::start_with(&data, &[("TLS_DEVELOPMENT", "true")]);
+    let url = format!("grpcs://{}", broker.address());
+    let client = sdk(Client::builder().url(url).fingerprint(broker.fingerprint()));
+    let session = client.session("acme/large").unwrap();
+    let text = |number: usize| number.to_string().repeat(900_000);
+    for number in 0..8 {
+        session.publish(text(number)).await.unwrap();
+    }
+    let mut records = session.subscribe(From::Start).await.unwrap();
+    for number in 0..8 {
+        let record = tokio::time::timeout(PATIENCE, records.next()).await.unwrap().unwrap().unwrap();
+        assert!(record.text() == Some(&text(number)), "record {number}");
+    }
+    client.shutdown().await.unwrap();
+    assert!(broker.terminate());
+}
+
+fn longwire(url: &str, tls: &[&str], arguments: &[&str]) -> String {
+    let output = Command::new(LONGWIRE)
+        .args(["--url", url])
+        .args(tls)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{url} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_command_line_shows_the_same_by_grpc_as_by_websocket() {
+    for settings in [&[][..], &[("TLS_DEVELOPMENT", "true")]] {
+        let (_folder, data) = folder();
+        let broker = Broker::start_with(&data, settings);
+        let (tls, scheme) = match settings {
+            [] => (vec![], "grpc"),
+            _ => (vec!["--fingerprint", broker.fingerprint()], "grpcs"),
+        };
+        let grpc = format!("{scheme}://{}", broker.address());
+        for text in ["one", "two", "three"] {
+            longwire(&grpc, &tls, &["pub", "acme/told", text]);
+        }
+        longwire(&grpc, &tls, &["session", "close", "acme/told"]);
+        let tail = |url: &str| longwire(url, &tls, &["tail", "acme/told", "--from", "start", "--raw"]);
+        let told = tail(&grpc);
+        assert_eq!(told.lines().count(), 3, "{told}");
+        assert_eq!(told, tail(&broker.url()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_wrong_ends_the_sdk() {
+    let (folder, data) = folder();
+    let authority = Authority::new(folder.path(), "clients");
+    let ca = authority.file();
+    let settings = [("TLS_DEVELOPMENT", "true"), ("TLS_CLIENT_CA", ca.to_str().unwrap())];
+    let broker = Broker::start_with(&data, &settings);
+    let to = || Client::builder().url(format!("grpcs://{}", broker.address()));
+    let failure = async |builder: ClientBuilder| {
+        let closed =
+            tokio::time::timeout(PATIENCE, sdk(builder).connected()).await.expect("it goes on trying");
+        match closed.unwrap_err() {
+            Closed::Tls { failure, .. } => failure,
+            other => panic!("{other}"),
+        }
+    };
+    let wrong = failure(to().fingerprint("00".repeat(32))).await;
+    assert!(matches!(wrong, TlsFailure::Fingerprint { .. }), "{wrong:?}");
+    let nobody = failure(to().fingerprint(broker.fingerprint())).await;
+    assert!(matches!(nobody, TlsFailure::ClientCertificate(_)), "{nobody:?}");
+    let mine = authority.issue("mine", &["client"], Time::Valid);
+    let known = sdk(to().fingerprint(broker.fingerprint()).client_certificate(mine.certificate, mine.key));
+    tokio::time::timeout(PATIENCE, known.connected()).await.unwrap().unwrap();
+    known.shutdown().await.unwrap();
 }

@@ -25,6 +25,8 @@ use crate::tls::refusals::Refusals;
 
 pub(crate) mod failure;
 pub(crate) mod fingerprint;
+#[cfg(feature = "grpc")]
+pub(crate) mod overheard;
 mod refusals;
 pub(crate) mod stream;
 

@@ -112,6 +112,27 @@ fn a_generated_client_does_everything_in_plain_text() {
     whole_story(false);
 }
 
+/// The program that docs/protocol.md shows is one.
+#[test]
+fn the_documented_program_runs() {
+    let Some(python) = interpreter() else { return };
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/protocol.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, rest) = page.split_once("<!-- grpc example -->\n```python\n").unwrap();
+    let (program, _) = rest.split_once("```").unwrap();
+    let (folder, data) = folder();
+    generate(&python, folder.path());
+    std::fs::write(folder.path().join("program.py"), program).unwrap();
+    let (broker, tokens) = Tokens::broker(&data, &[]);
+    let token = tokens.token("py", &["demo/**:read,publish,create"]);
+    let program = folder.path().join("program.py");
+    let output =
+        Command::new(python).arg(program).arg(broker.address().to_string()).arg(token).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.starts_with("0 False\n0 True\n['hello'] go on at "), "{said}");
+}
+
 // Numbers of gRPC.
 const INVALID_ARGUMENT: u8 = 3;
 const DEADLINE_EXCEEDED: u8 = 4;
@@ -519,9 +540,10 @@ async fn the_sdk_goes_on_over_cuts_and_kills() {
     let proxy = Proxy::start_with(broker.address(), Arc::new(plan)).await;
     let client = sdk(Client::builder().url(format!("grpc://{}", proxy.address())));
     let session = client.session("acme/cut").unwrap();
+    session.publish("0").await.unwrap();
     let mut records = session.subscribe(From::Start).await.unwrap();
     let mut sent = Vec::new();
-    for number in 0..RECORDS {
+    for number in 1..RECORDS {
         sent.push(session.enqueue(number.to_string()).await.unwrap());
         if number == RECORDS / 2 {
             broker.kill();

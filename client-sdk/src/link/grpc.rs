@@ -22,6 +22,7 @@ use crate::error::Closed;
 use crate::link::{ConnectFailure, MESSAGE_BYTES_MAX};
 use crate::tls::Tls;
 use crate::tls::failure::failure;
+use crate::tls::overheard::Overheard;
 use crate::tls::stream::Stream;
 
 /// Bytes that come ahead of what was read: there is one stream, so it has the same as all.
@@ -39,7 +40,7 @@ const COPIED_BYTES_MAX: usize = 8 << 10;
 
 /// An open call, and the connection that it has for itself.
 pub(super) struct GrpcLink {
-    connection: Connection<Stream, Bytes>,
+    connection: Connection<Overheard, Bytes>,
     /// Why the connection is over; it is not polled again then.
     ended: Option<String>,
     send: SendStream<Bytes>,
@@ -59,8 +60,6 @@ impl GrpcLink {
             let fatal = failure(error).map(|failure| Closed::Tls { url: address.url.clone(), failure });
             ConnectFailure { fatal, ..failed(error) }
         };
-        // In TLS 1.3 a client learns only behind its handshake what the broker thinks of its certificate.
-        let failed_h2 = |error: h2::Error| error.get_io().map_or_else(|| failed(&error), failed_io);
         let stream = TcpStream::connect((address.host.as_str(), address.port));
         let stream = stream.await.map_err(|error| failed(&error))?;
         // Frames are gathered here; the kernel shall not wait for more.
@@ -68,6 +67,14 @@ impl GrpcLink {
         let stream = match tls {
             None => Stream::Plain(stream),
             Some(tls) => Stream::Tls(Box::new(tls.connect(stream).await.map_err(|error| failed_io(&error))?)),
+        };
+        let stream = Overheard::new(stream);
+        // In TLS 1.3 a client learns only behind its handshake what the broker thinks of its certificate.
+        let heard = stream.failure();
+        let failed_h2 = |error: h2::Error| {
+            let fatal =
+                heard.get().map(|failure| Closed::Tls { url: address.url.clone(), failure: failure.clone() });
+            ConnectFailure { fatal, ..failed(&error) }
         };
         let handshake = Builder::new()
             .enable_push(false)
@@ -212,7 +219,7 @@ fn request(address: &Address, has_tls: bool) -> Result<Request<()>, http::Error>
 }
 
 fn poll_answer(
-    connection: &mut Connection<Stream, Bytes>,
+    connection: &mut Connection<Overheard, Bytes>,
     answer: &mut ResponseFuture,
     context: &mut Context<'_>,
 ) -> Poll<Result<Response<RecvStream>, h2::Error>> {

@@ -19,17 +19,19 @@ const DEFAULT_PORT: u16 = 8700;
 pub(crate) struct Address {
     pub(crate) host: String,
     pub(crate) port: u16,
-    /// The URL of the WebSocket, or of the port for QUIC.
+    /// The URL of the WebSocket, or of the port for QUIC and gRPC.
     pub(crate) url: String,
     /// Whether it is reached by TLS.
     pub(crate) tls: bool,
     /// Whether it is reached by QUIC.
     pub(crate) quic: bool,
+    /// Whether it is reached by gRPC.
+    pub(crate) grpc: bool,
 }
 
 impl Address {
     /// Parses `ws://HOST[:PORT][/PATH]`, or `wss://` for TLS; a path is taken as a prefix of the broker's. Or
-    /// `quic://HOST[:PORT]`.
+    /// `quic://HOST[:PORT]`, or `grpc://HOST[:PORT]`, or `grpcs://` for TLS.
     pub(crate) fn parse(text: &str) -> Result<Self, ConnectError> {
         let invalid =
             |reason: &str| ConnectError::InvalidUrl { url: text.to_owned(), reason: reason.to_owned() };
@@ -38,7 +40,12 @@ impl Address {
             Some("ws") => ("ws", false),
             Some("wss") => ("wss", true),
             Some("quic") => ("quic", true),
-            _ => return Err(invalid("it must begin with ws://, wss:// or quic://")),
+            Some("grpc" | "grpcs") if !cfg!(feature = "grpc") => {
+                return Err(invalid("this build has no gRPC: turn on the feature `grpc` of the SDK"));
+            }
+            Some("grpc") => ("grpc", false),
+            Some("grpcs") => ("grpcs", true),
+            _ => return Err(invalid("it must begin with ws://, wss://, quic://, grpc:// or grpcs://")),
         };
         if uri.query().is_some() || text.contains('@') {
             return Err(invalid("it must have neither a query nor a user"));
@@ -46,14 +53,14 @@ impl Address {
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| invalid("it names no host"))?;
         let port = uri.port_u16().unwrap_or(DEFAULT_PORT);
         let prefix = uri.path().trim_end_matches('/').trim_end_matches(CONNECT_PATH);
-        let quic = scheme == "quic";
-        if quic && !prefix.is_empty() {
-            return Err(invalid("QUIC has no paths: leave out what follows the port"));
+        let (quic, grpc) = (scheme == "quic", scheme.starts_with("grpc"));
+        if (quic || grpc) && !prefix.is_empty() {
+            return Err(invalid("QUIC and gRPC have no paths: leave out what follows the port"));
         }
-        let path = if quic { "" } else { CONNECT_PATH };
+        let path = if quic || grpc { "" } else { CONNECT_PATH };
         let url = format!("{scheme}://{host}:{port}{prefix}{path}");
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { host, port, url, tls, quic })
+        Ok(Self { host, port, url, tls, quic, grpc })
     }
 }
 
@@ -75,9 +82,28 @@ mod tests {
             ("quic://[::1]:9/", "::1", 9, "quic://[::1]:9"),
         ] {
             let (tls, quic) = (!url.starts_with("ws:"), url.starts_with("quic"));
-            let wanted = Address { host: host.into(), port, url: url.into(), tls, quic };
+            let wanted = Address { host: host.into(), port, url: url.into(), tls, quic, grpc: false };
             assert_eq!(Address::parse(text).unwrap(), wanted);
         }
+    }
+
+    #[test]
+    #[cfg(feature = "grpc")]
+    fn finds_grpc() {
+        for (text, tls, url) in
+            [("grpc://h/", false, "grpc://h:8700"), ("grpcs://[::1]:9", true, "grpcs://[::1]:9")]
+        {
+            let found = Address::parse(text).unwrap();
+            assert_eq!((found.grpc, found.quic, found.tls, found.url.as_str()), (true, false, tls, url));
+        }
+        assert!(Address::parse("grpc://h/x").is_err());
+    }
+
+    #[test]
+    #[cfg(not(feature = "grpc"))]
+    fn says_what_this_build_has_not() {
+        let error = Address::parse("grpc://h").unwrap_err().to_string();
+        assert!(error.contains("feature `grpc`"), "{error}");
     }
 
     #[test]

@@ -131,7 +131,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Where the broker is: `ws://HOST[:PORT]`, or `wss://` for TLS, or `quic://`, which is encrypted always.
+    /// Where the broker is: `ws://HOST[:PORT]`, or `wss://` for TLS, or `quic://`, which is encrypted always. With the
+    /// feature `grpc` also `grpc://`, or `grpcs://` for TLS.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.url = url.into();
         self
@@ -235,8 +236,8 @@ impl ClientBuilder {
     pub fn build(self) -> Result<(Client, Driver), ConnectError> {
         let address = Address::parse(&self.url)?;
         let tls = Tls::of(&address, &self.tls)?;
-        // The other one is for reading along, which QUIC is not.
-        let encoding = if address.quic { Encoding::Proto } else { self.encoding };
+        // The other one is for reading along, which QUIC and gRPC are not.
+        let encoding = if address.quic || address.grpc { Encoding::Proto } else { self.encoding };
         if !self.device.is_empty() && !is_short_id(self.device.as_bytes()) {
             return Err(ConnectError::InvalidDevice(self.device));
         }
@@ -300,7 +301,7 @@ impl ClientBuilder {
             space,
             calls: Semaphore::new(CALLS_MAX),
             next_subscription: AtomicU32::new(1),
-            encoding: self.encoding,
+            encoding,
             window_bytes: self.window_bytes,
         });
         Ok((client, driver))

@@ -1,4 +1,4 @@
-//! The link: a WebSocket, or QUIC (`quic.rs`). It connects, writes what is queued and reads frames, all within one poll, so that neither direction ever
+//! The link: a WebSocket, QUIC (`quic.rs`) or gRPC (`grpc.rs`). It connects, writes what is queued and reads frames, all within one poll, so that neither direction ever
 //! waits for the other.
 
 use std::collections::VecDeque;
@@ -40,6 +40,8 @@ const WRITE_BUFFER_BYTES: usize = 64 << 10;
 /// Bytes of a message of the broker: a record at its limit can need several times its size as JSON.
 const MESSAGE_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
 
+#[cfg(feature = "grpc")]
+mod grpc;
 mod quic;
 
 type Socket = WebSocketStream<Stream>;
@@ -73,6 +75,8 @@ enum State {
 enum Open {
     WebSocket(Box<Socket>),
     Quic(Box<QuicLink>),
+    #[cfg(feature = "grpc")]
+    Grpc(Box<grpc::GrpcLink>),
 }
 
 pub(crate) struct Link {
@@ -147,6 +151,11 @@ impl Link {
                         endpoints.wait_idle().await;
                         Ok(())
                     }
+                    #[cfg(feature = "grpc")]
+                    Open::Grpc(link) => {
+                        link.close(queue).await;
+                        Ok(())
+                    }
                 }
             };
             // Whoever does not take a farewell within this time will notice that nobody is there.
@@ -194,6 +203,8 @@ impl Link {
         match open {
             Open::WebSocket(_) => self.poll_write_messages(context).map_err(|error| error.to_string()),
             Open::Quic(link) => link.poll_write(context, &mut self.queue, &mut self.queued_bytes),
+            #[cfg(feature = "grpc")]
+            Open::Grpc(link) => link.poll_write(context, &mut self.queue, &mut self.queued_bytes),
         }
     }
 
@@ -218,6 +229,8 @@ impl Link {
         let socket = match &mut self.state {
             State::Open(Open::WebSocket(socket)) => socket,
             State::Open(Open::Quic(link)) => return link.poll_read(context),
+            #[cfg(feature = "grpc")]
+            State::Open(Open::Grpc(link)) => return link.poll_read(context),
             State::Idle | State::Connecting(_) => return Poll::Pending,
         };
         loop {
@@ -268,6 +281,11 @@ async fn connect(
         match &tls {
             Some(tls) if address.quic => {
                 QuicLink::connect(&address, tls, &endpoints).await.map(|link| Open::Quic(Box::new(link)))
+            }
+            #[cfg(feature = "grpc")]
+            tls if address.grpc => {
+                let link = grpc::GrpcLink::connect(&address, tls.as_ref()).await;
+                link.map(|link| Open::Grpc(Box::new(link)))
             }
             tls => {
                 handshake(&address, tls.as_ref(), encoding).await.map(|open| Open::WebSocket(Box::new(open)))

@@ -25,6 +25,8 @@ use crate::tls::refusals::Refusals;
 
 pub(crate) mod failure;
 pub(crate) mod fingerprint;
+#[cfg(feature = "grpc")]
+pub(crate) mod overheard;
 mod refusals;
 pub(crate) mod stream;
 
@@ -39,6 +41,8 @@ pub const CLIENT_KEY_VARIABLE: &str = "LONGWIRE_CLIENT_KEY";
 
 /// What is spoken inside TLS: a WebSocket begins in HTTP/1.1.
 const PROTOCOL: &[u8] = b"http/1.1";
+/// What gRPC is spoken over.
+const GRPC_PROTOCOL: &[u8] = b"h2";
 /// What is spoken over QUIC.
 const QUIC_PROTOCOL: &[u8] = b"longwire/1";
 
@@ -89,7 +93,11 @@ impl Tls {
         })?;
         let refusals = Refusals::default();
         let mut config = config(options, &refusals)?;
-        config.alpn_protocols = vec![if address.quic { QUIC_PROTOCOL } else { PROTOCOL }.to_vec()];
+        config.alpn_protocols = vec![match address {
+            Address { quic: true, .. } => QUIC_PROTOCOL.to_vec(),
+            Address { grpc: true, .. } => GRPC_PROTOCOL.to_vec(),
+            _ => PROTOCOL.to_vec(),
+        }];
         // Who resumes does not look at the certificate, and it may have been replaced for a reason.
         config.resumption = Resumption::disabled();
         Ok(Some(Self { config: Arc::new(config), name, refusals }))

@@ -182,9 +182,9 @@ impl Call {
 
     async fn unary(&self, unary: Unary, hello: wire::Hello, body: Body) -> Result<Reply, Refusal> {
         let (client, ending) = self.connect(hello).await?;
-        let message = self.message(body).await?;
-        client.send(frame(unary.request, &message)).await.map_err(|_| Box::new(broken()))?;
-        drop(message);
+        // What came is dropped as soon as it is a frame: it may be large.
+        let command = frame(unary.request, &self.message(body).await?);
+        client.send(command).await.map_err(|_| Box::new(broken()))?;
         loop {
             let (field, body) = next(&client).await?;
             match field {

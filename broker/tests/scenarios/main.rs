@@ -13,6 +13,7 @@ mod damage;
 mod drain;
 mod every_transport;
 mod faults;
+mod grpc;
 mod hostile;
 mod journey;
 mod kill9;

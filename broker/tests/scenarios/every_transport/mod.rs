@@ -96,4 +96,5 @@ every_transport! {
         who_does_not_read_slows_nobody,
     ];
     kills: [kills_under_load_lose_and_repeat_nothing,];
+    random: [random_commands_come_to_the_same,];
 }

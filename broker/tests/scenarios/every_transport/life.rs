@@ -47,7 +47,7 @@ pub(super) async fn heartbeats_tell_the_ends_that_changed(transport: Transport) 
 }
 
 pub(super) async fn who_sends_nothing_is_sent_away(transport: Transport) {
-    let bed = Bed::with(transport, &[("IDLE_TIMEOUT_MS", "1000"), ("HEARTBEAT_MS", "100")]);
+    let bed = Bed::with(transport, &[("IDLE_TIMEOUT_MS", "3000"), ("HEARTBEAT_MS", "100")]);
     let mut lively = bed.connect().await;
     lively.publish(SESSION, &["x"]).await;
     let mut idle = bed.connect().await;
@@ -63,7 +63,7 @@ pub(super) async fn who_sends_nothing_is_sent_away(transport: Transport) {
         ended = idle.ended() => ended,
         () = staying => unreachable!(),
     };
-    ended.assert_is(&Error::new(ErrorCode::IdleTimeout, "no frame came for 1000 ms"));
+    ended.assert_is(&Error::new(ErrorCode::IdleTimeout, "no frame came for 3000 ms"));
     lively.ping(0).await;
 }
 
@@ -103,7 +103,12 @@ pub(super) async fn a_drain_answers_what_was_asked_and_tells_everybody(transport
     for client in [reader, stalled] {
         assert_drained(&client.ended().await);
     }
-    assert_drained(&stranger.ended().await);
+    // Whose first words the broker has not seen has nothing to be answered on but the end of the link.
+    let ended = stranger.ended().await;
+    match ended.goodbye {
+        Some(_) => assert_drained(&ended),
+        None => assert!(ended.close.reason.starts_with("draining"), "{ended:?}"),
+    }
     // Nobody comes in any more, by now at the latest.
     bed.has_left();
     bed.start_again();

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use longwire::{Client, ClientBuilder, Closed, From, TlsFailure};
+use longwire::{Backoff, Client, ClientBuilder, Closed, From, TlsFailure};
 use longwire_proto::limits::HELLO_BYTES_MAX;
 use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
@@ -292,6 +292,7 @@ async fn calls_have_the_time_that_they_are_given() {
             [("0n", DEADLINE_EXCEEDED), ("-1S", INVALID_ARGUMENT), ("soon", INVALID_ARGUMENT)]
         {
             let mut call = client.begin_with(&path, &[("grpc-timeout", timeout)]).await;
+            call.send("", true);
             assert_eq!(call.status().await.number, number, "{method} {timeout}");
         }
         // Nothing is sent, so nothing can be answered.
@@ -398,6 +399,16 @@ async fn who_opens_and_resets_calls_hurts_nobody_else() {
         call.reset();
     }
     drop(client);
+    // Who is refused before its message was read, again and again, loses no call by that.
+    let refused = GrpcClient::connect(broker.address()).await;
+    for _ in 0..300 {
+        let path = "/longwire.v1.SessionService/Publish";
+        let mut call = refused.begin_with(path, &[("authorization", "none")]).await;
+        call.send(framed(&vec![0; 50_000]), true);
+        call.status().await.is(UNAUTHENTICATED, "unauthenticated");
+    }
+    refused.call("ListSessions", b"").await.unwrap();
+    drop(refused);
     quiet.send(client_frame(ClientFrame::Ping(wire::Ping { token: 9 })), false);
     assert!(matches!(quiet.frame().await.unwrap(), Frame::Pong(pong) if pong.token == 9));
     drop((quiet, other));
@@ -437,6 +448,18 @@ async fn strangers_wait_for_each_other_and_for_nobody_else() {
     assert!(matches!(waiting.frame().await.unwrap(), Frame::Welcome(_)));
 }
 
+#[tokio::test]
+async fn a_socket_that_has_the_last_place_can_use_it_again() {
+    let (_folder, data) = folder();
+    let broker = Broker::start_with(&data, &[("CONNECTIONS_MAX", "1")]);
+    let client = GrpcClient::connect(broker.address()).await;
+    for _ in 0..3 {
+        let mut call = attach(&client).await;
+        call.send("", true);
+        assert_eq!(call.status().await.number, 0);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_call_has_the_place_of_a_connection() {
     let (_folder, data) = folder();
@@ -468,6 +491,7 @@ async fn pages_and_other_hosts_are_refused() {
     for (name, value) in [("origin", "https://evil.example"), (":authority", "evil.example")] {
         for path in ["/longwire.v1.SessionService/ListSessions", "/longwire.v1.SessionService/Attach"] {
             let mut call = client.begin_with(path, &[(name, value)]).await;
+            call.send("", true);
             call.status().await.is(PERMISSION_DENIED, "origin_forbidden");
         }
     }
@@ -509,7 +533,7 @@ async fn who_does_not_read_is_cut_off_and_loses_nothing() {
     let client = GrpcClient::connect(broker.address()).await;
     let mut call = client.begin("Subscribe").await;
     call.send(framed(&subscribe("much")), true);
-    call.is_cut().await;
+    call.cut_off().await;
     // Who reads stays, for as long as it likes, although it sends nothing.
     let reader = GrpcClient::connect(broker.address()).await;
     let mut call = reader.begin("Subscribe").await;
@@ -536,9 +560,10 @@ async fn the_sdk_goes_on_over_cuts_and_kills() {
     let (_folder, data) = folder();
     let mut broker = Broker::start(&data);
     // Cut anywhere: in the preface, in headers, in messages; later and later, so that it comes to an end.
-    let plan = |connection: u64| (connection < 40).then_some((60 + 97 * connection, 60 + 211 * connection));
+    let plan = |connection: u64| (connection < 100).then_some((60 + 47 * connection, 60 + 101 * connection));
     let proxy = Proxy::start_with(broker.address(), Arc::new(plan)).await;
-    let client = sdk(Client::builder().url(format!("grpc://{}", proxy.address())));
+    let backoff = Backoff { base: Duration::from_millis(1), cap: Duration::from_millis(5) };
+    let client = sdk(Client::builder().url(format!("grpc://{}", proxy.address())).backoff(backoff));
     let session = client.session("acme/cut").unwrap();
     session.publish("0").await.unwrap();
     let mut records = session.subscribe(From::Start).await.unwrap();
@@ -552,7 +577,9 @@ async fn the_sdk_goes_on_over_cuts_and_kills() {
         }
     }
     for offset in 0..RECORDS {
-        let record = tokio::time::timeout(PATIENCE, records.next()).await.unwrap().unwrap().unwrap();
+        let record = tokio::time::timeout(PATIENCE, records.next()).await;
+        let record = record.unwrap_or_else(|_| panic!("{offset} is due: {:?}", client.state().borrow()));
+        let record = record.unwrap().unwrap();
         assert_eq!((record.offset, record.text()), (offset, Some(offset.to_string().as_str())));
     }
     for sent in sent {

@@ -204,7 +204,7 @@ impl Call {
     }
 
     /// Takes nothing more; answers once the broker has ended the call without a status, or the connection.
-    pub(crate) async fn is_cut(mut self) {
+    pub(crate) async fn cut_off(mut self) {
         self.respond().await;
         let receive = self.receive.as_mut().unwrap();
         // Nothing is released, so that no more comes than there is room for.

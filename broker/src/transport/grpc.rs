@@ -164,6 +164,10 @@ async fn begin(
         return Err(Box::new(Status::unimplemented("no compression is spoken: send messages as they are")));
     }
     let deadline = metadata::deadline(headers).map_err(refused)?;
+    // A timer would be later than that by as much as it is coarse.
+    if deadline.is_some_and(|due| due <= Instant::now()) {
+        return Err(Box::new(status::deadline()));
+    }
     if context.connections.drain.borrow().is_some() {
         let message = "the broker is shutting down; connect again";
         return Err(refused(Error::new(ErrorCode::Draining, message)));

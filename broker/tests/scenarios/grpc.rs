@@ -14,7 +14,7 @@ use longwire_proto::wire::server_frame::Frame;
 use prost::Message;
 
 use crate::python::interpreter;
-use crate::support::broker::{Broker, LONGWIRE, folder, wait_until};
+use crate::support::broker::{Broker, LONGWIRE, folder, hostile, wait_until};
 use crate::support::certificates::{Authority, Time};
 use crate::support::grpc_client::{Call, GrpcClient, client_frame, framed, hello};
 use crate::support::proxy::Proxy;
@@ -22,6 +22,14 @@ use crate::support::tokens::{AUTH, Tokens, token};
 
 /// A hang is a failure; nothing here takes this long.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The interpreter, unless the store is a hostile one: a generated client repeats nothing by itself. The SDK does.
+fn patient_interpreter() -> Option<String> {
+    if hostile().is_some() {
+        return None;
+    }
+    interpreter()
+}
 
 /// What the client is generated from.
 fn protos() -> std::path::PathBuf {
@@ -80,7 +88,7 @@ impl Story {
 }
 
 fn whole_story(with_tls: bool) {
-    let Some(python) = interpreter() else { return };
+    let Some(python) = patient_interpreter() else { return };
     let (folder, data) = folder();
     generate(&python, &folder.path().join("stubs"));
     let authority = Authority::new(folder.path(), "story");
@@ -115,7 +123,7 @@ fn a_generated_client_does_everything_in_plain_text() {
 /// The program that docs/protocol.md shows is one.
 #[test]
 fn the_documented_program_runs() {
-    let Some(python) = interpreter() else { return };
+    let Some(python) = patient_interpreter() else { return };
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/protocol.md");
     let page = std::fs::read_to_string(page).unwrap();
     let (_, rest) = page.split_once("<!-- grpc example -->\n```python\n").unwrap();
@@ -458,6 +466,39 @@ async fn a_socket_that_has_the_last_place_can_use_it_again() {
         call.send("", true);
         assert_eq!(call.status().await.number, 0);
     }
+}
+
+#[tokio::test]
+async fn a_stranger_whose_place_others_need_is_told() {
+    let (_folder, data) = folder();
+    let broker = Broker::start_with(&data, &[("UNAUTHENTICATED_MAX", "2")]);
+    let client = GrpcClient::connect(broker.address()).await;
+    let mut call = client.begin("Attach").await;
+    call.send(vec![0, 0], false);
+    let attached = GrpcClient::connect(broker.address()).await;
+    let mut stays = attach(&attached).await;
+    let others: Vec<_> = (0..2).map(|_| std::net::TcpStream::connect(broker.address()).unwrap()).collect();
+    call.status().await.is(UNAVAILABLE, "overloaded");
+    stays.send(client_frame(ClientFrame::Ping(wire::Ping::default())), false);
+    assert!(matches!(stays.frame().await.unwrap(), Frame::Pong(_)));
+    drop(others);
+}
+
+#[tokio::test]
+async fn calls_count_among_the_connections_of_whom_they_are() {
+    let (_folder, data) = folder();
+    let (broker, tokens) = Tokens::broker(&data, &[("LIMITS_PRINCIPAL_CONNECTIONS", "1")]);
+    let token = tokens.token("me", &["a/**:read"]);
+    let bearer = format!("Bearer {token}");
+    let client = GrpcClient::connect(broker.address()).await;
+    let mut attached = client.begin("Attach").await;
+    let hello = wire::Hello { token, ..Default::default() };
+    attached.send(client_frame(ClientFrame::Hello(hello)), false);
+    assert!(matches!(attached.frame().await.unwrap(), Frame::Welcome(_)));
+    let path = "/longwire.v1.SessionService/ListSessions";
+    let mut call = client.begin_with(path, &[("authorization", &bearer)]).await;
+    call.send(framed(b""), true);
+    call.status().await.is(RESOURCE_EXHAUSTED, "too_many_connections");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,8 +15,12 @@ use prost::Message;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::support::broker::hostile;
+
 /// A hang is a failure; nothing here takes this long.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The status of what may be tried again.
+const UNAVAILABLE: u8 = 14;
 /// More than any message has.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
@@ -122,11 +126,16 @@ impl GrpcClient {
         })
     }
 
-    /// A whole call with one message.
+    /// A whole call with one message. Publishes are made again where the store is a hostile one.
     pub(crate) async fn call(&self, method: &str, message: &[u8]) -> Result<Bytes, Status> {
-        let mut call = self.begin(method).await;
-        call.send(framed(message), true);
-        call.answer().await
+        loop {
+            let mut call = self.begin(method).await;
+            call.send(framed(message), true);
+            match call.answer().await {
+                Err(Status { number: UNAVAILABLE, .. }) if method == "Publish" && hostile().is_some() => {}
+                answer => return answer,
+            }
+        }
     }
 }
 

@@ -206,6 +206,16 @@ impl Call {
         }
     }
 
+    /// The status, unless the broker ended the connection before it came.
+    pub(crate) async fn status_or_cut(mut self) -> Option<Status> {
+        self.respond().await;
+        let receive = self.receive.as_mut().unwrap();
+        while let Some(piece) = timeout(PATIENCE, receive.data()).await.expect("nothing came") {
+            drop(receive.flow_control().release_capacity(piece.ok()?.len()));
+        }
+        Status::of(&timeout(PATIENCE, receive.trailers()).await.unwrap().ok()??)
+    }
+
     /// The status of HTTP alone.
     pub(crate) async fn http_status(&mut self) -> u16 {
         self.respond().await;

@@ -464,13 +464,21 @@ where
         served = served.as_mut() => return ended(served),
         () = requests.cease(HEADER_TIMEOUT, HTTP_IDLE_TIMEOUT) => {}
         () = stop.cancelled() => {}
-        () = place.evicted() => return,
+        () = evicted(&place, &requests) => return,
         () = caller.is_cut() => return,
     }
     // Who has nothing under way is told that it is over, and who has hears the rest of it.
     served.as_mut().graceful_shutdown();
     if let Ok(served) = timeout(GRACE, served).await {
         ended(served);
+    }
+}
+
+/// Resolves when others need the place. Who has asked for something hears so before.
+async fn evicted(place: &SocketPlace, requests: &Requests) {
+    place.evicted().await;
+    if !requests.are_none() {
+        place.outlived().await;
     }
 }
 

@@ -12,6 +12,7 @@ use axum::routing::any;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method as HttpMethod, StatusCode, Version};
+use http_body_util::BodyExt;
 use longwire_proto::codec::{Encoding, encode_client};
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::FRAME_BYTES_MAX;
@@ -20,7 +21,7 @@ use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use prost::Message;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::connection;
 use crate::host::requested;
@@ -45,7 +46,7 @@ mod status;
 pub(crate) mod system;
 mod watch;
 
-/// How long what is left of an answer may take once the broker stops.
+/// How long what is left of a call may take that is over: of its answer once the broker stops, and of its request once it is refused.
 const LINGER_TIME: Duration = Duration::from_secs(1);
 /// What the body of a call is.
 const GRPC: &str = "application/grpc";
@@ -113,10 +114,33 @@ async fn call(
         return answer(Status::unimplemented(format!("the service has no method `{name}`")));
     };
     metrics::counter!("longwire_grpc_calls_total", "method" => method.name()).increment(1);
-    match begin(context, method, request).await {
+    let (parts, body) = request.into_parts();
+    let mut body = Some(body);
+    match begin(context, method, Request::from_parts(parts, Body::empty()), &mut body).await {
         Ok(reply) => accepted(reply),
-        Err(status) => answer(*status),
+        Err(status) => {
+            if let Some(body) = body.filter(|_| status.code() != Code::DeadlineExceeded) {
+                discard(body).await;
+            }
+            answer(*status)
+        }
     }
+}
+
+/// Throws away what a call that is refused has to say. What comes on a stream that is over already is counted as an offence of the
+/// client's, who could not know; and so many of these end its connection.
+async fn discard(mut body: Body) {
+    let discarded = async {
+        let mut left = FRAME_BYTES_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Who does not come to an end is refused in the middle.
+    drop(timeout(LINGER_TIME, discarded).await);
 }
 
 /// Statuses are large, and most calls have none.
@@ -126,7 +150,13 @@ fn refused(error: Error) -> Refusal {
     Box::new(of_error(&error))
 }
 
-async fn begin(context: Arc<HttpContext>, method: Method, request: Request) -> Result<Reply, Refusal> {
+/// Begins a call, whose body is taken where it is read.
+async fn begin(
+    context: Arc<HttpContext>,
+    method: Method,
+    request: Request,
+    body: &mut Option<Body>,
+) -> Result<Reply, Refusal> {
     let headers = request.headers();
     let host = requested(&request).map_err(refused)?;
     context.origins.check(headers, host.as_ref()).map_err(refused)?;
@@ -134,6 +164,10 @@ async fn begin(context: Arc<HttpContext>, method: Method, request: Request) -> R
         return Err(Box::new(Status::unimplemented("no compression is spoken: send messages as they are")));
     }
     let deadline = metadata::deadline(headers).map_err(refused)?;
+    // A timer would be later than that by as much as it is coarse.
+    if deadline.is_some_and(|due| due <= Instant::now()) {
+        return Err(Box::new(status::deadline()));
+    }
     if context.connections.drain.borrow().is_some() {
         let message = "the broker is shutting down; connect again";
         return Err(refused(Error::new(ErrorCode::Draining, message)));
@@ -141,7 +175,6 @@ async fn begin(context: Arc<HttpContext>, method: Method, request: Request) -> R
     let Some(caller) = request.extensions().get::<Caller>().cloned() else {
         return Err(refused(Error::new(ErrorCode::Internal, "the call came on no socket")));
     };
-    caller.place().sockets().check_room().map_err(refused)?;
     let remote = request.extensions().get::<Remote>().copied();
     let call = Call { context, caller, remote, deadline };
     let hello = match method {
@@ -149,7 +182,7 @@ async fn begin(context: Arc<HttpContext>, method: Method, request: Request) -> R
         Method::Subscribe | Method::Unary(_) => Some(metadata::hello(headers).map_err(refused)?),
     };
     // From here on nothing of the headers is kept.
-    let body = request.into_body();
+    drop(request);
     let due = async {
         match deadline {
             Some(due) => sleep_until(due).await,
@@ -160,7 +193,7 @@ async fn begin(context: Arc<HttpContext>, method: Method, request: Request) -> R
         match (method, hello) {
             (Method::Unary(unary), Some(hello)) => call.unary(unary, hello, body).await,
             (Method::Subscribe, Some(hello)) => call.subscribe(hello, body).await,
-            (_, _) => Ok(call.attach(body).await),
+            (_, _) => Ok(call.attach(body.take().unwrap_or_default()).await),
         }
     };
     tokio::select! {
@@ -180,7 +213,12 @@ impl Call {
         Reply::frames(outlet, None, Watch::all(), ending)
     }
 
-    async fn unary(&self, unary: Unary, hello: wire::Hello, body: Body) -> Result<Reply, Refusal> {
+    async fn unary(
+        &self,
+        unary: Unary,
+        hello: wire::Hello,
+        body: &mut Option<Body>,
+    ) -> Result<Reply, Refusal> {
         let (client, ending) = self.connect(hello).await?;
         // What came is dropped as soon as it is a frame: it may be large.
         let command = frame(unary.request, &self.message(body).await?);
@@ -195,7 +233,7 @@ impl Call {
         }
     }
 
-    async fn subscribe(&self, hello: wire::Hello, body: Body) -> Result<Reply, Refusal> {
+    async fn subscribe(&self, hello: wire::Hello, body: &mut Option<Body>) -> Result<Reply, Refusal> {
         let (client, ending) = self.connect(hello).await?;
         let message = self.message(body).await?;
         // What is none is refused behind it, as everywhere.
@@ -220,9 +258,9 @@ impl Call {
     }
 
     /// The one message of the call, which may come as slowly as a frame.
-    async fn message(&self, body: Body) -> Result<Bytes, Refusal> {
+    async fn message(&self, body: &mut Option<Body>) -> Result<Bytes, Refusal> {
         let within = self.context.connections.times.idle_timeout;
-        match timeout(within, Messages::new(body, FRAME_BYTES_MAX).only()).await {
+        match timeout(within, Messages::new(body.take().unwrap_or_default(), FRAME_BYTES_MAX).only()).await {
             Ok(Ok(message)) => Ok(message),
             Ok(Err(LinkEnd::Refused(error))) => Err(refused(error)),
             Ok(Err(LinkEnd::Gone)) => Err(Box::new(broken())),

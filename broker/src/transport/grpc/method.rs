@@ -152,7 +152,7 @@ mod tests {
         };
         assert_eq!(found.session, publish.session);
         let published = wire::Published { next: 300, ..Default::default() };
-        let encoded = encode_server(Encoding::Proto, wire::server_frame::Frame::Published(published.clone()));
+        let encoded = encode_server(Encoding::Proto, wire::server_frame::Frame::Published(published));
         let (field, body) = message(encoded).unwrap();
         assert_eq!((field, wire::Published::decode(body).unwrap()), (3, published));
         for damaged in [&b""[..], b"\x1a", b"\x1a\x05\x08", b"\x18\x00", b"\xff\xff"] {

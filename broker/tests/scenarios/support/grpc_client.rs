@@ -15,8 +15,12 @@ use prost::Message;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::support::broker::hostile;
+
 /// A hang is a failure; nothing here takes this long.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The status of what may be tried again.
+const UNAVAILABLE: u8 = 14;
 /// More than any message has.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
@@ -122,11 +126,16 @@ impl GrpcClient {
         })
     }
 
-    /// A whole call with one message.
+    /// A whole call with one message. Publishes are made again where the store is a hostile one.
     pub(crate) async fn call(&self, method: &str, message: &[u8]) -> Result<Bytes, Status> {
-        let mut call = self.begin(method).await;
-        call.send(framed(message), true);
-        call.answer().await
+        loop {
+            let mut call = self.begin(method).await;
+            call.send(framed(message), true);
+            match call.answer().await {
+                Err(Status { number: UNAVAILABLE, .. }) if method == "Publish" && hostile().is_some() => {}
+                answer => return answer,
+            }
+        }
     }
 }
 
@@ -197,6 +206,16 @@ impl Call {
         }
     }
 
+    /// The status, unless the broker ended the connection before it came.
+    pub(crate) async fn status_or_cut(mut self) -> Option<Status> {
+        self.respond().await;
+        let receive = self.receive.as_mut().unwrap();
+        while let Some(piece) = timeout(PATIENCE, receive.data()).await.expect("nothing came") {
+            drop(receive.flow_control().release_capacity(piece.ok()?.len()));
+        }
+        Status::of(&timeout(PATIENCE, receive.trailers()).await.unwrap().ok()??)
+    }
+
     /// The status of HTTP alone.
     pub(crate) async fn http_status(&mut self) -> u16 {
         self.respond().await;
@@ -204,7 +223,7 @@ impl Call {
     }
 
     /// Takes nothing more; answers once the broker has ended the call without a status, or the connection.
-    pub(crate) async fn is_cut(mut self) {
+    pub(crate) async fn cut_off(mut self) {
         self.respond().await;
         let receive = self.receive.as_mut().unwrap();
         // Nothing is released, so that no more comes than there is room for.

@@ -92,7 +92,9 @@ impl Address {
         let port = uri.port_u16().unwrap_or(DEFAULT_PORT);
         let prefix = uri.path().trim_end_matches('/').trim_end_matches(CONNECT_PATH);
         if !scheme.is_websocket() && !prefix.is_empty() {
-            return Err(invalid("only WebSockets have paths: leave out what follows the port, or use wss://"));
+            return Err(invalid(
+                "only WebSockets have paths: leave out what follows the port, or use wss://",
+            ));
         }
         let websocket = if scheme.has_tls() { "wss" } else { "ws" };
         let websocket = format!("{websocket}://{host}:{port}{prefix}{CONNECT_PATH}");

@@ -232,7 +232,8 @@ impl FrameSink for MemorySink {
         self.0.flush()
     }
 
-    async fn close(&mut self, error: &Error) -> Result<(), Gone> {
+    async fn close(&mut self, last: Bytes, error: &Error) -> Result<(), Gone> {
+        self.0.feed(last).await?;
         self.0.end(Some(error.clone()));
         Ok(())
     }
@@ -289,8 +290,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_fed_comes_out_before_the_end_does() {
         let (client, source, mut sink) = link();
-        sink.feed(Lane::Control, Bytes::from_static(b"goodbye")).await.unwrap();
-        sink.close(&Error::new(ErrorCode::Draining, "")).await.unwrap();
+        sink.close(Bytes::from_static(b"goodbye"), &Error::new(ErrorCode::Draining, "")).await.unwrap();
         drop((source, sink));
         assert_eq!(client.next().await.unwrap(), "goodbye");
         for _ in 0..2 {

@@ -19,8 +19,8 @@ use longwire_proto::wire::server_frame::Frame;
 use tokio::net::TcpStream;
 
 use crate::address::Address;
-use crate::error::Closed;
 use crate::connect_failure::ConnectFailure;
+use crate::error::Closed;
 use crate::link::MESSAGE_BYTES_MAX;
 use crate::link::dial::Target;
 use crate::tls::failure::failure;

@@ -9,6 +9,8 @@ use prost_types::FileDescriptorSet;
 use prost_types::field_descriptor_proto::Type;
 
 const PROTO: &str = "longwire/v1/longwire.proto";
+/// The service of gRPC, which nothing is generated of: its messages are frames, and pass as bytes.
+const SERVICE: &str = "longwire/v1/service.proto";
 /// Messages that carry records, and those that carry these.
 const RAW_MESSAGES: [&str; 6] =
     ["ClientFrame", "ServerFrame", "Publish", "Delivery", "Page", "ImportRecords"];
@@ -42,6 +44,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     raw.compile_fds(with_raw_records(descriptors))?;
+
+    // Without places and comments: whoever asks for it shall not make the broker send much.
+    let mut service = protox::compile([SERVICE], ["proto"])?;
+    service.file.iter_mut().for_each(|file| file.source_code_info = None);
+    std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&service))?;
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! The HTTP side of the one port: health, metrics, the page, and the upgrade to WebSocket (RFC 6455, section 4.2).
+//! The HTTP side of the one port: health, metrics, the page, gRPC, and the upgrade to WebSocket (RFC 6455, section 4.2).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,6 +28,9 @@ use crate::host::{is_known, requested};
 use crate::origin::Origins;
 use crate::sockets::SocketPlace;
 use crate::store::Health;
+use crate::transport::grpc;
+use crate::transport::grpc::refusal;
+use crate::transport::grpc::system::Serving;
 use crate::transport::websocket::{accept, end};
 use crate::web_page;
 
@@ -46,8 +49,10 @@ pub struct HttpContext {
     pub hosts: Vec<String>,
     /// Pages that may connect.
     pub origins: Origins,
-    /// Tracks upgraded connections, which outlive their HTTP request.
+    /// Tracks upgraded connections, which outlive their HTTP request, and calls.
     pub upgraded: TaskTracker,
+    /// Whether the broker serves, as gRPC is told.
+    pub(crate) serving: Serving,
 }
 
 /// Where a request comes from: the peer of its socket, which may be a proxy.
@@ -61,6 +66,7 @@ pub fn router(context: Arc<HttpContext>) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route(CONNECT_PATH, any(connect));
+    let router = grpc::routes(router).merge(grpc::system::routes(&context.serving)).fallback(grpc::not_found);
     let known_hosts = from_fn_with_state(Arc::clone(&context), refuse_other_hosts);
     web_page::routes(router).layer(known_hosts).with_state(context)
 }
@@ -77,10 +83,10 @@ async fn refuse_other_hosts(
             let message = format!(
                 "the broker is not known as `{host}`; use its address, or add the name to its `hosts`"
             );
-            problem(&Error::new(ErrorCode::OriginForbidden, message))
+            refusal(request.headers(), &Error::new(ErrorCode::OriginForbidden, message))
         }
         Ok(_) => next.run(request).await,
-        Err(error) => problem(&error),
+        Err(error) => refusal(request.headers(), &error),
     }
 }
 
@@ -182,7 +188,7 @@ fn check(request: &Request, origins: &Origins) -> Result<(Encoding, HeaderValue)
 }
 
 /// The token of a request (RFC 6750, section 2.1); empty without one.
-fn bearer(headers: &HeaderMap) -> Result<&str, Error> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Result<&str, Error> {
     let Some(header) = headers.get(AUTHORIZATION) else { return Ok("") };
     let token = header.to_str().ok().and_then(|header| header.split_once(' '));
     match token {
@@ -205,7 +211,7 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 }
 
 /// An error as `application/problem+json` (RFC 9457).
-fn problem(error: &Error) -> Response {
+pub(crate) fn problem(error: &Error) -> Response {
     let (status, body) = problem_text(error);
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;

@@ -5,12 +5,15 @@ use longwire_proto::limits::{DELIVERY_BYTES_MAX, FRAME_BYTES_MAX, HELLO_BYTES_MA
 
 use crate::config::Config;
 use crate::hub::SESSIONS_LIVE_MAX;
+use crate::server::{HTTP2_STREAMS_MAX, HTTP2_WINDOW_BYTES};
 use crate::store::local::quota::{CONTROL_UNSETTLED_BYTES_MAX, UNSETTLED_BYTES_MAX};
 use crate::store::local::shared::{CACHE_BYTES, READERS_MAX};
 use crate::store::local::state::RESIDENT_LOGS_MAX;
 use crate::store::local::writer::GROUP_BYTES_MAX;
 use crate::tail::TAILS_BYTES_MAX;
+use crate::transport::grpc::caller::STRANGE_CALLS_MAX;
 use crate::transport::lanes::LANES_BYTES_MAX;
+use crate::transport::memory::PIPE_BYTES_MAX;
 use crate::transport::quic::config::{RECEIVE_WINDOW_BYTES, SEND_WINDOW_BYTES};
 
 /// A broker that does nothing: code, threads, tables.
@@ -19,14 +22,25 @@ pub const BASE_BYTES: usize = 32 << 20;
 /// what the stack keeps of it.
 pub const CONNECTION_BYTES: usize = 64 << 10;
 /// What waits for a client that does not read: what was gathered (64 KiB), the deliveries until the flush (256 KiB), one more
-/// that does not fit, and as much again because buffers grow by doubling.
+/// that does not fit, and as much again because buffers grow by doubling. A call of gRPC has less: what its pipe holds, the piece
+/// that is being sent, and the one behind it.
 pub const STALLED_BYTES: usize = 2 * ((64 << 10) + (256 << 10) + DELIVERY_BYTES_MAX);
+const _: () = assert!(STALLED_BYTES >= PIPE_BYTES_MAX + 3 * DELIVERY_BYTES_MAX);
 /// What waits for a client on QUIC that does not read: what its lanes hold, and the record that came last; what the stack has sent,
 /// and what it has received.
 pub const QUIC_STALLED_BYTES: usize =
     LANES_BYTES_MAX + RECORD_BYTES_MAX + SEND_WINDOW_BYTES as usize + RECEIVE_WINDOW_BYTES as usize;
-/// A socket without a hello: its task, its HTTP buffers, and twice what may come until the hello.
-pub const WAITING_BYTES: usize = CONNECTION_BYTES + 2 * HELLO_BYTES_MAX;
+/// A stream of HTTP/2 on which nothing is answered yet.
+pub const STREAM_BYTES: usize = 2 << 10;
+/// A call of a stranger: its task and its hello, or what reflection has to tell, as it is encoded and as it is sent.
+pub const STRANGE_CALL_BYTES: usize = 48 << 10;
+/// A socket without a hello: its task, its HTTP buffers, its streams, what may come on them before somebody reads it, and the calls
+/// that strangers may have. A WebSocket has less: twice what may come until the hello.
+pub const WAITING_BYTES: usize = CONNECTION_BYTES
+    + HTTP2_WINDOW_BYTES as usize
+    + HTTP2_STREAMS_MAX as usize * STREAM_BYTES
+    + STRANGE_CALLS_MAX * STRANGE_CALL_BYTES;
+const _: () = assert!(WAITING_BYTES >= CONNECTION_BYTES + 2 * HELLO_BYTES_MAX);
 /// A subscription: its place, its cursor, its stream.
 pub const SUBSCRIPTION_BYTES: usize = 2 << 10;
 /// A live session that is idle.

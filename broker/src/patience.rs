@@ -23,6 +23,11 @@ impl Requests {
         UnderWay(self.0.clone())
     }
 
+    /// Whether none is under way.
+    pub(crate) fn are_none(&self) -> bool {
+        *self.0.borrow() == 0
+    }
+
     /// Resolves when no request has begun within `first`, or when there was none for `later` after that.
     pub(crate) async fn cease(&self, first: Duration, later: Duration) {
         let mut changes = self.0.subscribe();

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
@@ -47,6 +48,9 @@ use crate::sockets::{SocketPlace, Sockets};
 use crate::store::{Store, StoreError};
 use crate::tls::Tls;
 use crate::tls::error::TlsError;
+use crate::transport::grpc::caller::Caller;
+use crate::transport::grpc::system::Serving;
+use crate::transport::memory::MemoryPort;
 use crate::transport::quic::reset_key::ResetKey;
 use crate::transport::quic::{QuicContext, QuicPort};
 
@@ -56,10 +60,12 @@ pub const SIGNING_KEYS_FILE: &str = "signing-keys.json";
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an HTTP connection is kept for the next request: longer than most scrapers of metrics wait.
 const HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a connection that is over may take to hear so, and what is left to be said: as long as a goodbye.
+const GRACE: Duration = Duration::from_secs(1);
 /// Header lines of one HTTP/1 request.
 const HTTP1_HEADERS_MAX: usize = 64;
-/// Streams of one HTTP/2 connection: health checks and metrics need few.
-const HTTP2_STREAMS_MAX: u32 = 64;
+/// Streams of one HTTP/2 connection: calls that one agent has under way. More wait on its side.
+pub(crate) const HTTP2_STREAMS_MAX: u32 = 64;
 /// Bytes of the headers of one HTTP/2 request.
 const HTTP2_HEADER_BYTES_MAX: u32 = 16 << 10;
 /// Streams that a peer opened and reset before anybody looked at them; more end the connection (rapid reset,
@@ -67,9 +73,12 @@ const HTTP2_HEADER_BYTES_MAX: u32 = 16 << 10;
 const HTTP2_PENDING_RESETS_MAX: usize = 20;
 /// Streams that had to be reset because of what the peer did; more end the connection (CVE-2025-8671).
 const HTTP2_LOCAL_RESETS_MAX: usize = 64;
-/// Bytes that a peer may send on one stream, and on all: no request has a body that is read.
-const HTTP2_WINDOW_BYTES: u32 = 64 << 10;
-/// Bytes of answers that wait on one stream for a peer that does not read.
+/// Bytes that a peer may send on one stream, and on all together, before somebody reads them: what a stranger can make the broker
+/// keep, as it is the same before a hello and after it. An agent that publishes at a distance of 50 ms sends 2.6 MB/s through it.
+pub(crate) const HTTP2_WINDOW_BYTES: u32 = 128 << 10;
+/// Bytes of one frame of HTTP/2 that is received: the least that every peer may send.
+const HTTP2_FRAME_BYTES_MAX: u32 = 16 << 10;
+/// Bytes of answers that wait on one stream for a peer that does not read, beside the piece that is being sent.
 const HTTP2_SEND_BYTES_MAX: usize = 64 << 10;
 /// How often a silent HTTP/2 peer is asked whether it is there.
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
@@ -252,8 +261,10 @@ impl Server {
         let hosts = config.hosts.clone();
         let (key_files, published) = (issuers.files, issuers.published);
         let origins = Origins { listed: config.origins.clone(), tls: tls.is_some() };
-        let http =
-            Arc::new(HttpContext { connections, metrics, hosts, origins, upgraded: TaskTracker::new() });
+        let serving = Serving::default();
+        serving.begin().await;
+        let upgraded = TaskTracker::new();
+        let http = Arc::new(HttpContext { connections, metrics, hosts, origins, upgraded, serving });
         Ok(Self { listener, address, quic, config, hub, http, tls, drain, ageing, key_files, published })
     }
 
@@ -275,6 +286,12 @@ impl Server {
         self.quic.is_some()
     }
 
+    /// Where clients within this process come in, from the start of [`Server::run`] to the end of its drain.
+    #[must_use]
+    pub fn memory_port(&self) -> MemoryPort {
+        MemoryPort { connections: Arc::clone(&self.http.connections), served: self.http.upgraded.clone() }
+    }
+
     /// Serves until `shutdown` resolves, then drains: stops accepting, answers what was asked, tells every client when to
     /// come back, settles the store, all within the configured time.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
@@ -288,14 +305,28 @@ impl Server {
         tracing::info!("draining");
         let due = Instant::now() + Config::time(self.config.drain_timeout_ms);
         drop(self.listener);
-        if let Some(quic) = &self.quic {
-            quic.refuse();
-        }
         chores.stop.cancel();
+        self.http.serving.end().await;
         self.drain.send_replace(Some(Config::time(self.config.reconnect_after_ms)));
         self.http.upgraded.close();
-        let mut whole = timeout_at(due, self.http.upgraded.wait()).await.is_ok();
-        stop.cancel();
+        let told = async {
+            let whole = timeout_at(due, self.http.upgraded.wait()).await.is_ok();
+            stop.cancel();
+            requests.close();
+            // Whoever was told something hears it; who does not listen was waited for.
+            drop(timeout_at(due, requests.wait()).await);
+            whole
+        };
+        let refusing = async {
+            if let Some(quic) = &self.quic {
+                quic.refuse().await;
+            }
+            std::future::pending().await
+        };
+        let mut whole = tokio::select! {
+            whole = told => whole,
+            whole = refusing => whole,
+        };
         if let Some(quic) = &self.quic {
             whole &= timeout_at(due, quic.close()).await.is_ok();
         }
@@ -414,8 +445,10 @@ where
 {
     let Peer { stream, remote, place } = peer;
     let requests = Requests::new();
+    let caller = Caller::new(Arc::clone(&place), requests.clone());
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(&place));
+        request.extensions_mut().insert(caller.clone());
         request.extensions_mut().insert(remote);
         let under_way = requests.begin();
         let answer = router.clone().call(request);
@@ -426,15 +459,32 @@ where
         }
     });
     let builder = http_builder();
+    let mut served = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     tokio::select! {
-        served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service) => {
-            if let Err(error) = served {
-                tracing::debug!(%error, "an HTTP connection ended");
-            }
-        }
+        served = served.as_mut() => return ended(served),
         () = requests.cease(HEADER_TIMEOUT, HTTP_IDLE_TIMEOUT) => {}
-        () = place.evicted() => {}
         () = stop.cancelled() => {}
+        () = evicted(&place, &requests) => return,
+        () = caller.is_cut() => return,
+    }
+    // Who has nothing under way is told that it is over, and who has hears the rest of it.
+    served.as_mut().graceful_shutdown();
+    if let Ok(served) = timeout(GRACE, served).await {
+        ended(served);
+    }
+}
+
+/// Resolves when others need the place. Who has asked for something hears so before.
+async fn evicted(place: &SocketPlace, requests: &Requests) {
+    place.evicted().await;
+    if !requests.are_none() {
+        place.outlived().await;
+    }
+}
+
+fn ended<E: std::fmt::Display>(served: Result<(), E>) {
+    if let Err(error) = served {
+        tracing::debug!(%error, "an HTTP connection ended");
     }
 }
 
@@ -453,6 +503,8 @@ fn http_builder() -> auto::Builder<TokioExecutor> {
         .max_pending_accept_reset_streams(HTTP2_PENDING_RESETS_MAX)
         .max_local_error_reset_streams(HTTP2_LOCAL_RESETS_MAX)
         .max_header_list_size(HTTP2_HEADER_BYTES_MAX)
+        .max_frame_size(HTTP2_FRAME_BYTES_MAX)
+        .adaptive_window(false)
         .initial_stream_window_size(HTTP2_WINDOW_BYTES)
         .initial_connection_window_size(HTTP2_WINDOW_BYTES)
         .max_send_buf_size(HTTP2_SEND_BYTES_MAX)

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -123,7 +123,8 @@ impl Sockets {
         table.waiting.entry(network).or_default().insert(number, evicted.clone());
         table.show();
         drop(table);
-        SocketPlace { sockets: Arc::clone(self), network, number, evicted, admitted: AtomicBool::new(false) }
+        let (admitted, calls) = (AtomicBool::new(false), AtomicUsize::new(0));
+        SocketPlace { sockets: Arc::clone(self), network, number, evicted, admitted, calls }
     }
 
     /// Ends a socket that waits, such as when the process can open no more.
@@ -166,7 +167,13 @@ pub struct SocketPlace {
     evicted: CancellationToken,
     /// Changed under the table's lock.
     admitted: AtomicBool,
+    /// Connections that the socket carries as calls. Changed under the table's lock.
+    calls: AtomicUsize,
 }
+
+/// The place of a connection that shares its socket with others; left when it is dropped.
+#[derive(Debug)]
+pub struct CallPlace(Arc<SocketPlace>);
 
 impl SocketPlace {
     /// All places.
@@ -195,6 +202,22 @@ impl SocketPlace {
         self.admitted.store(true, Ordering::Relaxed);
         table.show();
         Ok(table.turns.take(now))
+    }
+
+    /// One more connection on a socket that was admitted. The first one has the socket's own place, and each other one takes a
+    /// place as if it had come on a socket of its own.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Overloaded`] when there are too many connections.
+    pub fn begin_call(self: &Arc<Self>) -> Result<CallPlace, Error> {
+        let mut table = self.sockets.table();
+        let calls = self.calls.load(Ordering::Relaxed);
+        if calls > 0 {
+            self.sockets.room(&table)?;
+            table.admitted += 1;
+        }
+        self.calls.store(calls + 1, Ordering::Relaxed);
+        Ok(CallPlace(Arc::clone(self)))
     }
 
     /// Another turn, for who missed its own.
@@ -230,6 +253,17 @@ impl Drop for SocketPlace {
             table.remove(self.network, self.number);
         }
         table.show();
+    }
+}
+
+impl Drop for CallPlace {
+    fn drop(&mut self) {
+        let mut table = self.0.sockets.table();
+        let calls = self.0.calls.load(Ordering::Relaxed) - 1;
+        self.0.calls.store(calls, Ordering::Relaxed);
+        if calls > 0 {
+            table.admitted -= 1;
+        }
     }
 }
 
@@ -289,6 +323,25 @@ mod tests {
         drop(first);
         third.admit().unwrap();
         drop((second, third));
+        assert_eq!(counts(&sockets), (0, 0));
+    }
+
+    #[test]
+    fn calls_on_one_socket_have_a_place_each() {
+        let sockets = Sockets::new(3, 1000, 2);
+        let socket = Arc::new(sockets.enter(address(1)));
+        socket.admit().unwrap();
+        let first = socket.begin_call().unwrap();
+        assert_eq!(counts(&sockets), (0, 1), "the first one has the socket's");
+        let more = [socket.begin_call().unwrap(), socket.begin_call().unwrap()];
+        assert_eq!(counts(&sockets), (0, 3));
+        assert_eq!(socket.begin_call().unwrap_err().code, ErrorCode::Overloaded);
+        drop(first);
+        assert_eq!(counts(&sockets), (0, 2));
+        drop(more);
+        assert_eq!(counts(&sockets), (0, 1));
+        drop(socket.begin_call().unwrap());
+        drop(socket);
         assert_eq!(counts(&sockets), (0, 0));
     }
 

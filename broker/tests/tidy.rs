@@ -140,7 +140,8 @@ fn documented_errors_are_the_errors() {
     let row = |code: &ErrorCode| {
         let retryable = if code.retryable() { "yes" } else { "no" };
         let (http, close) = (code.http_status().to_string(), code.close_code().to_string());
-        vec![format!("`{code}`"), retryable.into(), http, close]
+        let grpc = code.grpc_status().as_str().to_owned();
+        vec![format!("`{code}`"), retryable.into(), http, close, grpc]
     };
     let rows = ErrorCode::ALL.iter().map(row).collect();
     check(&[("docs/protocol.md".into(), read("docs/protocol.md"))], |text| {

@@ -23,10 +23,12 @@ pub(crate) enum Scheme {
     Wss,
     Quic,
     Longwire,
+    Grpc,
+    Grpcs,
 }
 
 impl Scheme {
-    const ALL: [Self; 4] = [Self::Ws, Self::Wss, Self::Quic, Self::Longwire];
+    const ALL: [Self; 6] = [Self::Ws, Self::Wss, Self::Quic, Self::Longwire, Self::Grpc, Self::Grpcs];
 
     /// Its name; whether TLS is spoken; what carries a connection, best first.
     const fn row(self) -> (&'static str, bool, &'static [Transport]) {
@@ -35,6 +37,8 @@ impl Scheme {
             Self::Wss => ("wss", true, &[Transport::WebSocket]),
             Self::Quic => ("quic", true, &[Transport::Quic]),
             Self::Longwire => ("longwire", true, &[Transport::Quic, Transport::WebSocket]),
+            Self::Grpc => ("grpc", false, &[Transport::Grpc]),
+            Self::Grpcs => ("grpcs", true, &[Transport::Grpc]),
         }
     }
 
@@ -46,9 +50,13 @@ impl Scheme {
         self.row().2
     }
 
-    /// Whether it may be carried by QUIC, which has no paths, and frames of one encoding.
-    pub(crate) fn may_be_quic(self) -> bool {
-        self.transports().contains(&Transport::Quic)
+    /// Whether it is a WebSocket whatever comes. The others have no paths, and frames of one encoding.
+    pub(crate) fn is_websocket(self) -> bool {
+        self.transports() == [Transport::WebSocket]
+    }
+
+    fn is_built(self) -> bool {
+        cfg!(feature = "grpc") || !self.transports().contains(&Transport::Grpc)
     }
 }
 
@@ -65,28 +73,34 @@ pub(crate) struct Address {
 
 impl Address {
     /// Parses `ws://HOST[:PORT][/PATH]`, or `wss://` for TLS; a path is taken as a prefix of the broker's. Or
-    /// `quic://HOST[:PORT]`, or `longwire://HOST[:PORT]`.
+    /// `quic://HOST[:PORT]`, or `longwire://HOST[:PORT]`, or `grpc://HOST[:PORT]`, or `grpcs://` for TLS.
     pub(crate) fn parse(text: &str) -> Result<Self, ConnectError> {
         let invalid =
             |reason: &str| ConnectError::InvalidUrl { url: text.to_owned(), reason: reason.to_owned() };
         let uri: Uri = text.parse().map_err(|error| invalid(&format!("{error}")))?;
         let scheme = Scheme::ALL.into_iter().find(|scheme| uri.scheme_str() == Some(scheme.row().0));
-        let scheme =
-            scheme.ok_or_else(|| invalid("it must begin with ws://, wss://, quic:// or longwire://"))?;
+        let scheme = scheme.ok_or_else(|| {
+            invalid("it must begin with ws://, wss://, quic://, longwire://, grpc:// or grpcs://")
+        })?;
+        if !scheme.is_built() {
+            return Err(invalid("this build has no gRPC: turn on the feature `grpc` of the SDK"));
+        }
         if uri.query().is_some() || text.contains('@') {
             return Err(invalid("it must have neither a query nor a user"));
         }
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| invalid("it names no host"))?;
         let port = uri.port_u16().unwrap_or(DEFAULT_PORT);
         let prefix = uri.path().trim_end_matches('/').trim_end_matches(CONNECT_PATH);
-        if scheme.may_be_quic() && !prefix.is_empty() {
-            return Err(invalid("QUIC has no paths: leave out what follows the port, or use wss://"));
+        if !scheme.is_websocket() && !prefix.is_empty() {
+            return Err(invalid(
+                "only WebSockets have paths: leave out what follows the port, or use wss://",
+            ));
         }
         let websocket = if scheme.has_tls() { "wss" } else { "ws" };
         let websocket = format!("{websocket}://{host}:{port}{prefix}{CONNECT_PATH}");
-        let url = match scheme.may_be_quic() {
-            true => format!("{}://{host}:{port}", scheme.row().0),
-            false => websocket.clone(),
+        let url = match scheme.is_websocket() {
+            true => websocket.clone(),
+            false => format!("{}://{host}:{port}", scheme.row().0),
         };
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         Ok(Self { scheme, host, port, url, websocket })

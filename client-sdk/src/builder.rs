@@ -258,7 +258,7 @@ impl ClientBuilder {
         let address = Address::parse(&self.url)?;
         let tls = Tls::of(&address, &self.tls)?;
         // The other one is for reading along, which QUIC is not.
-        let encoding = if address.scheme.may_be_quic() { Encoding::Proto } else { self.encoding };
+        let encoding = if address.scheme.is_websocket() { self.encoding } else { Encoding::Proto };
         if !self.device.is_empty() && !is_short_id(self.device.as_bytes()) {
             return Err(ConnectError::InvalidDevice(self.device));
         }

@@ -1,7 +1,9 @@
-//! The link: a WebSocket, or QUIC (`quic.rs`). It connects (`dial.rs`), writes what is queued and reads frames, all within one
+//! The link: a WebSocket, QUIC (`quic.rs`) or gRPC (`grpc.rs`). It connects (`dial.rs`), writes what is queued and reads frames, all within one
 //! poll, so that neither direction ever waits for the other.
 
 mod dial;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod quic;
 mod websocket;
 
@@ -61,6 +63,8 @@ enum State {
 enum Open {
     WebSocket(Box<Socket>),
     Quic(Box<QuicLink>),
+    #[cfg(feature = "grpc")]
+    Grpc(Box<grpc::GrpcLink>),
 }
 
 impl Open {
@@ -68,6 +72,8 @@ impl Open {
         match self {
             Self::WebSocket(_) => Transport::WebSocket,
             Self::Quic(_) => Transport::Quic,
+            #[cfg(feature = "grpc")]
+            Self::Grpc(_) => Transport::Grpc,
         }
     }
 
@@ -77,6 +83,9 @@ impl Open {
             // What does not get away at once is said by the end of the stream.
             Self::WebSocket(socket) => drop(socket.send(Message::Close(None)).now_or_never()),
             Self::Quic(link) => link.leave(),
+            // The end of the stream says it.
+            #[cfg(feature = "grpc")]
+            Self::Grpc(_) => {}
         }
     }
 }
@@ -165,6 +174,11 @@ impl Link {
                         target.endpoints.wait_idle(link.remote()).await;
                         Ok(())
                     }
+                    #[cfg(feature = "grpc")]
+                    Open::Grpc(link) => {
+                        link.close(queue).await;
+                        Ok(())
+                    }
                 }
             };
             // Whoever does not take a farewell within this time will notice that nobody is there.
@@ -230,6 +244,8 @@ impl Link {
         match open {
             Open::WebSocket(_) => self.poll_write_messages(context).map_err(|error| error.to_string()),
             Open::Quic(link) => link.poll_write(context, &mut self.queue, &mut self.queued_bytes),
+            #[cfg(feature = "grpc")]
+            Open::Grpc(link) => link.poll_write(context, &mut self.queue, &mut self.queued_bytes),
         }
     }
 
@@ -254,6 +270,8 @@ impl Link {
         let socket = match &mut self.state {
             State::Open(Open::WebSocket(socket)) => socket,
             State::Open(Open::Quic(link)) => return link.poll_read(context),
+            #[cfg(feature = "grpc")]
+            State::Open(Open::Grpc(link)) => return link.poll_read(context),
             State::Idle | State::Connecting(_) => return Poll::Pending,
         };
         loop {

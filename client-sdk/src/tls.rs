@@ -25,6 +25,8 @@ use crate::tls::refusals::Refusals;
 
 pub(crate) mod failure;
 pub(crate) mod fingerprint;
+#[cfg(feature = "grpc")]
+pub(crate) mod overheard;
 pub(crate) mod refusals;
 pub(crate) mod stream;
 
@@ -39,6 +41,9 @@ pub const CLIENT_KEY_VARIABLE: &str = "LONGWIRE_CLIENT_KEY";
 
 /// What is spoken inside TLS: a WebSocket begins in HTTP/1.1.
 const PROTOCOL: &[u8] = b"http/1.1";
+/// What gRPC is spoken over.
+#[cfg(feature = "grpc")]
+const GRPC_PROTOCOL: &[u8] = b"h2";
 /// What is spoken over QUIC.
 const QUIC_PROTOCOL: &[u8] = b"longwire/1";
 
@@ -97,6 +102,14 @@ impl Tls {
 
     pub(crate) async fn connect(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
         TlsConnector::from(Arc::clone(&self.config)).connect(self.name.clone(), stream).await
+    }
+
+    /// As [`connect`](Self::connect), for gRPC.
+    #[cfg(feature = "grpc")]
+    pub(crate) async fn connect_grpc(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        let mut config = ClientConfig::clone(&self.config);
+        config.alpn_protocols = vec![GRPC_PROTOCOL.to_vec()];
+        TlsConnector::from(Arc::new(config)).connect(self.name.clone(), stream).await
     }
 
     /// What one handshake of QUIC is made with, and where it says why it refused the broker: attempts that are made beside each

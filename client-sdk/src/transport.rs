@@ -10,6 +10,8 @@ pub enum Transport {
     WebSocket,
     /// QUIC, over UDP, encrypted always.
     Quic,
+    /// gRPC, over TCP, with TLS or without.
+    Grpc,
 }
 
 impl fmt::Display for Transport {
@@ -17,6 +19,7 @@ impl fmt::Display for Transport {
         f.write_str(match self {
             Self::WebSocket => "WebSocket",
             Self::Quic => "QUIC",
+            Self::Grpc => "gRPC",
         })
     }
 }

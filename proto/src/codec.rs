@@ -86,8 +86,7 @@ fn check_size(size: usize) -> Result<(), Error> {
     if size <= FRAME_BYTES_MAX {
         return Ok(());
     }
-    let message = format!("the frame has {size} bytes; at most {FRAME_BYTES_MAX} are allowed");
-    Err(Error::new(ErrorCode::FrameTooLarge, message).limit(FRAME_BYTES_MAX))
+    Err(Error::frame_too_large(size, FRAME_BYTES_MAX))
 }
 
 fn from_json<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {

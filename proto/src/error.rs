@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use crate::grpc_status::GrpcStatus;
 use crate::wire;
 
 macro_rules! codes {
-    ($($(#[$doc:meta])* $name:ident = $text:literal, $retryable:literal, $http:literal, $close:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $retryable:literal, $http:literal, $close:literal, $grpc:ident;)*) => {
         /// What went wrong. `docs/protocol.md` carries the same table; a test keeps them equal.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
@@ -33,7 +34,13 @@ macro_rules! codes {
                 match self { $(Self::$name => $http,)* }
             }
 
-            /// The code of a WebSocket close (RFC 6455, section 7.4) when the error ends the connection.
+            /// The status of a gRPC call with this code.
+            #[must_use]
+            pub fn grpc_status(self) -> GrpcStatus {
+                match self { $(Self::$name => GrpcStatus::$grpc,)* }
+            }
+
+            /// The code of a WebSocket close (RFC 6455, section 7.4), and of a QUIC connection, when the error ends it.
             #[must_use]
             pub fn close_code(self) -> u16 {
                 match self { $(Self::$name => $close,)* }
@@ -44,117 +51,117 @@ macro_rules! codes {
 
 codes! {
     /// The bytes are not a frame.
-    InvalidFrame = "invalid_frame", false, 400, 1007;
+    InvalidFrame = "invalid_frame", false, 400, 1007, InvalidArgument;
     /// The frame has none of the known contents.
-    UnknownFrame = "unknown_frame", false, 400, 1008;
+    UnknownFrame = "unknown_frame", false, 400, 1008, InvalidArgument;
     /// A JSON frame has a field that does not exist.
-    UnknownField = "unknown_field", false, 400, 1007;
+    UnknownField = "unknown_field", false, 400, 1007, InvalidArgument;
     /// The frame is above `frame_bytes_max`.
-    FrameTooLarge = "frame_too_large", false, 413, 1009;
+    FrameTooLarge = "frame_too_large", false, 413, 1009, ResourceExhausted;
     /// A text message where binary is due, or the other way round.
-    WrongMessageType = "wrong_message_type", false, 400, 1003;
+    WrongMessageType = "wrong_message_type", false, 400, 1003, InvalidArgument;
     /// The client offered no subprotocol that the broker speaks.
-    UnsupportedProtocol = "unsupported_protocol", false, 400, 1002;
+    UnsupportedProtocol = "unsupported_protocol", false, 400, 1002, Unimplemented;
     /// A page of another origin may not connect.
-    OriginForbidden = "origin_forbidden", false, 403, 1008;
+    OriginForbidden = "origin_forbidden", false, 403, 1008, PermissionDenied;
     /// No token, or one that is not accepted.
-    Unauthenticated = "unauthenticated", false, 401, 1008;
+    Unauthenticated = "unauthenticated", false, 401, 1008, Unauthenticated;
     /// The token is no longer valid; a new one is.
-    TokenExpired = "token_expired", false, 401, 1008;
+    TokenExpired = "token_expired", false, 401, 1008, Unauthenticated;
     /// The token was revoked.
-    TokenRevoked = "token_revoked", false, 401, 1008;
+    TokenRevoked = "token_revoked", false, 401, 1008, Unauthenticated;
     /// The principal may see this, and may not do that to it.
-    Forbidden = "forbidden", false, 403, 1008;
+    Forbidden = "forbidden", false, 403, 1008, PermissionDenied;
     /// The first frame was not `hello`.
-    HelloExpected = "hello_expected", false, 400, 1008;
+    HelloExpected = "hello_expected", false, 400, 1008, FailedPrecondition;
     /// A second `hello`.
-    HelloRepeated = "hello_repeated", false, 400, 1008;
+    HelloRepeated = "hello_repeated", false, 400, 1008, FailedPrecondition;
     /// No `hello` came in time.
-    HandshakeTimeout = "handshake_timeout", true, 408, 1008;
+    HandshakeTimeout = "handshake_timeout", true, 408, 1008, Unavailable;
     /// No frame came for the idle time.
-    IdleTimeout = "idle_timeout", true, 408, 1001;
+    IdleTimeout = "idle_timeout", true, 408, 1001, Unavailable;
     /// The broker is shutting down; connect again.
-    Draining = "draining", true, 503, 1012;
+    Draining = "draining", true, 503, 1012, Unavailable;
     /// A session id outside its grammar.
-    InvalidSessionId = "invalid_session_id", false, 400, 1008;
+    InvalidSessionId = "invalid_session_id", false, 400, 1008, InvalidArgument;
     /// A text that is not a position.
-    InvalidPosition = "invalid_position", false, 400, 1008;
+    InvalidPosition = "invalid_position", false, 400, 1008, InvalidArgument;
     /// A record that is not well formed.
-    InvalidRecord = "invalid_record", false, 400, 1008;
+    InvalidRecord = "invalid_record", false, 400, 1008, InvalidArgument;
     /// Another argument that is not allowed.
-    InvalidArgument = "invalid_argument", false, 400, 1008;
+    InvalidArgument = "invalid_argument", false, 400, 1008, InvalidArgument;
     /// A field that only the broker sets.
-    FieldReserved = "field_reserved", false, 400, 1008;
+    FieldReserved = "field_reserved", false, 400, 1008, InvalidArgument;
     /// A kind that only the broker writes, or that this broker does not know how to check.
-    KindReserved = "kind_reserved", false, 400, 1008;
+    KindReserved = "kind_reserved", false, 400, 1008, InvalidArgument;
     /// A record above `record_bytes_max`.
-    RecordTooLarge = "record_too_large", false, 413, 1009;
+    RecordTooLarge = "record_too_large", false, 413, 1009, InvalidArgument;
     /// A publish above `batch_bytes_max` or `batch_records_max`.
-    BatchTooLarge = "batch_too_large", false, 413, 1009;
+    BatchTooLarge = "batch_too_large", false, 413, 1009, InvalidArgument;
     /// A publish without records.
-    BatchEmpty = "batch_empty", false, 400, 1008;
+    BatchEmpty = "batch_empty", false, 400, 1008, InvalidArgument;
     /// More than `subscriptions_max` subscriptions, or than one principal or tenant may have.
-    TooManySubscriptions = "too_many_subscriptions", false, 429, 1008;
+    TooManySubscriptions = "too_many_subscriptions", false, 429, 1008, ResourceExhausted;
     /// More connections than one principal or tenant may have.
-    TooManyConnections = "too_many_connections", true, 429, 1013;
+    TooManyConnections = "too_many_connections", true, 429, 1013, ResourceExhausted;
     /// More unanswered requests than one principal or tenant may have.
-    TooManyRequests = "too_many_requests", true, 429, 1013;
+    TooManyRequests = "too_many_requests", true, 429, 1013, ResourceExhausted;
     /// Faster than one connection, principal or tenant may be; `retry_after_ms` is when as much as this is allowed again.
-    RateLimited = "rate_limited", true, 429, 1013;
+    RateLimited = "rate_limited", true, 429, 1013, ResourceExhausted;
     /// There is no subscription with this number.
-    SubscriptionNotFound = "subscription_not_found", false, 404, 1008;
+    SubscriptionNotFound = "subscription_not_found", false, 404, 1008, NotFound;
     /// There is no such session.
-    SessionNotFound = "session_not_found", false, 404, 1008;
+    SessionNotFound = "session_not_found", false, 404, 1008, NotFound;
     /// The session exists already.
-    SessionExists = "session_exists", false, 409, 1008;
+    SessionExists = "session_exists", false, 409, 1008, AlreadyExists;
     /// The session is closed: it takes no more publishes.
-    SessionClosed = "session_closed", false, 409, 1008;
+    SessionClosed = "session_closed", false, 409, 1008, FailedPrecondition;
     /// The session was deleted.
-    SessionDeleted = "session_deleted", false, 410, 1008;
+    SessionDeleted = "session_deleted", false, 410, 1008, NotFound;
     /// The log does not have this place: it is beyond the end, or was trimmed.
-    OutOfRange = "out_of_range", false, 400, 1008;
+    OutOfRange = "out_of_range", false, 400, 1008, OutOfRange;
     /// A position of another history of the session.
-    ForeignPosition = "foreign_position", false, 409, 1008;
+    ForeignPosition = "foreign_position", false, 409, 1008, FailedPrecondition;
     /// Records were trimmed before they could be delivered; subscribe again to be told which.
-    Trimmed = "trimmed", true, 410, 1008;
+    Trimmed = "trimmed", true, 410, 1008, OutOfRange;
     /// A cursor never moves backwards; `expected` is the offset that it has.
-    CursorBackwards = "cursor_backwards", false, 409, 1008;
+    CursorBackwards = "cursor_backwards", false, 409, 1008, FailedPrecondition;
     /// The records belong to another session, which this one was forked off: erase them there.
-    EraseElsewhere = "erase_elsewhere", false, 409, 1008;
+    EraseElsewhere = "erase_elsewhere", false, 409, 1008, FailedPrecondition;
     /// The records do not go on where the import is; `expected` is the offset to go on at.
-    ImportOutOfOrder = "import_out_of_order", false, 409, 1008;
+    ImportOutOfOrder = "import_out_of_order", false, 409, 1008, FailedPrecondition;
     /// A text that is not a pattern.
-    InvalidPattern = "invalid_pattern", false, 400, 1008;
+    InvalidPattern = "invalid_pattern", false, 400, 1008, InvalidArgument;
     /// A pattern that more sessions match than one subscription follows.
-    PatternTooBroad = "pattern_too_broad", false, 400, 1008;
+    PatternTooBroad = "pattern_too_broad", false, 400, 1008, InvalidArgument;
     /// A page of a list with other conditions.
-    PageMismatch = "page_mismatch", false, 400, 1008;
+    PageMismatch = "page_mismatch", false, 400, 1008, InvalidArgument;
     /// The broker was started without this.
-    NotConfigured = "not_configured", false, 501, 1008;
+    NotConfigured = "not_configured", false, 501, 1008, Unimplemented;
     /// There is a backup of this name.
-    BackupExists = "backup_exists", false, 409, 1008;
+    BackupExists = "backup_exists", false, 409, 1008, AlreadyExists;
     /// `if_end` is not the end; `expected` is.
-    EndMismatch = "end_mismatch", false, 412, 1008;
+    EndMismatch = "end_mismatch", false, 412, 1008, Aborted;
     /// The first sequence of an unknown producer must be 0.
-    ProducerUnknown = "producer_unknown", false, 409, 1008;
+    ProducerUnknown = "producer_unknown", false, 409, 1008, FailedPrecondition;
     /// A higher epoch of the producer has written; `expected` is the lowest that is taken.
-    ProducerFenced = "producer_fenced", false, 409, 1008;
+    ProducerFenced = "producer_fenced", false, 409, 1008, FailedPrecondition;
     /// A sequence was skipped; `expected` is the next.
-    SequenceGap = "sequence_gap", false, 409, 1008;
+    SequenceGap = "sequence_gap", false, 409, 1008, FailedPrecondition;
     /// The sequence was published with another payload.
-    SequenceConflict = "sequence_conflict", false, 409, 1008;
+    SequenceConflict = "sequence_conflict", false, 409, 1008, AlreadyExists;
     /// The sequence was published longer ago than is remembered; `expected` is the highest known.
-    Duplicate = "duplicate", false, 409, 1008;
+    Duplicate = "duplicate", false, 409, 1008, AlreadyExists;
     /// The outcome is not known; the publish may be durable. Repeat it under the same sequence.
-    OutcomeUnknown = "outcome_unknown", true, 503, 1013;
+    OutcomeUnknown = "outcome_unknown", true, 503, 1013, Unavailable;
     /// Too much is waiting; try again later.
-    Overloaded = "overloaded", true, 503, 1013;
+    Overloaded = "overloaded", true, 503, 1013, Unavailable;
     /// The store takes no writes for now, such as when the disk is full.
-    StorageUnavailable = "storage_unavailable", true, 503, 1013;
+    StorageUnavailable = "storage_unavailable", true, 503, 1013, Unavailable;
     /// Stored bytes are damaged; they are not served.
-    DataCorrupt = "data_corrupt", false, 500, 1011;
+    DataCorrupt = "data_corrupt", false, 500, 1011, DataLoss;
     /// A defect of the broker.
-    Internal = "internal", false, 500, 1011;
+    Internal = "internal", false, 500, 1011, Internal;
 }
 
 impl ErrorCode {
@@ -202,6 +209,13 @@ impl Error {
         let message = "there is no session of this name that may be read; where that is allowed, a publish creates one, and \
                        `wait` subscribes before that";
         Self::new(ErrorCode::SessionNotFound, message).field("session")
+    }
+
+    /// A frame of so many bytes, where fewer are allowed.
+    #[must_use]
+    pub fn frame_too_large(bytes: usize, limit: usize) -> Self {
+        let message = format!("the frame has {bytes} bytes; at most {limit} are allowed");
+        Self::new(ErrorCode::FrameTooLarge, message).limit(limit)
     }
 
     /// Names the field that was wrong.

@@ -5,6 +5,7 @@ pub mod error;
 pub mod framing;
 pub mod grant;
 pub mod grants;
+pub mod grpc_status;
 pub mod limits;
 pub mod meta;
 pub mod outcome;
@@ -14,6 +15,7 @@ pub mod raw;
 pub mod record;
 pub mod retention;
 pub mod right;
+pub mod service;
 pub mod session_id;
 pub mod short_id;
 

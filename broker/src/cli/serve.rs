@@ -31,7 +31,7 @@ use crate::cli::session::millis;
     or LONGWIRE_SERVE_TLS_KEY for `key` in the table `tls`."
 )]
 pub(crate) struct ServeArgs {
-    /// Address of the one port for WebSocket and HTTP [default: 127.0.0.1:8700]
+    /// Address of the one port for WebSocket, gRPC and HTTP [default: 127.0.0.1:8700]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
     /// Folder of the durable sessions, created when it does not exist [default: longwire-data]
@@ -185,13 +185,17 @@ impl Access {
 fn announce(server: &Server, access: Access, json: bool) {
     let address = server.address();
     let fingerprint = server.tls().map(Tls::fingerprint);
-    let (websocket, http) = if fingerprint.is_some() { ("wss", "https") } else { ("ws", "http") };
+    let (websocket, http, grpc) = match &fingerprint {
+        Some(_) => ("wss", "https", "grpcs"),
+        None => ("ws", "http", "grpc"),
+    };
     let url = format!("{websocket}://{address}");
     if json {
         let mut ready = serde_json::json!({
             "event": "ready",
             "url": url,
             "http": format!("{http}://{address}"),
+            "grpc": format!("{grpc}://{address}"),
             "auth": matches!(access, Access::Token),
         });
         if server.has_quic() {
@@ -207,6 +211,7 @@ fn announce(server: &Server, access: Access, json: bool) {
     println!("  Access     {}", access.text());
     println!("  Page       {http}://{address}/");
     println!("  WebSocket  {url}{CONNECT_PATH}");
+    println!("  gRPC       {grpc}://{address}");
     if server.has_quic() {
         println!("  QUIC       quic://{address}");
     }

@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::connection::access::Access;
 use crate::connection::witness::Witness;
-use crate::connection::{ConnectionContext, End, link_end};
+use crate::connection::{ConnectionContext, End, Goodbye, link_end};
 use crate::transport::FrameSource;
 
 /// Waits for the hello, and lets in who says it.
@@ -35,7 +35,12 @@ pub(super) async fn hello<R: FrameSource>(
         let message = format!("no hello came within {} ms", context.times.handshake_timeout.as_millis());
         End::Goodbye(Error::new(ErrorCode::HandshakeTimeout, message).into())
     };
-    let bytes = timeout_at(due, source.next()).await.map_err(|_| late())?.map_err(link_end)?;
+    let mut drain = context.drain.clone();
+    let bytes = tokio::select! {
+        bytes = timeout_at(due, source.next()) => bytes.map_err(|_| late())?.map_err(link_end)?,
+        // A shutdown waits for nobody's first word.
+        _ = drain.wait_for(Option::is_some) => return Err(End::Goodbye(Goodbye::drained(&context.drain))),
+    };
     let frame = decode_client(encoding, bytes).map_err(|error| End::Goodbye(error.into()))?;
     let ClientFrame::Hello(hello) = frame else {
         let error = Error::new(ErrorCode::HelloExpected, "the first frame of a connection must be `hello`");

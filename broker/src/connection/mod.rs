@@ -102,6 +102,14 @@ struct Goodbye {
     reconnect_after: Duration,
 }
 
+impl Goodbye {
+    /// The broker shuts down.
+    fn drained(drain: &DrainReceiver) -> Self {
+        let error = Error::new(ErrorCode::Draining, "the broker is shutting down; connect again and resume");
+        Self { error, reconnect_after: drain.borrow().unwrap_or_default() }
+    }
+}
+
 impl From<Error> for Goodbye {
     fn from(error: Error) -> Self {
         Self { error, reconnect_after: Duration::ZERO }
@@ -165,7 +173,7 @@ pub async fn serve<R: FrameSource, W: FrameSink>(
     remote: Option<SocketAddr>,
 ) -> (R, W) {
     let number = context.connections.fetch_add(1, Ordering::Relaxed);
-    metrics::gauge!("longwire_connections").increment(1.0);
+    let _counted = Counted::begin();
     let end = match hello(&context, encoding, &mut source, number, remote).await {
         Ok(access) => {
             let principal = access.principal();
@@ -182,8 +190,23 @@ pub async fn serve<R: FrameSource, W: FrameSink>(
         // The client may be gone by now; then nobody is left to be told.
         drop(timeout(GOODBYE_TIMEOUT, say_goodbye(&mut sink, encoding, goodbye)).await);
     }
-    metrics::gauge!("longwire_connections").decrement(1.0);
     (source, sink)
+}
+
+/// A connection that is counted while it is served, also when whoever serves it drops it in the middle.
+struct Counted;
+
+impl Counted {
+    fn begin() -> Self {
+        metrics::gauge!("longwire_connections").increment(1.0);
+        Self
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        metrics::gauge!("longwire_connections").decrement(1.0);
+    }
 }
 
 async fn say_goodbye<W: FrameSink>(sink: &mut W, encoding: Encoding, goodbye: Goodbye) -> Result<(), Gone> {
@@ -332,9 +355,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             let Some(answer) = self.answered.recv().await else { break };
             self.answer(answer).await?;
         }
-        let reconnect_after = self.drain.borrow().unwrap_or_default();
-        let error = Error::new(ErrorCode::Draining, "the broker is shutting down; connect again and resume");
-        Ok(Goodbye { error, reconnect_after })
+        Ok(Goodbye::drained(&self.drain))
     }
 
     async fn frame(&mut self, frame: ClientFrame) -> Result<Option<Goodbye>, End> {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::limits::HELLO_BYTES_MAX;
 use tokio::time::{Instant, sleep_until};
 
 use crate::sockets::SocketPlace;
@@ -56,6 +58,22 @@ impl Door {
     }
 }
 
+/// What is said to who goes on for longer than a hello may.
+pub(super) fn hello_too_large() -> Error {
+    let message = format!("the hello is not within the first {HELLO_BYTES_MAX} bytes");
+    Error::new(ErrorCode::FrameTooLarge, message).limit(HELLO_BYTES_MAX)
+}
+
+/// The same, whatever limit a transport was the first to see passed.
+fn greeting(end: LinkEnd) -> LinkEnd {
+    match end {
+        LinkEnd::Refused(error) if error.code == ErrorCode::FrameTooLarge => {
+            LinkEnd::Refused(hello_too_large())
+        }
+        end => end,
+    }
+}
+
 /// The next frame, once the door lets it through; there is no door any more behind the second one.
 pub(super) async fn through(
     door: &mut Option<Door>,
@@ -67,7 +85,7 @@ pub(super) async fn through(
     }
     let Some(door) = door else { return frame.await };
     let first = tokio::select! {
-        first = frame => first?,
+        first = frame => first.map_err(greeting)?,
         end = door.evicted() => return Err(end),
     };
     door.has_greeted = true;

@@ -8,8 +8,10 @@ use longwire_proto::error::Error;
 use crate::transport::lanes::{Lane, LaneId, Lanes};
 
 mod door;
+pub mod grpc;
 pub mod lanes;
 mod linger;
+pub mod memory;
 pub mod quic;
 mod threshold;
 pub mod websocket;

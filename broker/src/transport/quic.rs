@@ -138,9 +138,11 @@ impl QuicPort {
         Ok(Arc::clone(serving.1.of(client)))
     }
 
-    /// Lets nobody in any more.
-    pub(crate) fn refuse(&self) {
-        self.endpoint.set_server_config(None);
+    /// Lets nobody in any more, for as long as it is polled. Who comes is told: to be silent would have it wait.
+    pub(crate) async fn refuse(&self) {
+        while let Some(incoming) = self.endpoint.accept().await {
+            incoming.refuse();
+        }
     }
 
     /// Closes the port, once everybody was told.
@@ -180,14 +182,23 @@ async fn greet(
         return;
     };
     metrics::counter!("longwire_quic_handshakes_total").increment(1);
+    let mut drain = context.connections.drain.clone();
     let control = tokio::select! {
-        control = within_time(within, connection.accept_bi()) => control,
-        () = place.evicted() => return bid_farewell(&connection, &SocketPlace::eviction()),
-        () = context.stop.cancelled() => None,
+        control = within_time(within, connection.accept_bi()) => match control {
+            Some(control) => Ok(control),
+            None => {
+                let message = format!("no hello came within {} ms", within.as_millis());
+                Err(Error::new(ErrorCode::HandshakeTimeout, message))
+            }
+        },
+        () = place.evicted() => Err(SocketPlace::eviction()),
+        _ = drain.wait_for(Option::is_some) => {
+            Err(Error::new(ErrorCode::Draining, "the broker is shutting down; connect again"))
+        }
     };
-    let Some(control) = control else {
-        let message = format!("no hello came within {} ms", within.as_millis());
-        return bid_farewell(&connection, &Error::new(ErrorCode::HandshakeTimeout, message));
+    let control = match control {
+        Ok(control) => control,
+        Err(error) => return bid_farewell(&connection, &error),
     };
     let tracker = context.served.clone();
     tracker.spawn(serve(connection, control, place, context.connections));

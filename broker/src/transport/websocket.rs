@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
 use crate::sockets::SocketPlace;
-use crate::transport::door::{Door, through};
+use crate::transport::door::{Door, hello_too_large, through};
 use crate::transport::lanes::Lane;
 use crate::transport::linger::linger;
 use crate::transport::threshold::{Bounded, Threshold};
@@ -69,11 +69,7 @@ where
 
 /// Why nothing came through the threshold.
 fn refusal(threshold: &Threshold, end: LinkEnd) -> LinkEnd {
-    if !threshold.is_spent() {
-        return end;
-    }
-    let message = format!("the hello is not within the first {HELLO_BYTES_MAX} bytes");
-    LinkEnd::Refused(Error::new(ErrorCode::FrameTooLarge, message).limit(HELLO_BYTES_MAX))
+    if threshold.is_spent() { LinkEnd::Refused(hello_too_large()) } else { end }
 }
 
 /// The receiving half.
@@ -132,8 +128,7 @@ fn wrong_type(due: &str, came: &str, encoding: Encoding) -> LinkEnd {
 fn link_end(error: &tungstenite::Error) -> LinkEnd {
     match error {
         tungstenite::Error::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
-            let message = format!("the message has {size} bytes; at most {max_size} are allowed");
-            LinkEnd::Refused(Error::new(ErrorCode::FrameTooLarge, message).limit(*max_size))
+            LinkEnd::Refused(Error::frame_too_large(*size, *max_size))
         }
         tungstenite::Error::Utf8(_) => {
             LinkEnd::Refused(Error::new(ErrorCode::InvalidFrame, "a text message must be UTF-8"))

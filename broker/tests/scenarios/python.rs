@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::support::broker::{Broker, folder};
 
 /// The interpreter that `scripts/test` set up; `None` where it did not, which is said loudly and is an error in CI.
-fn interpreter() -> Option<String> {
+pub(crate) fn interpreter() -> Option<String> {
     let python = std::env::var("LONGWIRE_TEST_PYTHON").ok();
     if python.is_none() {
         let message = "SKIPPED: the client in Python is not tested; run ./scripts/test, which sets it up";

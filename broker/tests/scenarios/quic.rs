@@ -394,9 +394,8 @@ async fn packets_that_are_none_change_nothing() {
         }
     }
     client.ping(1).await;
-    raw.send(&stream(0, hello().len() as u64, &framed(ClientFrame::Ping(wire::Ping { token: 1 })), false))
-        .await;
-    raw.until(|heard| matches!(heard, Heard::Stream { id: 0, .. })).await;
+    let ping = stream(0, hello().len() as u64, &framed(ClientFrame::Ping(wire::Ping { token: 1 })), false);
+    raw.say(&ping, |heard| matches!(heard, Heard::Stream { id: 0, offset: 1.., .. })).await;
     metric_is(broker.address(), "", "longwire_sockets_waiting", |now| now <= 1).await;
     assert_eq!(metric(broker.address(), "longwire_quic_handshakes_total").await, handshakes);
     assert_eq!(metric(broker.address(), "longwire_connections").await, 2);

@@ -15,6 +15,8 @@ use crate::connect_failure::ConnectFailure;
 use crate::dialer::Dialer;
 use crate::dialer::race::{ADDRESSES_MAX, Attempt, Output, Race};
 use crate::link::Open;
+#[cfg(feature = "grpc")]
+use crate::link::grpc::GrpcLink;
 use crate::link::quic::{Endpoints, QuicLink};
 use crate::link::websocket;
 use crate::tls::Tls;
@@ -46,6 +48,12 @@ impl Target {
                 QuicLink::connect(self, tls, remote).await.map(|link| Open::Quic(Box::new(link)))
             }
             (Transport::Quic, None) => Err(ConnectFailure::passing("there is no QUIC without TLS")),
+            #[cfg(feature = "grpc")]
+            (Transport::Grpc, _) => {
+                GrpcLink::connect(self, remote).await.map(|link| Open::Grpc(Box::new(link)))
+            }
+            #[cfg(not(feature = "grpc"))]
+            (Transport::Grpc, _) => Err(ConnectFailure::passing("this build has no gRPC")),
         }
     }
 }

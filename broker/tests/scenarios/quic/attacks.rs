@@ -181,8 +181,7 @@ async fn streams_that_are_not_allowed_end_the_connection() {
     ];
     for (seed, (id, expected)) in cases.into_iter().enumerate() {
         let mut raw = RawQuic::greet(broker.address(), 20 + seed as u64).await;
-        raw.send(&stream(id, 0, b"x", false)).await;
-        let (by_application, code, _) = raw.closed().await;
+        let (by_application, code, _) = raw.ended_for(&stream(id, 0, b"x", false)).await;
         assert_eq!((by_application, code), (false, expected), "stream {id}");
     }
     nothing_is_kept(&broker).await;
@@ -208,8 +207,7 @@ async fn a_hole_is_bounded(raw: &mut RawQuic, begins: u64, window: u64, piece: u
             raw.receive().await;
         }
     }
-    raw.send(&stream(0, end, &[0], false)).await;
-    let (by_application, code, _) = raw.closed().await;
+    let (by_application, code, _) = raw.ended_for(&stream(0, end, &[0], false)).await;
     assert_eq!((by_application, code), (false, FLOW_CONTROL_ERROR));
 }
 

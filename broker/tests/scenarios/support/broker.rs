@@ -135,15 +135,20 @@ impl Broker {
     }
 
     fn request(&self, path: &str, headers: &str) -> (u16, String) {
-        use std::io::Write;
-        let mut stream = std::net::TcpStream::connect(self.address).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\n{headers}\r\nconnection: close\r\n\r\n").unwrap();
-        let mut response = String::new();
-        stream.read_to_string(&mut response).unwrap();
-        let status = response.split(' ').nth(1).unwrap().parse().unwrap();
-        let (_, body) = response.split_once("\r\n\r\n").unwrap();
-        (status, body.to_owned())
+        get(self.address, path, headers)
     }
+}
+
+/// A plain HTTP/1.1 GET with these headers: status and body.
+pub(crate) fn get(address: SocketAddr, path: &str, headers: &str) -> (u16, String) {
+    use std::io::Write;
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\n{headers}\r\nconnection: close\r\n\r\n").unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    let status = response.split(' ').nth(1).unwrap().parse().unwrap();
+    let (_, body) = response.split_once("\r\n\r\n").unwrap();
+    (status, body.to_owned())
 }
 
 impl Drop for Broker {

@@ -10,6 +10,8 @@ use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use longwire_proto::wire::from::From;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
 
+use crate::support::requests::{answered, request_mut};
+
 /// What is waited where the broker does not say how long.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -66,8 +68,8 @@ impl Patience {
                     self.subscriptions.insert(subscribed.wish.subscription, subscribed);
                 }
             }
-            frame => {
-                if let Some(request) = request_of(frame) {
+            _ => {
+                if let Some(request) = request_mut(&mut frame).map(|request| *request) {
                     self.requests.push(Open { request, frame: frame.clone(), refused: false });
                 }
             }
@@ -190,49 +192,4 @@ fn same_producer(one: &ClientFrame, other: &ClientFrame) -> bool {
         Some((publish.session.as_str(), publish.producer.as_ref()?.id.as_str()))
     };
     producer(one).is_some() && producer(one) == producer(other)
-}
-
-/// The number of a request that has one answer.
-fn request_of(frame: &ClientFrame) -> Option<u64> {
-    Some(match frame {
-        ClientFrame::Publish(frame) => frame.request,
-        ClientFrame::Unsubscribe(frame) => frame.request,
-        ClientFrame::DescribeSession(frame) => frame.request,
-        ClientFrame::CreateSession(frame) => frame.request,
-        ClientFrame::CloseSession(frame) => frame.request,
-        ClientFrame::DeleteSession(frame) => frame.request,
-        ClientFrame::ListSessions(frame) => frame.request,
-        ClientFrame::Read(frame) => frame.request,
-        ClientFrame::TrimSession(frame) => frame.request,
-        ClientFrame::EraseRecords(frame) => frame.request,
-        ClientFrame::ForkSession(frame) => frame.request,
-        ClientFrame::ImportRecords(frame) => frame.request,
-        ClientFrame::CommitCursor(frame) => frame.request,
-        ClientFrame::DescribeCursor(frame) => frame.request,
-        ClientFrame::BackUp(frame) => frame.request,
-        ClientFrame::Authenticate(frame) => frame.request,
-        ClientFrame::ShareSession(frame) => frame.request,
-        ClientFrame::RevokeToken(frame) => frame.request,
-        ClientFrame::Hello(_) | ClientFrame::Ping(_) | ClientFrame::Subscribe(_) | ClientFrame::Credit(_) => {
-            return None;
-        }
-    })
-}
-
-/// The number of the request that a frame answers.
-fn answered(frame: &ServerFrame) -> Option<u64> {
-    match frame {
-        ServerFrame::Published(frame) => Some(frame.request),
-        ServerFrame::SessionDescription(frame) => Some(frame.request),
-        ServerFrame::SessionList(frame) => Some(frame.request),
-        ServerFrame::Done(frame) => Some(frame.request),
-        ServerFrame::Authenticated(frame) => Some(frame.request),
-        ServerFrame::Shared(frame) => Some(frame.request),
-        ServerFrame::Page(frame) => Some(frame.request),
-        ServerFrame::Erased(frame) => Some(frame.request),
-        ServerFrame::Imported(frame) => Some(frame.request),
-        ServerFrame::CursorDescription(frame) => Some(frame.request),
-        ServerFrame::BackedUp(frame) => Some(frame.request),
-        _ => None,
-    }
 }

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use longwire_proto::codec::{Encoding, decode_server, encode_client};
 use longwire_proto::framing::{Deframer, prefix};
-use longwire_proto::limits::FRAME_BYTES_MAX;
+use longwire_proto::limits::{FRAME_BYTES_MAX, SUBSCRIPTIONS_MAX};
 use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
     ClientConfig, Connection, ConnectionError, Endpoint, ReadError, RecvStream, SendStream, TransportConfig,
+    VarInt,
 };
 use rustls::version::TLS13;
 use tokio::time::timeout;
@@ -22,6 +23,8 @@ use crate::support::tls_client;
 
 /// A hang is a failure; nothing here takes this long.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Streams that the broker opens: one a subscription, and another one while it begins anew.
+const STREAMS_MAX: VarInt = VarInt::from_u32(2 * SUBSCRIPTIONS_MAX as u32);
 
 /// Fails when it takes too long.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -37,7 +40,9 @@ pub(crate) async fn connect(
     address: SocketAddr,
     protocol: &str,
 ) -> Result<(Endpoint, Connection), ConnectionError> {
-    connect_with(address, protocol, TransportConfig::default()).await
+    let mut transport = TransportConfig::default();
+    transport.max_concurrent_uni_streams(STREAMS_MAX);
+    connect_with(address, protocol, transport).await
 }
 
 /// The same, with other limits than those of the stack.
@@ -61,13 +66,22 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
+    pub(crate) fn new(stream: RecvStream) -> Self {
+        Self { stream, frames: Deframer::new(FRAME_BYTES_MAX) }
+    }
+
     /// The next frame; `None` at the end.
     pub(crate) async fn try_next(&mut self) -> Result<Option<ServerFrame>, ReadError> {
+        soon("a frame comes", self.read()).await
+    }
+
+    /// The same, however long it takes. Dropping the future loses nothing.
+    pub(crate) async fn read(&mut self) -> Result<Option<ServerFrame>, ReadError> {
         loop {
             if let Some(frame) = self.frames.pop().unwrap() {
                 return Ok(Some(decode_server(Encoding::Proto, frame).unwrap()));
             }
-            match soon("a frame comes", self.stream.read_chunk(usize::MAX, true)).await? {
+            match self.stream.read_chunk(usize::MAX, true).await? {
                 Some(piece) => self.frames.push(piece.bytes),
                 None => {
                     assert!(self.frames.is_between_frames(), "the stream ended within a frame");
@@ -119,12 +133,7 @@ impl QuicClient {
     /// The same, over a connection that was made some other way.
     pub(crate) async fn over(endpoint: Endpoint, connection: Connection) -> Self {
         let (send, stream) = connection.open_bi().await.unwrap();
-        Self {
-            endpoint,
-            connection,
-            send,
-            control: Frames { stream, frames: Deframer::new(FRAME_BYTES_MAX) },
-        }
+        Self { endpoint, connection, send, control: Frames::new(stream) }
     }
 
     /// Connects with a token, and takes the welcome.
@@ -175,7 +184,7 @@ impl QuicClient {
     /// The next stream that the broker opens.
     pub(crate) async fn accept(&mut self) -> Frames {
         let stream = soon("a stream comes", self.connection.accept_uni()).await.unwrap();
-        Frames { stream, frames: Deframer::new(FRAME_BYTES_MAX) }
+        Frames::new(stream)
     }
 
     /// Asks whether both are alive.

@@ -238,6 +238,24 @@ impl RawQuic {
         }
     }
 
+    /// Says something until this comes of it.
+    pub(crate) async fn say(&mut self, frames: &[u8], is: impl Fn(&Heard) -> bool) {
+        soon("the broker answers", async {
+            while !self.heard.iter().any(&is) {
+                self.send(frames).await;
+                self.receive().await;
+            }
+        })
+        .await;
+    }
+
+    /// Says something for which the broker ends the connection, until it does: packets get lost where many were sent.
+    pub(crate) async fn ended_for(&mut self, frames: &[u8]) -> (bool, u64, String) {
+        self.say(frames, |heard| matches!(heard, Heard::Closed { .. })).await;
+        self.heard.retain(|heard| matches!(heard, Heard::Closed { .. }));
+        self.closed().await
+    }
+
     /// Takes what comes, and answers as QUIC asks for.
     pub(crate) async fn receive(&mut self) {
         match self.datagram().await {

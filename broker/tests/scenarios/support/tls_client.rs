@@ -101,11 +101,15 @@ pub(crate) async fn connect_with(
     versions: &[&'static SupportedProtocolVersion],
     protocols: &[&str],
 ) -> TlsStream<TcpStream> {
-    let config = config(versions, protocols);
     let stream = TcpStream::connect(address).await.unwrap();
-    let connector = TlsConnector::from(Arc::new(config));
-    let name = ServerName::IpAddress(address.ip().into());
-    timeout(PATIENCE, connector.connect(name, stream)).await.expect("the handshake ends").unwrap()
+    over(stream, config(versions, protocols)).await.unwrap()
+}
+
+/// TLS over a connection.
+pub(crate) async fn over(stream: TcpStream, config: ClientConfig) -> Result<TlsStream<TcpStream>, String> {
+    let name = ServerName::IpAddress(stream.peer_addr().unwrap().ip().into());
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    timeout(PATIENCE, connecting).await.expect("the handshake ends").map_err(|error| error.to_string())
 }
 
 /// A connection as most clients make it.

@@ -44,7 +44,7 @@ async fn main() {
     let clients = Clients::with_sockets(1);
     fill(&clients, Transport::Ws, &plain, records).await;
     fill(&clients, Transport::Wss, &tls, records).await;
-    let mut told = Rounds::new(&[Transport::Ws, Transport::Wss, Transport::Quic]);
+    let mut told = Rounds::new(&Transport::ALL);
     for round in 0..rounds() {
         for transport in told.round(round) {
             let broker = if transport.is_tls() { &tls } else { &plain };

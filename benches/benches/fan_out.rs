@@ -73,7 +73,7 @@ async fn main() {
     let plain = Broker::start(&folder.path().join("plain"), &[]);
     let tls = Broker::start(&folder.path().join("tls"), &[("TLS_DEVELOPMENT", "true")]);
     let clients: &'static Clients = Box::leak(Box::new(Clients::new()));
-    let mut told = Rounds::new(&[Transport::Ws, Transport::Wss, Transport::Quic]);
+    let mut told = Rounds::new(&Transport::ALL);
     for round in 0..rounds() {
         for transport in told.round(round) {
             let broker = if transport.is_tls() { &tls } else { &plain };
@@ -93,12 +93,6 @@ async fn main() {
             let links = reading.join_all().await;
             told.add("deliveries_per_second", transport, deliveries / began.elapsed().as_secs_f64());
             told.add("broker_us_per_delivery", transport, (broker.cpu_seconds() - cpu) * 1e6 / deliveries);
-            if let Some(stats) = links[0].stats() {
-                eprintln!(
-                    "rx {:?} tx {:?} path {:?} frames_rx stream {} ack_tx {}",
-                    stats.udp_rx, stats.udp_tx, stats.path, stats.frame_rx.stream, stats.frame_tx.acks
-                );
-            }
             for link in links {
                 link.close().await;
             }

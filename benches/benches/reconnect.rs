@@ -25,7 +25,7 @@ async fn main() {
     let plain = Broker::start(&folder.path().join("plain"), &[]);
     let tls = Broker::start(&folder.path().join("tls"), &[("TLS_DEVELOPMENT", "true")]);
     let clients = Clients::with_sockets(1);
-    let mut told = Rounds::new(&[Transport::Ws, Transport::Wss, Transport::Quic]);
+    let mut told = Rounds::new(&Transport::ALL);
     for broker in [&plain, &tls] {
         let transport = if broker.address == plain.address { Transport::Ws } else { Transport::Wss };
         let mut link = clients.open(transport, broker.address).await;
@@ -35,7 +35,7 @@ async fn main() {
         assert!(matches!(link.control().await, Frame::Published(_)));
     }
     for round in 0..rounds() {
-        let mut times = [Vec::new(), Vec::new(), Vec::new()];
+        let mut times = [const { Vec::new() }; Transport::ALL.len()];
         for turn in 0..tries {
             for transport in told.round(turn) {
                 let broker = if transport.is_tls() { &tls } else { &plain };

@@ -1,5 +1,6 @@
 //! The same client over every transport: it writes frames, and reads one subscription.
 
+use std::future::poll_fn;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,11 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use longwire_proto::codec::{Encoding, encode_client};
-use longwire_proto::framing::{Deframer, prefix};
+use longwire_proto::framing::{Deframer, grpc_prefix, prefix};
 use longwire_proto::limits::FRAME_BYTES_MAX;
 use longwire_proto::raw::server_frame::Frame;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
-use longwire_proto::{raw, wire};
+use longwire_proto::{raw, service, wire};
 use prost::Message as _;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Endpoint, EndpointConfig, RecvStream, SendStream, TokioRuntime, TransportConfig, VarInt};
@@ -35,10 +36,15 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const WINDOW_BYTES: u32 = 8 << 20;
 /// Bytes that the system keeps for a client of what has come, as the SDK asks for.
 const SOCKET_BUFFER_BYTES: usize = 2 << 20;
+/// The windows of gRPC, as the SDK has them.
+const GRPC_WINDOW_BYTES: u32 = 4 << 20;
+/// Bytes of a frame of HTTP/2, likewise.
+const GRPC_FRAME_BYTES_MAX: u32 = 256 << 10;
 /// Bytes of a datagram that a client takes, as the SDK does.
 const DATAGRAM_BYTES_MAX: u16 = 6500;
-/// UDP sockets of all clients together. One for each would be what clients have, and takes 3 MiB of the one process that they are here.
-const UDP_SOCKETS: usize = 50;
+/// UDP sockets of all clients together. Clients have one each; but here they are one process, each socket has a task of its own, and
+/// with these nothing is lost for want of a buffer.
+const UDP_SOCKETS: usize = 200;
 
 /// What carries the frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,14 +52,18 @@ pub(crate) enum Transport {
     Ws,
     Wss,
     Quic,
+    Grpcs,
 }
 
 impl Transport {
+    pub(crate) const ALL: [Self; 4] = [Self::Ws, Self::Wss, Self::Quic, Self::Grpcs];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ws => "ws",
             Self::Wss => "wss",
             Self::Quic => "quic",
+            Self::Grpcs => "grpcs",
         }
     }
 
@@ -66,6 +76,7 @@ impl Transport {
 /// What all clients share.
 pub(crate) struct Clients {
     tls: Arc<ClientConfig>,
+    grpc_tls: Arc<ClientConfig>,
     quic: quinn::ClientConfig,
     endpoints: Vec<Endpoint>,
     next: AtomicUsize,
@@ -94,6 +105,7 @@ impl Clients {
         };
         Self {
             tls: Arc::new(tls(b"http/1.1")),
+            grpc_tls: Arc::new(tls(b"h2")),
             quic,
             endpoints: (0..sockets).map(endpoint).collect(),
             next: AtomicUsize::new(0),
@@ -118,6 +130,12 @@ impl Clients {
                 let connection = connecting.unwrap().await.unwrap();
                 let (send, receive) = connection.open_bi().await.unwrap();
                 Link::Quic(Box::new(QuicLink { connection, send, control: Frames::new(receive), lane: None }))
+            }
+            Transport::Grpcs => {
+                let connector = TlsConnector::from(Arc::clone(&self.grpc_tls));
+                let name = ServerName::try_from("localhost").unwrap();
+                let stream = connector.connect(name, tcp(address).await).await.unwrap();
+                Link::Grpc(Box::new(GrpcLink::open(Box::new(stream), address).await))
             }
         };
         link.send(ClientFrame::Hello(wire::Hello::default())).await;
@@ -171,10 +189,58 @@ pub(crate) struct QuicLink {
     lane: Option<Frames>,
 }
 
+pub(crate) struct GrpcLink {
+    send: h2::SendStream<Bytes>,
+    receive: h2::RecvStream,
+    frames: Deframer,
+}
+
+impl GrpcLink {
+    async fn open(stream: Box<dyn Io>, address: SocketAddr) -> Self {
+        let handshake = h2::client::Builder::new()
+            .initial_window_size(GRPC_WINDOW_BYTES)
+            .initial_connection_window_size(GRPC_WINDOW_BYTES)
+            .max_frame_size(GRPC_FRAME_BYTES_MAX)
+            .handshake(stream);
+        let (mut requests, connection) = handshake.await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::post(format!("https://{address}/{}/Attach", service::NAME))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())
+            .unwrap();
+        let (answer, send) = requests.send_request(request, false).unwrap();
+        let receive = answer.await.unwrap().into_body();
+        Self { send, receive, frames: Deframer::grpc(2 * FRAME_BYTES_MAX) }
+    }
+
+    async fn send(&mut self, frame: Bytes) {
+        for mut piece in [Bytes::copy_from_slice(&grpc_prefix(&frame).unwrap()), frame] {
+            while !piece.is_empty() {
+                self.send.reserve_capacity(piece.len());
+                let room = poll_fn(|context| self.send.poll_capacity(context)).await.unwrap().unwrap();
+                self.send.send_data(piece.split_to(room.min(piece.len())), false).unwrap();
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Bytes {
+        loop {
+            if let Some(frame) = self.frames.pop().unwrap() {
+                return frame;
+            }
+            let piece = self.receive.data().await.unwrap().unwrap();
+            self.receive.flow_control().release_capacity(piece.len()).unwrap();
+            self.frames.push(piece);
+        }
+    }
+}
+
 /// A connection.
 pub(crate) enum Link {
     WebSocket(Box<WebSocketStream<Box<dyn Io>>>),
     Quic(Box<QuicLink>),
+    Grpc(Box<GrpcLink>),
 }
 
 impl Link {
@@ -185,6 +251,7 @@ impl Link {
             Self::Quic(link) => {
                 link.send.write_all_chunks(&mut [prefix(&frame).unwrap(), frame]).await.unwrap();
             }
+            Self::Grpc(link) => link.send(frame).await,
         }
     }
 
@@ -206,6 +273,7 @@ impl Link {
             let bytes = match self {
                 Self::WebSocket(socket) => message(socket).await,
                 Self::Quic(link) => link.lane.as_mut().unwrap().next().await,
+                Self::Grpc(link) => link.next().await,
             };
             match decode(bytes) {
                 Frame::Heartbeat(_) => {}
@@ -220,6 +288,7 @@ impl Link {
             let bytes = match self {
                 Self::WebSocket(socket) => message(socket).await,
                 Self::Quic(link) => link.control.next().await,
+                Self::Grpc(link) => link.next().await,
             };
             match decode(bytes) {
                 Frame::Heartbeat(_) => {}
@@ -239,18 +308,12 @@ impl Link {
         }
     }
 
-    pub(crate) fn stats(&self) -> Option<quinn::ConnectionStats> {
-        match self {
-            Self::WebSocket(_) => None,
-            Self::Quic(link) => Some(link.connection.stats()),
-        }
-    }
-
     /// Goes away.
     pub(crate) async fn close(self) {
         match self {
             Self::WebSocket(mut socket) => drop(SinkExt::close(&mut socket).await),
             Self::Quic(link) => link.connection.close(VarInt::from_u32(0), &[]),
+            Self::Grpc(mut link) => drop(link.send.send_data(Bytes::new(), true)),
         }
     }
 }

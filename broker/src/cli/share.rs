@@ -56,7 +56,8 @@ enum ShareCommand {
         #[arg(required_unless_present = "id")]
         link: Option<String>,
         /// The id that `longwire share` printed, for somebody who manages everything
-        #[arg(long, value_name = "ID", conflicts_with = "link")]
+        // It may begin with a hyphen.
+        #[arg(long, value_name = "ID", conflicts_with = "link", allow_hyphen_values = true)]
         id: Option<String>,
     },
 }

@@ -17,9 +17,10 @@ use longwire_proto::wire;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
 use tokio::time::{Instant, timeout_at};
 
+use crate::connection::ConnectionContext;
 use crate::connection::access::Access;
+use crate::connection::end::{End, Goodbye, link_end};
 use crate::connection::witness::Witness;
-use crate::connection::{ConnectionContext, End, Goodbye, link_end};
 use crate::transport::FrameSource;
 
 /// Waits for the hello, and lets in who says it.

@@ -13,9 +13,10 @@ use longwire_proto::{raw, wire};
 
 use crate::auth::operation::Operation;
 use crate::backup;
+use crate::connection::end::End;
 use crate::connection::reply::{described, refused, session_list};
 use crate::connection::witness::Management;
-use crate::connection::{Connection, End, read};
+use crate::connection::{Connection, read};
 use crate::cursor::{self, CursorName};
 use crate::life::{erase, fork, import, progress};
 use crate::listing::Listing;

@@ -5,6 +5,7 @@
 
 mod access;
 mod decisions;
+mod end;
 mod hello;
 mod lookups;
 mod read;
@@ -40,6 +41,7 @@ use crate::auth::guard::Guard;
 use crate::auth::operation::Operation as Asks;
 use crate::clock::Clock;
 use crate::connection::access::{Access, Creation};
+use crate::connection::end::{End, Goodbye, link_end, say_goodbye};
 use crate::connection::hello::{hello, welcome};
 use crate::connection::reply::{Asked, answer, refused};
 use crate::connection::subscriptions::{SubscriptionEvent, Subscriptions};
@@ -94,37 +96,6 @@ pub struct ConnectionContext {
     pub drain: DrainReceiver,
     /// How many connections there have been: numbers them.
     pub connections: AtomicU64,
-}
-
-/// Why a connection ends, when the client can be told.
-struct Goodbye {
-    error: Error,
-    reconnect_after: Duration,
-}
-
-impl Goodbye {
-    /// The broker shuts down.
-    fn drained(drain: &DrainReceiver) -> Self {
-        let error = Error::new(ErrorCode::Draining, "the broker is shutting down; connect again and resume");
-        Self { error, reconnect_after: drain.borrow().unwrap_or_default() }
-    }
-}
-
-impl From<Error> for Goodbye {
-    fn from(error: Error) -> Self {
-        Self { error, reconnect_after: Duration::ZERO }
-    }
-}
-
-enum End {
-    Goodbye(Goodbye),
-    Gone,
-}
-
-impl From<Gone> for End {
-    fn from(_: Gone) -> Self {
-        Self::Gone
-    }
 }
 
 enum Event {
@@ -206,19 +177,6 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         metrics::gauge!("longwire_connections").decrement(1.0);
-    }
-}
-
-async fn say_goodbye<W: FrameSink>(sink: &mut W, encoding: Encoding, goodbye: Goodbye) -> Result<(), Gone> {
-    let reconnect_after_ms = u64::try_from(goodbye.reconnect_after.as_millis()).unwrap_or(0);
-    let frame = wire::Goodbye { error: Some(goodbye.error.to_wire()), reconnect_after_ms };
-    sink.close(encode_server(encoding, ServerFrame::Goodbye(frame)), &goodbye.error).await
-}
-
-fn link_end(end: LinkEnd) -> End {
-    match end {
-        LinkEnd::Gone => End::Gone,
-        LinkEnd::Refused(error) => End::Goodbye(error.into()),
     }
 }
 

@@ -8,10 +8,11 @@ use longwire_proto::wire;
 use longwire_proto::wire::server_frame::Frame;
 
 use crate::auth::operation::Operation;
+use crate::connection::Connection;
+use crate::connection::end::End;
 use crate::connection::lookups::boxed;
 use crate::connection::reply::refused;
 use crate::connection::witness::Management;
-use crate::connection::{Connection, End};
 use crate::transport::{FrameSink, FrameSource};
 
 impl<R: FrameSource, W: FrameSink> Connection<R, W> {

@@ -270,6 +270,7 @@ mod tests {
     #[tokio::test]
     async fn who_feeds_waits_for_who_takes() {
         let (client, mut source, _sink) = link();
+        source.admit().unwrap();
         let large = Bytes::from(vec![1; PIPE_BYTES_MAX]);
         client.send(large.clone()).await.unwrap();
         let mut waiting = Box::pin(client.send(Bytes::from_static(b"next")));

@@ -32,6 +32,7 @@ mod quic;
 mod quotas;
 mod residency;
 mod share;
+mod side_by_side;
 mod slow_reader;
 mod store_cli;
 mod support;

@@ -55,7 +55,7 @@ struct Path {
 /// Between two programs of one machine. The stack sends up to ten datagrams at once, and the system takes no more than 64 KiB; what a
 /// packet costs hardly depends on its length. There is no network to be spared: what is under way lies in the buffer of a socket. And
 /// nothing to be learnt from an acknowledgement but that it has arrived.
-const LOCAL: Path = Path { mtu_max: LOCAL_MTU_MAX, window_bytes: 512 << 10, acknowledge: Some(10) };
+const LOCAL: Path = Path { mtu_max: LOCAL_MTU_MAX, window_bytes: 128 << 10, acknowledge: None };
 const LOCAL_MTU_MAX: u16 = 6500;
 /// Over a network: what fits into Ethernet behind headers of IPv6 with options, and ten packets at first (RFC 9002, section 7.2).
 const REMOTE: Path = Path { mtu_max: 1452, window_bytes: 10 * MTU as u64, acknowledge: None };

@@ -1,10 +1,13 @@
-//! From nothing to the first record behind the position that a client has: a connection, hello and the subscription, over TLS
-//! and QUIC. `LONGWIRE_BENCH_TRIES` (300) of each, in turns. The release binary must be there: `cargo build --release`.
+//! From nothing to the first record behind the position that a client has: a connection, hello and the subscription.
+//! `LONGWIRE_BENCH_TRIES` (300) over each transport, in turns. Then the same with the broker far away, `LONGWIRE_BENCH_FAR_TRIES` (40)
+//! of each: everything takes 10 ms each way, but the handshake of TCP, which the system makes with the near end. The release
+//! binary must be there: `cargo build --release`.
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
-use std::time::Instant;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use longwire_proto::raw::server_frame::Frame;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
@@ -12,11 +15,46 @@ use longwire_proto::wire::{self, from::From};
 
 use crate::common::link::{Clients, Transport};
 use crate::common::rounds::{Rounds, rounds};
-use crate::common::{Broker, folder, from_env, quantile, record};
+use crate::common::{Broker, distance, folder, from_env, quantile, record};
 
 const SESSION: &str = "reconnect";
 /// Records of the session: the client has half of them.
 const RECORDS: u64 = 1000;
+
+/// How long everything takes to a broker that is far away, each way.
+const DISTANCE: Duration = Duration::from_millis(10);
+
+/// Who is asked where.
+type Places = [(Transport, SocketAddr); Transport::ALL.len()];
+
+async fn measure(
+    clients: &Clients,
+    told: &mut Rounds,
+    places: &Places,
+    tries: u64,
+    names: [&'static str; 2],
+) {
+    for round in 0..rounds() {
+        let mut times = [const { Vec::new() }; Transport::ALL.len()];
+        for turn in 0..tries {
+            for transport in told.round(turn) {
+                let (_, address) = places[transport as usize];
+                let began = Instant::now();
+                let mut link = clients.open(transport, address).await;
+                link.subscribe(SESSION, From::Offset(RECORDS / 2)).await;
+                link.read_to(RECORDS / 2 + 1).await;
+                times[transport as usize].push(began.elapsed().as_secs_f64() * 1e3);
+                link.close().await;
+            }
+        }
+        for transport in told.round(round) {
+            let times = &mut times[transport as usize];
+            times.sort_by(f64::total_cmp);
+            told.add(names[0], transport, quantile(times, 0.5));
+            told.add(names[1], transport, quantile(times, 0.99));
+        }
+    }
+}
 
 #[tokio::main]
 async fn main() {
@@ -34,25 +72,17 @@ async fn main() {
         link.send(ClientFrame::Publish(publish)).await;
         assert!(matches!(link.control().await, Frame::Published(_)));
     }
-    for round in 0..rounds() {
-        let mut times = [const { Vec::new() }; Transport::ALL.len()];
-        for turn in 0..tries {
-            for transport in told.round(turn) {
-                let broker = if transport.is_tls() { &tls } else { &plain };
-                let began = Instant::now();
-                let mut link = clients.open(transport, broker.address).await;
-                link.subscribe(SESSION, From::Offset(RECORDS / 2)).await;
-                link.read_to(RECORDS / 2 + 1).await;
-                times[transport as usize].push(began.elapsed().as_secs_f64() * 1e3);
-                link.close().await;
-            }
-        }
-        for transport in told.round(round) {
-            let times = &mut times[transport as usize];
-            times.sort_by(f64::total_cmp);
-            told.add("p50_ms", transport, quantile(times, 0.5));
-            told.add("p99_ms", transport, quantile(times, 0.99));
-        }
+    let near = Transport::ALL
+        .map(|transport| (transport, if transport.is_tls() { tls.address } else { plain.address }));
+    measure(&clients, &mut told, &near, tries, ["p50_ms", "p99_ms"]).await;
+    let mut far = near;
+    for (transport, address) in &mut far {
+        *address = match transport {
+            Transport::Quic => distance::udp(*address, DISTANCE).await,
+            _ => distance::tcp(*address, DISTANCE).await,
+        };
     }
+    let tries = from_env("LONGWIRE_BENCH_FAR_TRIES", 40);
+    measure(&clients, &mut told, &far, tries, ["far_p50_ms", "far_p99_ms"]).await;
     told.tell(Transport::Wss);
 }

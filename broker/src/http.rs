@@ -1,6 +1,5 @@
 //! The HTTP side of the one port: health, metrics, the page, gRPC, and the upgrade to WebSocket (RFC 6455, section 4.2).
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -10,8 +9,8 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{any, get};
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+    CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderName, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -19,18 +18,19 @@ use longwire_proto::codec::Encoding;
 use longwire_proto::error::{Error, ErrorCode};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_util::task::TaskTracker;
 
 use crate::auth::authorise::{Subject, authorise};
 use crate::auth::operation::Operation;
-use crate::connection::{ConnectionContext, serve};
+use crate::bearer::bearer;
+use crate::connection::serve;
 use crate::host::{is_known, requested};
+use crate::http_context::{HttpContext, Remote};
 use crate::origin::Origins;
+use crate::problem::problem;
 use crate::sockets::SocketPlace;
 use crate::store::Health;
 use crate::transport::grpc;
 use crate::transport::grpc::refusal;
-use crate::transport::grpc::system::Serving;
 use crate::transport::websocket::{accept, end};
 use crate::web_page;
 
@@ -38,26 +38,6 @@ use crate::web_page;
 pub const CONNECT_PATH: &str = "/v1/connect";
 /// The one version of WebSocket (RFC 6455, section 4.1).
 const WEBSOCKET_VERSION: &str = "13";
-
-/// What the HTTP side needs.
-pub struct HttpContext {
-    /// What connections share.
-    pub connections: Arc<ConnectionContext>,
-    /// Renders `/metrics`; absent where no recorder is installed.
-    pub metrics: Option<PrometheusHandle>,
-    /// Names that are answered to besides addresses and `localhost`.
-    pub hosts: Vec<String>,
-    /// Pages that may connect.
-    pub origins: Origins,
-    /// Tracks upgraded connections, which outlive their HTTP request, and calls.
-    pub upgraded: TaskTracker,
-    /// Whether the broker serves, as gRPC is told.
-    pub(crate) serving: Serving,
-}
-
-/// Where a request comes from: the peer of its socket, which may be a proxy.
-#[derive(Clone, Copy, Debug)]
-pub struct Remote(pub SocketAddr);
 
 /// The routes of the port.
 pub fn router(context: Arc<HttpContext>) -> Router {
@@ -187,16 +167,6 @@ fn check(request: &Request, origins: &Origins) -> Result<(Encoding, HeaderValue)
     Ok((encoding, accept_key))
 }
 
-/// The token of a request (RFC 6750, section 2.1); empty without one.
-pub(crate) fn bearer(headers: &HeaderMap) -> Result<&str, Error> {
-    let Some(header) = headers.get(AUTHORIZATION) else { return Ok("") };
-    let token = header.to_str().ok().and_then(|header| header.split_once(' '));
-    match token {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
-        _ => Err(Error::new(ErrorCode::Unauthenticated, "send `Authorization: Bearer TOKEN`")),
-    }
-}
-
 fn tokens(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values
@@ -208,37 +178,4 @@ fn tokens(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
 
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     tokens(headers, name).iter().any(|found| found.eq_ignore_ascii_case(token))
-}
-
-/// An error as `application/problem+json` (RFC 9457).
-pub(crate) fn problem(error: &Error) -> Response {
-    let (status, body) = problem_text(error);
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    if status == StatusCode::UNAUTHORIZED {
-        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    }
-    if error.retry_after_ms > 0 {
-        // The header counts seconds (RFC 9110, section 10.2.3); who reads the body knows it better.
-        let seconds = HeaderValue::from(error.retry_after_ms.div_ceil(1000));
-        response.headers_mut().insert(RETRY_AFTER, seconds);
-    }
-    response
-}
-
-/// Status and body of the answer that an error is.
-pub(crate) fn problem_text(error: &Error) -> (StatusCode, String) {
-    let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let body = serde_json::json!({
-        "type": "about:blank",
-        "title": status.canonical_reason().unwrap_or_default(),
-        "status": status.as_u16(),
-        "detail": error.message,
-        "code": error.code.as_str(),
-        "retryable": error.code.retryable(),
-        "retry_after_ms": error.retry_after_ms,
-        "limit": error.limit,
-    });
-    (status, body.to_string())
 }

@@ -2,9 +2,11 @@
 //! poll, so that neither direction ever waits for the other.
 
 mod dial;
+mod endpoints;
 #[cfg(feature = "grpc")]
 mod grpc;
 mod quic;
+mod target;
 mod websocket;
 
 use std::collections::VecDeque;
@@ -27,8 +29,9 @@ use crate::address::Address;
 use crate::connect_failure::ConnectFailure;
 use crate::dialer::Dialer;
 use crate::error::Closed;
-use crate::link::dial::{Dialed, Target, dial};
+use crate::link::dial::{Dialed, dial};
 use crate::link::quic::QuicLink;
+use crate::link::target::Target;
 use crate::tls::Tls;
 use crate::tls::stream::Stream;
 use crate::transport::Transport;

@@ -1,6 +1,7 @@
 //! The real broker as a child process, and a connection to it.
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
+pub(crate) mod distance;
 pub(crate) mod link;
 pub(crate) mod rounds;
 

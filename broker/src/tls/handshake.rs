@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::http::problem_text;
+use crate::problem::problem_text;
 
 /// The first byte of everything that begins TLS (RFC 8446, section 5.1: a record of type `handshake`).
 const HANDSHAKE_RECORD: u8 = 22;

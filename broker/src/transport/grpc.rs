@@ -25,7 +25,8 @@ use tonic::{Code, Status};
 
 use crate::connection;
 use crate::host::requested;
-use crate::http::{HttpContext, Remote, problem};
+use crate::http_context::{HttpContext, Remote};
+use crate::problem::problem;
 use crate::transport::grpc::caller::Caller;
 use crate::transport::grpc::method::{
     GOODBYE, HEARTBEAT, Method, PONG, REFUSED, SUBSCRIBE, Unary, WELCOME, frame, message,

@@ -6,55 +6,39 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use longwire_proto::codec::Encoding;
 use tokio::net::lookup_host;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::address::Address;
 use crate::connect_failure::ConnectFailure;
 use crate::dialer::Dialer;
 use crate::dialer::race::{ADDRESSES_MAX, Attempt, Output, Race};
 use crate::link::Open;
 #[cfg(feature = "grpc")]
 use crate::link::grpc::GrpcLink;
-use crate::link::quic::{Endpoints, QuicLink};
+use crate::link::quic::QuicLink;
+use crate::link::target::Target;
 use crate::link::websocket;
-use crate::tls::Tls;
 use crate::transport::Transport;
 
 /// A broker that does not answer within this time is not there.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is dialed.
-#[derive(Debug)]
-pub(super) struct Target {
-    pub(super) address: Address,
-    pub(super) tls: Option<Tls>,
-    pub(super) encoding: Encoding,
-    pub(super) endpoints: Endpoints,
-}
-
-impl Target {
-    pub(super) fn new(address: Address, tls: Option<Tls>, encoding: Encoding) -> Self {
-        Self { address, tls, encoding, endpoints: Endpoints::default() }
-    }
-
-    async fn connect(&self, transport: Transport, remote: SocketAddr) -> Result<Open, ConnectFailure> {
-        match (transport, &self.tls) {
-            (Transport::WebSocket, _) => {
-                websocket::connect(self, remote).await.map(|socket| Open::WebSocket(Box::new(socket)))
-            }
-            (Transport::Quic, Some(tls)) => {
-                QuicLink::connect(self, tls, remote).await.map(|link| Open::Quic(Box::new(link)))
-            }
-            (Transport::Quic, None) => Err(ConnectFailure::passing("there is no QUIC without TLS")),
-            #[cfg(feature = "grpc")]
-            (Transport::Grpc, _) => {
-                GrpcLink::connect(self, remote).await.map(|link| Open::Grpc(Box::new(link)))
-            }
-            #[cfg(not(feature = "grpc"))]
-            (Transport::Grpc, _) => Err(ConnectFailure::passing("this build has no gRPC")),
+/// Makes one attempt.
+async fn connect(target: &Target, transport: Transport, remote: SocketAddr) -> Result<Open, ConnectFailure> {
+    match (transport, &target.tls) {
+        (Transport::WebSocket, _) => {
+            websocket::connect(target, remote).await.map(|socket| Open::WebSocket(Box::new(socket)))
         }
+        (Transport::Quic, Some(tls)) => {
+            QuicLink::connect(target, tls, remote).await.map(|link| Open::Quic(Box::new(link)))
+        }
+        (Transport::Quic, None) => Err(ConnectFailure::passing("there is no QUIC without TLS")),
+        #[cfg(feature = "grpc")]
+        (Transport::Grpc, _) => {
+            GrpcLink::connect(target, remote).await.map(|link| Open::Grpc(Box::new(link)))
+        }
+        #[cfg(not(feature = "grpc"))]
+        (Transport::Grpc, _) => Err(ConnectFailure::passing("this build has no gRPC")),
     }
 }
 
@@ -134,7 +118,7 @@ async fn run(target: &Target, mut race: Race, addresses: &[SocketAddr], began: I
             match output {
                 Output::Start(attempt) => {
                     let remote = addresses[attempt.address];
-                    let future = Box::pin(target.connect(attempt.transport, remote));
+                    let future = Box::pin(connect(target, attempt.transport, remote));
                     attempts.push(UnderWay { attempt, future });
                 }
                 Output::Abandon(transport) => {

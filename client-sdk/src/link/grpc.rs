@@ -22,7 +22,7 @@ use crate::address::Address;
 use crate::connect_failure::ConnectFailure;
 use crate::error::Closed;
 use crate::link::MESSAGE_BYTES_MAX;
-use crate::link::dial::Target;
+use crate::link::target::Target;
 use crate::tls::failure::failure;
 use crate::tls::overheard::Overheard;
 use crate::tls::stream::Stream;

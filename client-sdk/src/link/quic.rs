@@ -4,9 +4,9 @@ use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -20,16 +20,16 @@ use longwire_proto::limits::SUBSCRIPTIONS_MAX;
 use longwire_proto::wire::server_frame::Frame;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
-    ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, MtuDiscoveryConfig, ReadError,
-    RecvStream, SendStream, TokioRuntime, TransportConfig, VarInt,
+    ClientConfig, Connection, ConnectionError, MtuDiscoveryConfig, ReadError, RecvStream, SendStream,
+    TransportConfig, VarInt,
 };
 use rustls::AlertDescription;
-use socket2::SockRef;
 
 use crate::connect_failure::ConnectFailure;
 use crate::error::{Closed, TlsFailure};
 use crate::link::MESSAGE_BYTES_MAX;
-use crate::link::dial::Target;
+use crate::link::endpoints::LOCAL_MTU_MAX;
+use crate::link::target::Target;
 use crate::tls::Tls;
 use crate::tls::failure::{of_alert, of_error};
 use crate::tls::refusals::Refusals;
@@ -42,11 +42,6 @@ const STREAM_WINDOW_BYTES: VarInt = VarInt::from_u32(1 << 20);
 const WINDOW_BYTES: VarInt = VarInt::from_u32(8 << 20);
 /// Bytes that the broker has not acknowledged.
 const SEND_WINDOW_BYTES: u64 = 4 << 20;
-/// Bytes that the system keeps of what has come: a burst of the broker's is larger than what it keeps by itself.
-const SOCKET_BUFFER_BYTES: usize = 2 << 20;
-/// Bytes of a datagram to and from a broker on the same machine, where what a packet costs hardly depends on its length: the stack
-/// sends up to ten of them at once, and the system takes no more than 64 KiB.
-const LOCAL_MTU_MAX: u16 = 6500;
 /// Most routers forget a flow of UDP after 30 seconds of silence; and this is when a client that only listens hears that the
 /// broker was killed, and is back.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -59,41 +54,6 @@ const LEFT: VarInt = VarInt::from_u32(0);
 const PROBE: [u8; 1] = [0];
 /// Errors of QUIC from here on are alerts of TLS (RFC 9001, section 4.8).
 const ALERTS: u64 = 0x100;
-
-/// The UDP sockets of a client. They outlive its connections.
-#[derive(Debug, Default)]
-pub(super) struct Endpoints {
-    v4: OnceLock<Endpoint>,
-    v6: OnceLock<Endpoint>,
-}
-
-impl Endpoints {
-    fn to(&self, address: SocketAddr) -> io::Result<&Endpoint> {
-        let (endpoint, any) = match address {
-            SocketAddr::V4(_) => (&self.v4, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
-            SocketAddr::V6(_) => (&self.v6, IpAddr::from(Ipv6Addr::UNSPECIFIED)),
-        };
-        if let Some(endpoint) = endpoint.get() {
-            return Ok(endpoint);
-        }
-        let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
-        // It gives what its administrator allows; with less there is more that is sent twice.
-        drop(SockRef::from(&socket).set_recv_buffer_size(SOCKET_BUFFER_BYTES));
-        let mut config = EndpointConfig::default();
-        config.max_udp_payload_size(LOCAL_MTU_MAX).map_err(io::Error::other)?;
-        let made = Endpoint::new(config, None, socket, Arc::new(TokioRuntime))?;
-        Ok(endpoint.get_or_init(|| made))
-    }
-
-    /// Resolves when everything that was closed there has been said to be. The other family may have attempts that came to
-    /// nothing, and who closes waits for none of those.
-    pub(super) async fn wait_idle(&self, remote: SocketAddr) {
-        let endpoint = if remote.is_ipv4() { &self.v4 } else { &self.v6 };
-        if let Some(endpoint) = endpoint.get() {
-            endpoint.wait_idle().await;
-        }
-    }
-}
 
 /// Where a frame comes from.
 #[derive(Clone, Copy, Debug)]

@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use crate::connect_failure::ConnectFailure;
 use crate::error::Closed;
-use crate::link::dial::Target;
+use crate::link::target::Target;
 use crate::link::{MESSAGE_BYTES_MAX, Socket};
 use crate::tls::failure::failure;
 use crate::tls::stream::Stream;

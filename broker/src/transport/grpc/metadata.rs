@@ -8,7 +8,7 @@ use longwire_proto::limits::TITLE_BYTES_MAX;
 use longwire_proto::wire;
 use tokio::time::Instant;
 
-use crate::http::bearer;
+use crate::bearer::bearer;
 
 /// Names the endpoint, as `device` of a hello does.
 const DEVICE: &str = "longwire-device";

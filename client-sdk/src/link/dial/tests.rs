@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use longwire_proto::codec;
+use longwire_proto::codec::{self, Encoding};
 use longwire_proto::framing::prefix;
 use longwire_proto::wire;
 use longwire_proto::wire::server_frame::Frame;
@@ -17,8 +17,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::handshake::server::{Callback, ErrorResponse, Request, Response};
 
 use super::*;
+use crate::address::Address;
 use crate::error::{Closed, TlsFailure};
 use crate::link::{Link, LinkEvent};
+use crate::tls::Tls;
 use crate::tls::TlsOptions;
 use crate::tls::fingerprint::Fingerprint;
 

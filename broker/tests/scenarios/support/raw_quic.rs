@@ -34,6 +34,12 @@ const SAMPLE: std::ops::Range<usize> = 4..20;
 /// After this time of silence what was sent last is taken for lost, and the broker is reminded.
 const SILENCE: Duration = Duration::from_millis(300);
 
+/// The same for who waits for an end: a broker that has said why, says so again for three of its probe timeouts (RFC 9000, section
+/// 10.2), which here are 75 ms at least, and then knows of nothing.
+const END_SILENCE: Duration = Duration::from_millis(15);
+/// No datagram is longer: on one machine they are longer than on a network.
+const DATAGRAM_BYTES: usize = 65_536;
+
 /// The spaces of packet numbers.
 #[derive(Clone, Copy)]
 enum Space {
@@ -208,8 +214,12 @@ impl RawQuic {
 
     /// The next datagram, as it is; `None` after a while of silence.
     pub(crate) async fn datagram(&self) -> Option<Vec<u8>> {
-        let mut datagram = vec![0; 2048];
-        let length = timeout(SILENCE, self.socket.recv(&mut datagram)).await.ok()?.unwrap();
+        self.datagram_within(SILENCE).await
+    }
+
+    async fn datagram_within(&self, silence: Duration) -> Option<Vec<u8>> {
+        let mut datagram = vec![0; DATAGRAM_BYTES];
+        let length = timeout(silence, self.socket.recv(&mut datagram)).await.ok()?.unwrap();
         datagram.truncate(length);
         Some(datagram)
     }
@@ -243,7 +253,7 @@ impl RawQuic {
         soon("the broker answers", async {
             while !self.heard.iter().any(&is) {
                 self.send(frames).await;
-                self.receive().await;
+                self.receive_within(END_SILENCE).await;
             }
         })
         .await;
@@ -258,10 +268,14 @@ impl RawQuic {
 
     /// Takes what comes, and answers as QUIC asks for.
     pub(crate) async fn receive(&mut self) {
-        match self.datagram().await {
+        self.receive_within(SILENCE).await;
+    }
+
+    async fn receive_within(&mut self, silence: Duration) {
+        match self.datagram_within(silence).await {
             Some(mut datagram) => {
                 self.take(&mut datagram);
-                let mut waiting = vec![0; 2048];
+                let mut waiting = vec![0; DATAGRAM_BYTES];
                 while let Ok(length) = self.socket.try_recv(&mut waiting) {
                     self.take(&mut waiting[..length]);
                 }

@@ -12,8 +12,8 @@ use longwire_proto::limits::HELLO_BYTES_MAX;
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{
-    AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig,
-    ValidationTokenConfig, VarInt,
+    EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, ValidationTokenConfig,
+    VarInt,
 };
 
 /// Streams that a client opens: that for control.
@@ -40,6 +40,7 @@ const RETRY_LIFETIME: Duration = Duration::from_secs(15);
 
 /// Of QUIC: RFC 9000. The stack knows drafts of it too, which nobody here has tried.
 const VERSION: u32 = 1;
+
 /// What differs by where a client is.
 #[derive(Clone, Copy)]
 struct Path {
@@ -47,18 +48,15 @@ struct Path {
     mtu_max: u16,
     /// Bytes that may be under way before anything was heard of how much may be.
     window_bytes: u64,
-    /// Of so many packets one is to be acknowledged, when the client's stack can be asked for that
-    /// (draft-ietf-quic-ack-frequency).
-    acknowledge: Option<u32>,
 }
 
 /// Between two programs of one machine. The stack sends up to ten datagrams at once, and the system takes no more than 64 KiB; what a
-/// packet costs hardly depends on its length. There is no network to be spared: what is under way lies in the buffer of a socket. And
-/// nothing to be learnt from an acknowledgement but that it has arrived.
-const LOCAL: Path = Path { mtu_max: LOCAL_MTU_MAX, window_bytes: 128 << 10, acknowledge: None };
+/// packet costs hardly depends on its length. There is no network to be spared: what is under way lies in the buffer of a socket.
+const LOCAL: Path = Path { mtu_max: LOCAL_MTU_MAX, window_bytes: 128 << 10 };
+/// The bytes of ten datagrams that one system call takes.
 const LOCAL_MTU_MAX: u16 = 6500;
 /// Over a network: what fits into Ethernet behind headers of IPv6 with options, and ten packets at first (RFC 9002, section 7.2).
-const REMOTE: Path = Path { mtu_max: 1452, window_bytes: 10 * MTU as u64, acknowledge: None };
+const REMOTE: Path = Path { mtu_max: 1452, window_bytes: 10 * MTU as u64 };
 /// Bytes of a datagram that is taken. The buffers that it is received into are as large.
 const DATAGRAM_BYTES_MAX: u16 = LOCAL_MTU_MAX;
 /// Between two stateless resets. Only packets with connection ids of the broker's own get one, and it is shorter than they are, so
@@ -109,12 +107,6 @@ impl Configs {
     }
 }
 
-fn acknowledgements(one_in: u32) -> AckFrequencyConfig {
-    let mut config = AckFrequencyConfig::default();
-    config.ack_eliciting_threshold(VarInt::from_u32(one_in));
-    config
-}
-
 fn config(tls: Arc<rustls::ServerConfig>, idle_timeout: Duration, path: Path) -> io::Result<ServerConfig> {
     let mut transport = TransportConfig::default();
     // More than 2^62 ms is for ever.
@@ -147,7 +139,8 @@ fn config(tls: Arc<rustls::ServerConfig>, idle_timeout: Duration, path: Path) ->
         .initial_rtt(INITIAL_RTT)
         .persistent_congestion_threshold(PERSISTENT_CONGESTION_THRESHOLD)
         .congestion_controller_factory(Arc::new(congestion))
-        .ack_frequency_config(path.acknowledge.map(acknowledgements))
+        // Clients acknowledge as they like: to be asked for less made none faster.
+        .ack_frequency_config(None)
         // It tells whoever looks on how long a round trip takes, and nobody here asks.
         .allow_spin(false)
         // Many packets in one system call; the stack turns it off where the network card cannot.

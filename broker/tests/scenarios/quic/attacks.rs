@@ -390,11 +390,16 @@ async fn who_allows_no_streams_waits_and_piles_up_nothing() {
         client.connection.set_max_concurrent_uni_streams(VarInt::from_u32(1));
         let mut stream = client.accept().await;
         assert!(stream.subscribed().await.subscription < most);
-        let delivery = stream.delivery().await;
-        assert_eq!((delivery.from, delivery.next), (0, 2), "stream {count}");
+        // A store in trouble gives what it has in parts.
+        let mut next = 0;
+        while next < 2 {
+            let delivery = stream.delivery().await;
+            assert_eq!(delivery.from, next, "stream {count}");
+            next = delivery.next;
+        }
         assert!(matches!(stream.next().await, ServerFrame::SubscriptionEnded(_)));
         assert_eq!(stream.try_next().await, Ok(None));
     }
     let mut again = client.subscribe(5000, most, "s").await;
-    assert_eq!(again.delivery().await.next, 2);
+    while again.delivery().await.next < 2 {}
 }

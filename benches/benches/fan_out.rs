@@ -47,6 +47,7 @@ async fn connect(
 }
 
 async fn publish(link: &mut Link, session: &str, records: u64) {
+    let in_flight = from_env("LONGWIRE_BENCH_IN_FLIGHT", IN_FLIGHT);
     let mut answered = 0;
     for request in 1..=records {
         let publish = wire::Publish {
@@ -56,7 +57,7 @@ async fn publish(link: &mut Link, session: &str, records: u64) {
             ..Default::default()
         };
         link.send(ClientFrame::Publish(publish)).await;
-        while request - answered >= IN_FLIGHT || (request == records && answered < records) {
+        while request - answered >= in_flight || (request == records && answered < records) {
             match link.control().await {
                 Frame::Published(_) => answered += 1,
                 other => panic!("{other:?} came instead of an answer"),

@@ -1,4 +1,4 @@
-//! From nothing to the first record behind the position that a client has: a connection, hello and the subscription.
+//! From nothing to the first record behind the position that a client has: a connection, then hello and the subscription at once.
 //! `LONGWIRE_BENCH_TRIES` (300) over each transport, in turns. Then the same with the broker far away, `LONGWIRE_BENCH_FAR_TRIES` (40)
 //! of each: everything takes 10 ms each way, but the handshake of TCP, which the system makes with the near end. The release
 //! binary must be there: `cargo build --release`.
@@ -40,8 +40,8 @@ async fn measure(
             for transport in told.round(turn) {
                 let (_, address) = places[transport as usize];
                 let began = Instant::now();
-                let mut link = clients.open(transport, address).await;
-                link.subscribe(SESSION, From::Offset(RECORDS / 2)).await;
+                let from = From::Offset(RECORDS / 2);
+                let mut link = clients.resume(transport, address, SESSION, from).await;
                 link.read_to(RECORDS / 2 + 1).await;
                 times[transport as usize].push(began.elapsed().as_secs_f64() * 1e3);
                 link.close().await;
@@ -56,7 +56,8 @@ async fn measure(
     }
 }
 
-#[tokio::main]
+// One client at a time, so one thread is what it takes.
+#[tokio::main(flavor = "current_thread")]
 async fn main() {
     let tries = from_env("LONGWIRE_BENCH_TRIES", 300);
     let folder = folder();

@@ -20,7 +20,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::version::TLS13;
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{CipherSuite, ClientConfig, DigitallySignedStruct, SignatureScheme};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -92,7 +92,8 @@ impl Clients {
         transport
             .stream_receive_window(STREAM_WINDOW_BYTES.into())
             .receive_window(WINDOW_BYTES.into())
-            .max_concurrent_uni_streams(VarInt::from_u32(100));
+            .max_concurrent_uni_streams(VarInt::from_u32(100))
+            .initial_mtu(DATAGRAM_BYTES_MAX);
         let crypto = QuicClientConfig::try_from(tls(b"longwire/1")).unwrap();
         let mut quic = quinn::ClientConfig::new(Arc::new(crypto));
         quic.transport_config(Arc::new(transport));
@@ -114,7 +115,30 @@ impl Clients {
 
     /// A connection that was welcomed.
     pub(crate) async fn open(&self, transport: Transport, address: SocketAddr) -> Link {
-        let mut link = match transport {
+        let mut link = self.connect(transport, address).await;
+        link.send(ClientFrame::Hello(wire::Hello::default())).await;
+        link.welcomed().await;
+        link
+    }
+
+    /// A connection with a subscription, which is asked for right behind the hello, as the SDK does.
+    pub(crate) async fn resume(
+        &self,
+        transport: Transport,
+        address: SocketAddr,
+        session: &str,
+        from: wire::from::From,
+    ) -> Link {
+        let mut link = self.connect(transport, address).await;
+        link.send(ClientFrame::Hello(wire::Hello::default())).await;
+        link.send(subscribe(1, session, from)).await;
+        link.welcomed().await;
+        link.subscribed().await;
+        link
+    }
+
+    async fn connect(&self, transport: Transport, address: SocketAddr) -> Link {
+        match transport {
             Transport::Ws => {
                 Link::WebSocket(Box::new(websocket(Box::new(tcp(address).await), address).await))
             }
@@ -137,10 +161,7 @@ impl Clients {
                 let stream = connector.connect(name, tcp(address).await).await.unwrap();
                 Link::Grpc(Box::new(GrpcLink::open(Box::new(stream), address).await))
             }
-        };
-        link.send(ClientFrame::Hello(wire::Hello::default())).await;
-        assert!(matches!(link.control().await, Frame::Welcome(_)));
-        link
+        }
     }
 }
 
@@ -258,6 +279,14 @@ impl Link {
     /// Begins the subscription that [`next`](Self::next) reads.
     pub(crate) async fn subscribe(&mut self, session: &str, from: wire::from::From) {
         self.send(subscribe(1, session, from)).await;
+        self.subscribed().await;
+    }
+
+    async fn welcomed(&mut self) {
+        assert!(matches!(self.control().await, Frame::Welcome(_)));
+    }
+
+    async fn subscribed(&mut self) {
         if let Self::Quic(link) = self {
             link.lane = Some(Frames::new(link.connection.accept_uni().await.unwrap()));
         }
@@ -345,7 +374,10 @@ fn decode(bytes: Bytes) -> Frame {
 }
 
 fn tls(protocol: &[u8]) -> ClientConfig {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut provider = aws_lc_rs::default_provider();
+    // As the SDK has them.
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    let provider = Arc::new(provider);
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&TLS13])
         .unwrap()

@@ -142,6 +142,8 @@ fn for_quic(config: &ServerConfig, may_resume: bool) -> ServerConfig {
     // 0-RTT can be replayed, and a client's first frame has its token.
     config.max_early_data_size = 0;
     if may_resume {
+        // A client comes back once; each ticket more is hashed for and kept.
+        config.send_tls13_tickets = 1;
         config.session_storage = ServerSessionMemoryCache::new(QUIC_SESSIONS_MAX);
     }
     config

@@ -295,7 +295,7 @@ fn config(crypto: Arc<rustls::ClientConfig>, remote: IpAddr) -> Result<ClientCon
     if remote.to_canonical().is_loopback() {
         let mut mtu = MtuDiscoveryConfig::default();
         mtu.upper_bound(LOCAL_MTU_MAX);
-        transport.mtu_discovery_config(Some(mtu));
+        transport.initial_mtu(LOCAL_MTU_MAX).mtu_discovery_config(Some(mtu));
     }
     config.transport_config(Arc::new(transport));
     Ok(config)

@@ -44,19 +44,22 @@ const VERSION: u32 = 1;
 /// What differs by where a client is.
 #[derive(Clone, Copy)]
 struct Path {
-    /// Bytes up to which larger datagrams are tried.
+    /// Bytes of a datagram at first.
+    mtu: u16,
+    /// Bytes up to which larger ones are tried.
     mtu_max: u16,
     /// Bytes that may be under way before anything was heard of how much may be.
     window_bytes: u64,
 }
 
 /// Between two programs of one machine. The stack sends up to ten datagrams at once, and the system takes no more than 64 KiB; what a
-/// packet costs hardly depends on its length. There is no network to be spared: what is under way lies in the buffer of a socket.
-const LOCAL: Path = Path { mtu_max: LOCAL_MTU_MAX, window_bytes: 128 << 10 };
+/// packet costs hardly depends on its length. There is no network to be spared: what is under way lies in the buffer of a socket; and
+/// none to be tried: the loopback carries 64 KiB, and of what the client takes its first packet tells.
+const LOCAL: Path = Path { mtu: LOCAL_MTU_MAX, mtu_max: LOCAL_MTU_MAX, window_bytes: 128 << 10 };
 /// The bytes of ten datagrams that one system call takes.
 const LOCAL_MTU_MAX: u16 = 6500;
 /// Over a network: what fits into Ethernet behind headers of IPv6 with options, and ten packets at first (RFC 9002, section 7.2).
-const REMOTE: Path = Path { mtu_max: 1452, window_bytes: 10 * MTU as u64 };
+const REMOTE: Path = Path { mtu: MTU, mtu_max: 1452, window_bytes: 10 * MTU as u64 };
 /// Bytes of a datagram that is taken. The buffers that it is received into are as large.
 const DATAGRAM_BYTES_MAX: u16 = LOCAL_MTU_MAX;
 /// Between two stateless resets. Only packets with connection ids of the broker's own get one, and it is shorter than they are, so
@@ -129,7 +132,7 @@ fn config(tls: Arc<rustls::ServerConfig>, idle_timeout: Duration, path: Path) ->
         // Nothing is sent in datagrams.
         .datagram_receive_buffer_size(None)
         .datagram_send_buffer_size(0)
-        .initial_mtu(MTU)
+        .initial_mtu(path.mtu)
         .min_mtu(MTU)
         .mtu_discovery_config(Some(mtu))
         // Lengths of records are not hidden; it would cost everybody.

@@ -1,5 +1,5 @@
 //! One publisher, and many connections that each subscribe to its session: how many deliveries of records a second, and what one
-//! costs the broker, over every transport. `LONGWIRE_BENCH_SUBSCRIBERS` (1,000), `LONGWIRE_BENCH_RECORDS` (2,000) of 256 bytes.
+//! costs the broker, over every transport. `LONGWIRE_BENCH_SUBSCRIBERS` (1,000), `LONGWIRE_BENCH_RECORDS` (5,000) of 256 bytes.
 //! The release binary must be there: `cargo build --release`.
 #![allow(clippy::unwrap_used)]
 
@@ -69,7 +69,7 @@ async fn publish(link: &mut Link, session: &str, records: u64) {
 #[tokio::main]
 async fn main() {
     raise_open_files();
-    let records = from_env("LONGWIRE_BENCH_RECORDS", 2000);
+    let records = from_env("LONGWIRE_BENCH_RECORDS", 5000);
     let folder = folder();
     let plain = Broker::start(&folder.path().join("plain"), &[]);
     let tls = Broker::start(&folder.path().join("tls"), &[("TLS_DEVELOPMENT", "true")]);

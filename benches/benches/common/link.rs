@@ -41,7 +41,9 @@ const GRPC_WINDOW_BYTES: u32 = 4 << 20;
 /// Bytes of a frame of HTTP/2, likewise.
 const GRPC_FRAME_BYTES_MAX: u32 = 256 << 10;
 /// Bytes of a datagram that a client takes, as the SDK does.
-const DATAGRAM_BYTES_MAX: u16 = 6500;
+const DATAGRAM_BYTES_MAX: u16 = 60_000;
+/// Bytes of a datagram of theirs, likewise.
+const LOCAL_MTU: u16 = 6500;
 /// UDP sockets of all clients together. Clients have one each; but here they are one process, each socket has a task of its own, and
 /// with these nothing is lost for want of a buffer.
 const UDP_SOCKETS: usize = 200;
@@ -93,7 +95,7 @@ impl Clients {
             .stream_receive_window(STREAM_WINDOW_BYTES.into())
             .receive_window(WINDOW_BYTES.into())
             .max_concurrent_uni_streams(VarInt::from_u32(100))
-            .initial_mtu(DATAGRAM_BYTES_MAX);
+            .initial_mtu(LOCAL_MTU);
         let crypto = QuicClientConfig::try_from(tls(b"longwire/1")).unwrap();
         let mut quic = quinn::ClientConfig::new(Arc::new(crypto));
         quic.transport_config(Arc::new(transport));

@@ -9,9 +9,10 @@ use socket2::SockRef;
 
 /// Bytes that the system keeps of what has come: a burst of the broker's is larger than what it keeps by itself.
 const SOCKET_BUFFER_BYTES: usize = 2 << 20;
-/// Bytes of a datagram to and from a broker on the same machine, where what a packet costs hardly depends on its length: the stack
-/// sends up to ten of them at once, and the system takes no more than 64 KiB.
-pub(super) const LOCAL_MTU_MAX: u16 = 6500;
+/// Bytes of a datagram to a broker on the same machine, where what a packet costs hardly depends on its length: as many as it takes.
+pub(super) const LOCAL_MTU: u16 = 6500;
+/// Bytes of one from there: what the loopback carries.
+const DATAGRAM_BYTES_MAX: u16 = 60_000;
 
 /// The UDP sockets of a client. They outlive its connections.
 #[derive(Debug, Default)]
@@ -37,7 +38,7 @@ impl Endpoints {
         // It gives what its administrator allows; with less there is more that is sent twice.
         drop(SockRef::from(&socket).set_recv_buffer_size(SOCKET_BUFFER_BYTES));
         let mut config = EndpointConfig::default();
-        config.max_udp_payload_size(LOCAL_MTU_MAX).map_err(io::Error::other)?;
+        config.max_udp_payload_size(DATAGRAM_BYTES_MAX).map_err(io::Error::other)?;
         let made = Endpoint::new(config, None, socket, Arc::new(TokioRuntime))?;
         Ok(endpoint.get_or_init(|| made))
     }

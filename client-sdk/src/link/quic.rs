@@ -28,7 +28,7 @@ use rustls::AlertDescription;
 use crate::connect_failure::ConnectFailure;
 use crate::error::{Closed, TlsFailure};
 use crate::link::MESSAGE_BYTES_MAX;
-use crate::link::endpoints::LOCAL_MTU_MAX;
+use crate::link::endpoints::LOCAL_MTU;
 use crate::link::target::Target;
 use crate::tls::Tls;
 use crate::tls::failure::{of_alert, of_error};
@@ -294,8 +294,8 @@ fn config(crypto: Arc<rustls::ClientConfig>, remote: IpAddr) -> Result<ClientCon
         .datagram_send_buffer_size(0);
     if remote.to_canonical().is_loopback() {
         let mut mtu = MtuDiscoveryConfig::default();
-        mtu.upper_bound(LOCAL_MTU_MAX);
-        transport.initial_mtu(LOCAL_MTU_MAX).mtu_discovery_config(Some(mtu));
+        mtu.upper_bound(LOCAL_MTU);
+        transport.initial_mtu(LOCAL_MTU).mtu_discovery_config(Some(mtu));
     }
     config.transport_config(Arc::new(transport));
     Ok(config)

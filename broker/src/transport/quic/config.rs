@@ -12,8 +12,8 @@ use longwire_proto::limits::HELLO_BYTES_MAX;
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{
-    EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, ValidationTokenConfig,
-    VarInt,
+    AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig,
+    ValidationTokenConfig, VarInt,
 };
 
 /// Streams that a client opens: that for control.
@@ -48,20 +48,36 @@ struct Path {
     mtu: u16,
     /// Bytes up to which larger ones are tried.
     mtu_max: u16,
+    /// Whether the system makes many datagrams of what it is given at once.
+    is_segmented: bool,
     /// Bytes that may be under way before anything was heard of how much may be.
     window_bytes: u64,
+    /// How seldom the client is asked to acknowledge: so many packets, or so long after the first.
+    acknowledgements: Option<(VarInt, Duration)>,
 }
 
-/// Between two programs of one machine. The stack sends up to ten datagrams at once, and the system takes no more than 64 KiB; what a
-/// packet costs hardly depends on its length. There is no network to be spared: what is under way lies in the buffer of a socket; and
-/// none to be tried: the loopback carries 64 KiB, and of what the client takes its first packet tells.
-const LOCAL: Path = Path { mtu: LOCAL_MTU_MAX, mtu_max: LOCAL_MTU_MAX, window_bytes: 128 << 10 };
-/// The bytes of ten datagrams that one system call takes.
-const LOCAL_MTU_MAX: u16 = 6500;
+/// Between two programs of one machine. What a packet costs hardly depends on its length, so one holds what there is to be said. There
+/// is no network to be spared: what is under way lies in the buffer of a socket; and none to be tried: the loopback carries 64 KiB,
+/// and of what the client takes its first packet tells. Larger datagrams help only together with fewer acknowledgements.
+const LOCAL: Path = Path {
+    mtu: LOCAL_MTU,
+    mtu_max: LOCAL_MTU,
+    is_segmented: false,
+    window_bytes: 128 << 10,
+    acknowledgements: Some((VarInt::from_u32(10), Duration::from_millis(5))),
+};
+/// What one packet of the loopback holds, headers of UDP and IP included: 64 KiB.
+const LOCAL_MTU: u16 = 60_000;
 /// Over a network: what fits into Ethernet behind headers of IPv6 with options, and ten packets at first (RFC 9002, section 7.2).
-const REMOTE: Path = Path { mtu: MTU, mtu_max: 1452, window_bytes: 10 * MTU as u64 };
-/// Bytes of a datagram that is taken. The buffers that it is received into are as large.
-const DATAGRAM_BYTES_MAX: u16 = LOCAL_MTU_MAX;
+const REMOTE: Path = Path {
+    mtu: MTU,
+    mtu_max: 1452,
+    is_segmented: true,
+    window_bytes: 10 * MTU as u64,
+    acknowledgements: None,
+};
+/// Bytes of a datagram that is taken. The buffers that it is received into are as large, 32 of them for each of 64 that the system joins.
+const DATAGRAM_BYTES_MAX: u16 = 6500;
 /// Between two stateless resets. Only packets with connection ids of the broker's own get one, and it is shorter than they are, so
 /// that they are no weapon; and after a kill ten thousand clients hear of it within ten seconds.
 const RESET_INTERVAL: Duration = Duration::from_millis(1);
@@ -110,6 +126,16 @@ impl Configs {
     }
 }
 
+fn acknowledgements((packets, delay): (VarInt, Duration)) -> AckFrequencyConfig {
+    let mut config = AckFrequencyConfig::default();
+    // Nothing overtakes anything on the way.
+    config
+        .ack_eliciting_threshold(packets)
+        .max_ack_delay(Some(delay))
+        .reordering_threshold(VarInt::from_u32(0));
+    config
+}
+
 fn config(tls: Arc<rustls::ServerConfig>, idle_timeout: Duration, path: Path) -> io::Result<ServerConfig> {
     let mut transport = TransportConfig::default();
     // More than 2^62 ms is for ever.
@@ -142,12 +168,11 @@ fn config(tls: Arc<rustls::ServerConfig>, idle_timeout: Duration, path: Path) ->
         .initial_rtt(INITIAL_RTT)
         .persistent_congestion_threshold(PERSISTENT_CONGESTION_THRESHOLD)
         .congestion_controller_factory(Arc::new(congestion))
-        // Clients acknowledge as they like: to be asked for less made none faster.
-        .ack_frequency_config(None)
+        .ack_frequency_config(path.acknowledgements.map(acknowledgements))
         // It tells whoever looks on how long a round trip takes, and nobody here asks.
         .allow_spin(false)
-        // Many packets in one system call; the stack turns it off where the network card cannot.
-        .enable_segmentation_offload(true);
+        // The stack turns it off where the network card cannot.
+        .enable_segmentation_offload(path.is_segmented);
     let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     let mut no_tokens = ValidationTokenConfig::default();

@@ -4,6 +4,7 @@
 //! subscription → connection → transport.
 
 pub mod ageing;
+mod alarm;
 pub mod audit;
 pub mod auth;
 pub mod backup;

@@ -1,8 +1,10 @@
 //! Whom a connection was let in as, and what it may therefore do.
 
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use longwire_core::command::Reply;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::record::Sender;
@@ -29,6 +31,8 @@ pub(super) struct Access {
     principal: watch::Sender<Arc<Principal>>,
     witness: Witness,
     decisions: Decisions,
+    /// Resolves when the guard says that something changed.
+    watching: BoxFuture<'static, ()>,
     look_at: Instant,
     permit: ConnectionPermit,
     /// Creations of sessions that were counted, and have come to nothing yet.
@@ -46,6 +50,15 @@ pub(super) enum Creation {
     Refused(Error),
 }
 
+fn watching(mut changes: watch::Receiver<u64>) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        if changes.changed().await.is_err() {
+            // The guard lives as long as its connections.
+            std::future::pending::<()>().await;
+        }
+    })
+}
+
 impl Access {
     /// What somebody may do who was let in.
     pub(super) fn new(
@@ -59,6 +72,7 @@ impl Access {
         let principal = watch::Sender::new(Arc::new(principal));
         Self {
             guard,
+            watching: watching(changes.clone()),
             changes,
             principal,
             witness,
@@ -76,6 +90,26 @@ impl Access {
             // The guard lives as long as its connections.
             _ = self.changes.changed() => {}
         }
+    }
+
+    /// Whether it is to be looked again by now whether somebody may stay.
+    pub(super) fn is_due_by(&self, now: Instant) -> bool {
+        now >= self.look_at || self.changes.has_changed().unwrap_or(false)
+    }
+
+    /// When it is to be looked again at the latest.
+    pub(super) fn look_at(&self) -> Instant {
+        self.look_at
+    }
+
+    /// Waits for a change that makes it due.
+    pub(super) fn poll_changed(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while !self.changes.has_changed().unwrap_or(false) {
+            // It may have been looked at already, on another way.
+            ready!(self.watching.as_mut().poll(context));
+            self.watching = watching(self.changes.clone());
+        }
+        Poll::Ready(())
     }
 
     /// Waits until somebody may stay no longer: why.

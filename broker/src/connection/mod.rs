@@ -16,10 +16,13 @@ mod tokens;
 mod witness;
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,8 +37,9 @@ use longwire_proto::session_id::SessionId;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
 use longwire_proto::{raw, wire};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
+use crate::alarm::Alarm;
 use crate::audit::Audit;
 use crate::auth::guard::Guard;
 use crate::auth::operation::Operation as Asks;
@@ -111,6 +115,26 @@ enum Event {
     Idle,
 }
 
+/// What is looked at first.
+#[derive(Clone, Copy)]
+enum Turn {
+    Frames,
+    Answers,
+    Subscriptions,
+}
+
+impl Turn {
+    const ALL: [Self; 3] = [Self::Frames, Self::Answers, Self::Subscriptions];
+
+    fn next(self) -> Self {
+        match self {
+            Self::Frames => Self::Answers,
+            Self::Answers => Self::Subscriptions,
+            Self::Subscriptions => Self::Frames,
+        }
+    }
+}
+
 struct Connection<R, W> {
     context: Arc<ConnectionContext>,
     encoding: Encoding,
@@ -119,7 +143,11 @@ struct Connection<R, W> {
     /// Of the frame that is being handled.
     frame_bytes: usize,
     drain: DrainReceiver,
+    /// Resolves when the broker shuts down.
+    drained: BoxFuture<'static, ()>,
     access: Access,
+    turn: Turn,
+    alarm: Alarm,
     answers: mpsc::Sender<Answer>,
     answered: mpsc::Receiver<Answer>,
     asked: HashMap<u64, Asked>,
@@ -129,6 +157,8 @@ struct Connection<R, W> {
     /// Lists and pages that are being read; each becomes a whole frame.
     lookups: FuturesUnordered<BoxFuture<'static, Bytes>>,
     subscriptions: Subscriptions,
+    /// Counts deliveries: finding the counter costs more than counting.
+    deliveries: metrics::Counter,
     fed_bytes: usize,
     received_at: Instant,
     sent_at: Instant,
@@ -186,13 +216,19 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         let subscriptions = Subscriptions::new(hub, whoever, encoding, sink.lanes());
         let (answers, answered) = mpsc::channel(REQUESTS_MAX);
         let now = Instant::now();
+        let (drain, mut drained) = (context.drain.clone(), context.drain.clone());
+        let heartbeat_at = now + context.times.heartbeat;
         Self {
             encoding,
             source,
             sink,
             frame_bytes: 0,
-            drain: context.drain.clone(),
+            drain,
+            // Who shuts down without a word has gone.
+            drained: Box::pin(async move { drop(drained.wait_for(Option::is_some).await) }),
             access,
+            turn: Turn::Frames,
+            alarm: Alarm::new(heartbeat_at),
             answers,
             answered,
             asked: HashMap::new(),
@@ -200,10 +236,11 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             passing: None,
             lookups: FuturesUnordered::new(),
             subscriptions,
+            deliveries: metrics::counter!("longwire_deliveries_total"),
             fed_bytes: 0,
             received_at: now,
             sent_at: now,
-            heartbeat_at: now + context.times.heartbeat,
+            heartbeat_at,
             context,
         }
     }
@@ -243,33 +280,72 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     }
 
     async fn event(&mut self) -> Event {
+        poll_fn(|context| self.poll_event(context)).await
+    }
+
+    /// What is next. Most of the time that is a frame, an answer or something of a subscription, so these are looked at first, by
+    /// turns: what is rare is waited for only when there is none of them.
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Event> {
         let open = self.asked.len() + self.lookups.len() + self.subscriptions.opening();
         let reads = self.passing.is_none() && open < REQUESTS_MAX;
         let idle_at = self.received_at + self.context.times.idle_timeout;
-        let others = async {
-            tokio::select! {
-            _ = self.drain.wait_for(Option::is_some) => Event::Drain,
-            frame = self.source.next(), if reads => Event::Frame(frame),
-            Some(answer) = self.answered.recv() => Event::Answer(answer),
-            passed = pass(&mut self.passing), if self.passing.is_some() => Event::Passed(passed),
-            Some(frame) = self.lookups.next(), if !self.lookups.is_empty() => Event::LookedUp(frame),
-            event = self.subscriptions.next() => Event::Subscription(event),
-            driven = self.sink.drive() => Event::Driven(driven),
-            () = sleep_until(self.heartbeat_at) => Event::Heartbeat,
-            () = sleep_until(idle_at), if reads => Event::Idle,
+        let now = Instant::now();
+        // Nothing is read or sent any more for whom it must not be.
+        if self.access.is_due_by(now) {
+            return Poll::Ready(Event::AccessDue);
+        }
+        if now >= self.heartbeat_at {
+            return Poll::Ready(Event::Heartbeat);
+        }
+        if reads && now >= idle_at {
+            return Poll::Ready(Event::Idle);
+        }
+        for _ in 0..Turn::ALL.len() {
+            self.turn = self.turn.next();
+            let event = match self.turn {
+                Turn::Frames if !reads => Poll::Pending,
+                Turn::Frames => self.source.poll_next(context).map(Event::Frame),
+                Turn::Answers => match self.answered.poll_recv(context) {
+                    Poll::Ready(Some(answer)) => Poll::Ready(Event::Answer(answer)),
+                    // The connection has a sender itself, so they do not end.
+                    Poll::Ready(None) | Poll::Pending => Poll::Pending,
+                },
+                Turn::Subscriptions => self.subscriptions.poll_next(context).map(Event::Subscription),
+            };
+            if event.is_ready() {
+                return event;
             }
-        };
-        tokio::select! {
-            biased;
-            // Nothing is read or sent any more for whom it must not be.
-            () = self.access.is_due() => Event::AccessDue,
-            event = others => event,
+        }
+        if let Some(passing) = &mut self.passing
+            && let Poll::Ready(outcome) = passing.as_mut().poll(context)
+        {
+            return Poll::Ready(Event::Passed(outcome));
+        }
+        if let Poll::Ready(Some(frame)) = self.lookups.poll_next_unpin(context) {
+            return Poll::Ready(Event::LookedUp(frame));
+        }
+        if let Poll::Ready(driven) = pin!(self.sink.drive()).poll(context) {
+            return Poll::Ready(Event::Driven(driven));
+        }
+        if self.drained.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Event::Drain);
+        }
+        if self.access.poll_changed(context).is_ready() {
+            return Poll::Ready(Event::AccessDue);
+        }
+        let mut at = self.heartbeat_at.min(self.access.look_at());
+        if reads {
+            at = at.min(idle_at);
+        }
+        match self.alarm.poll(context, at) {
+            Poll::Ready(()) => self.poll_event(context),
+            Poll::Pending => Poll::Pending,
         }
     }
 
     async fn handle(&mut self, event: Event) -> Result<Option<Goodbye>, End> {
         match event {
-            Event::Drain => return self.drained().await.map(Some),
+            Event::Drain => return self.finish().await.map(Some),
             Event::Frame(frame) => {
                 self.received_at = Instant::now();
                 let frame = frame.map_err(link_end)?;
@@ -303,7 +379,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     }
 
     /// Everything that was asked before the drain is answered, then the client is sent elsewhere.
-    async fn drained(&mut self) -> Result<Goodbye, End> {
+    async fn finish(&mut self) -> Result<Goodbye, End> {
         if let Some(passing) = self.passing.take()
             && let Err((error, reply_to)) = passing.await
         {
@@ -499,7 +575,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         };
         match event {
             Delivered::Delivery { frame, next: _ } => {
-                metrics::counter!("longwire_deliveries_total").increment(1);
+                self.deliveries.increment(1);
                 self.feed_bytes(Lane::Subscription(lane), frame).await
             }
             Delivered::Frame(frame) => self.feed_to(Lane::Subscription(lane), *frame).await,
@@ -538,10 +614,14 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
 
     async fn feed_bytes(&mut self, lane: Lane, frame: Bytes) -> Result<(), End> {
         self.fed_bytes += frame.len();
-        let feeding = timeout(self.context.times.idle_timeout, self.sink.feed(lane, frame));
+        let mut feeding = pin!(self.sink.feed(lane, frame));
+        // Most frames find room; only who waits is timed.
+        if let Some(fed) = feeding.as_mut().now_or_never() {
+            return Ok(fed?);
+        }
         tokio::select! {
             biased;
-            fed = feeding => Ok(fed.map_err(|_| Gone)??),
+            fed = timeout(self.context.times.idle_timeout, feeding) => Ok(fed.map_err(|_| Gone)??),
             error = self.access.ends() => Err(End::Goodbye(error.into())),
         }
     }
@@ -552,20 +632,14 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         }
         self.fed_bytes = 0;
         self.sent_at = Instant::now();
-        let flushing = timeout(self.context.times.idle_timeout, self.sink.flush());
+        let mut flushing = pin!(self.sink.flush());
+        if let Some(flushed) = flushing.as_mut().now_or_never() {
+            return Ok(flushed?);
+        }
         tokio::select! {
             biased;
-            flushed = flushing => Ok(flushed.map_err(|_| Gone)??),
+            flushed = timeout(self.context.times.idle_timeout, flushing) => Ok(flushed.map_err(|_| Gone)??),
             error = self.access.ends() => Err(End::Goodbye(error.into())),
         }
-    }
-}
-
-async fn pass(
-    passing: &mut Option<BoxFuture<'static, Result<(), (Error, ReplyTo)>>>,
-) -> Result<(), (Error, ReplyTo)> {
-    match passing {
-        Some(passing) => passing.await,
-        None => std::future::pending().await,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use futures_util::future::{AbortHandle, Abortable, BoxFuture};
 use futures_util::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt, unfold};
@@ -296,29 +297,26 @@ impl Subscriptions {
         ends
     }
 
-    /// What the subscriptions have next. Waits for ever while there is nothing. Dropping the future loses nothing.
-    pub(super) async fn next(&mut self) -> SubscriptionEvent {
-        loop {
-            tokio::select! {
-                Some(opened) = self.opening.next(), if !self.opening.is_empty() => {
-                    if let Some(event) = self.opened(opened) {
-                        return event;
-                    }
-                }
-                Some((subscription, lane, event)) = self.deliveries.next(), if !self.deliveries.is_empty() => {
-                    if self.is_current(subscription, lane) {
-                        match &event {
-                            // Its end is on its way, behind everything else there is on its lane.
-                            Event::Ended { .. } => self.ended(subscription),
-                            Event::Delivery { next, .. } => self.delivered(subscription, *next),
-                            Event::Frame(_) => {}
-                        }
-                        return SubscriptionEvent::Delivery { subscription, lane, event };
-                    }
-                }
-                else => std::future::pending().await,
+    /// What the subscriptions have next.
+    pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<SubscriptionEvent> {
+        while let Poll::Ready(Some(opened)) = self.opening.poll_next_unpin(context) {
+            if let Some(event) = self.opened(opened) {
+                return Poll::Ready(event);
             }
         }
+        while let Poll::Ready(Some((subscription, lane, event))) = self.deliveries.poll_next_unpin(context) {
+            if !self.is_current(subscription, lane) {
+                continue;
+            }
+            match &event {
+                // Its end is on its way, behind everything else there is on its lane.
+                Event::Ended { .. } => self.ended(subscription),
+                Event::Delivery { next, .. } => self.delivered(subscription, *next),
+                Event::Frame(_) => {}
+            }
+            return Poll::Ready(SubscriptionEvent::Delivery { subscription, lane, event });
+        }
+        Poll::Pending
     }
 
     fn ended(&mut self, number: u32) {
@@ -417,7 +415,8 @@ impl Subscriptions {
             subscription = subscription.with_window(window_bytes, entry.consumed_through.subscribe());
         }
         let room = self.lanes.as_ref().map(|lanes| lanes.room(lane));
-        let events = unfold(subscription, move |mut subscription| async move {
+        // Each step moves it into a future and back.
+        let events = unfold(Box::new(subscription), move |mut subscription| async move {
             subscription.next().await.map(|event| ((number, lane, event), subscription))
         });
         let events = WithRoom::new(Box::pin(events), room);
@@ -438,7 +437,8 @@ impl Subscriptions {
             subscription = subscription.with_window(window_bytes, entry.consumed_through.subscribe());
         }
         let room = self.lanes.as_ref().map(|lanes| lanes.room(lane));
-        let events = unfold(subscription, move |mut subscription| async move {
+        // Each step moves it into a future and back.
+        let events = unfold(Box::new(subscription), move |mut subscription| async move {
             subscription.next().await.map(|event| ((number, lane, event), subscription))
         });
         let events = WithRoom::new(Box::pin(events), room);

@@ -2,6 +2,7 @@
 //! store, and what became durable to the tail and to those who wait.
 
 mod begin;
+mod inbox;
 mod owner;
 mod trimmer;
 
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::ageing::Ageing;
 use crate::clock::Clock;
+use crate::driver::inbox::Inbox;
 use crate::driver::owner::{Owner, Turn};
 use crate::request::{ReplyTo, Request};
 use crate::store::reconcile::{self, retry_read};
@@ -40,7 +42,7 @@ pub struct Driver {
     clock: Clock,
     ageing: Ageing,
     tail: Arc<Tail>,
-    inbox: mpsc::Receiver<Request>,
+    inbox: Inbox,
     idle: Duration,
     /// When the retention is looked after again at the earliest: a trim that fails leads to the next turn.
     retention_not_before: Instant,
@@ -73,6 +75,7 @@ impl Driver {
         idle: Duration,
     ) -> Self {
         let retention_not_before = Instant::now();
+        let inbox = Inbox::new(inbox);
         Self { session, store, clock, ageing, tail, inbox, idle, retention_not_before }
     }
 
@@ -127,7 +130,7 @@ impl Driver {
     fn leave(&mut self, error: &Error) {
         self.tail.retire_now();
         self.inbox.close();
-        while let Ok(request) = self.inbox.try_recv() {
+        while let Some(request) = self.inbox.try_next() {
             request.reply_to.answer(Err(error.clone()));
         }
     }

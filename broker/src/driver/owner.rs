@@ -5,8 +5,10 @@ mod keeping;
 mod pruning;
 
 use std::collections::{HashMap, VecDeque};
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use longwire_core::command::{Command, Reply};
@@ -14,11 +16,12 @@ use longwire_core::machine::{Output, Persisted, Ticket};
 use longwire_core::summary;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::session_id::SessionId;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::ageing::Ageing;
+use crate::alarm::Alarm;
 use crate::clock::Clock;
+use crate::driver::inbox::Inbox;
 use crate::driver::owner::admission::{Admission, Prepared};
 use crate::driver::owner::pruning::Pruning;
 use crate::driver::trimmer::{Plan, Stage, Trimming};
@@ -86,6 +89,8 @@ pub(super) struct Owner {
     parked: Option<(Request, Prepared)>,
     /// Room reserved for what the machine gathers.
     reserved: Reservation,
+    /// Bytes of it for requests that wait.
+    prepaid_bytes: usize,
     append: Option<StoreFuture<Version>>,
     appending_bytes: u64,
     snapshots: VecDeque<(u64, StoreFuture<()>)>,
@@ -103,6 +108,7 @@ pub(super) struct Owner {
     /// Who waits for what a deadline brings.
     woken: Vec<ReplyTo>,
     oldest: Oldest,
+    alarm: Alarm,
     pub(super) retention_not_before: Instant,
 }
 
@@ -142,6 +148,7 @@ impl Owner {
             admission: None,
             parked: None,
             reserved: Reservation::none(),
+            prepaid_bytes: 0,
             append: None,
             appending_bytes: 0,
             snapshots: VecDeque::new(),
@@ -155,6 +162,7 @@ impl Owner {
             prune_from: 0,
             woken: Vec::new(),
             oldest: Oldest::Unknown,
+            alarm: Alarm::new(Instant::now() + driver.idle),
             retention_not_before: driver.retention_not_before,
         };
         if let Some(reply_to) = asked {
@@ -163,7 +171,7 @@ impl Owner {
         owner
     }
 
-    pub(super) async fn run(&mut self, inbox: &mut mpsc::Receiver<Request>) -> Turn {
+    pub(super) async fn run(&mut self, inbox: &mut Inbox) -> Turn {
         let mut idle_since = Instant::now();
         let (mut abandoned, mut snapshotted, mut pausing) = (false, false, false);
         loop {
@@ -189,7 +197,8 @@ impl Owner {
                 return Turn::Rest;
             }
             let idle_for = if pausing { self.idle.min(SNAPSHOT_PAUSE) } else { self.idle_time() };
-            let event = self.event(inbox, idle_since + idle_for, abandoned).await;
+            let idle_at = idle_since + idle_for;
+            let event = poll_fn(|context| self.poll_event(context, inbox, idle_at, abandoned)).await;
             match event {
                 Event::Appended(outcome) => self.appended(outcome),
                 Event::Snapshotted(through, outcome) => self.snapshotted(through, outcome),
@@ -210,7 +219,13 @@ impl Owner {
                 Event::Asked(request) => {
                     idle_since = Instant::now();
                     (snapshotted, pausing) = (false, false);
+                    self.prepay(&request, inbox);
                     self.admit(request);
+                    while self.takes()
+                        && let Some(request) = inbox.next_ahead()
+                    {
+                        self.admit(request);
+                    }
                 }
                 Event::Due => self.look_after_age(),
                 Event::Abandoned => {
@@ -232,27 +247,51 @@ impl Owner {
         }
     }
 
-    async fn event(
+    /// Whether another request is taken in.
+    fn takes(&self) -> bool {
+        self.admission.is_none() && self.parked.is_none() && self.ending.is_none()
+    }
+
+    /// What is next: first what the store has done, then what is asked, and the times last.
+    fn poll_event(
         &mut self,
-        inbox: &mut mpsc::Receiver<Request>,
+        context: &mut Context<'_>,
+        inbox: &mut Inbox,
         idle_at: Instant,
         abandoned: bool,
-    ) -> Event {
-        let takes = self.admission.is_none() && self.parked.is_none() && self.ending.is_none() && !abandoned;
-        let due_at = self.due_at();
-        tokio::select! {
-            biased;
-            outcome = pending_or(self.append.as_mut()) => Event::Appended(outcome),
-            prepared = pending_or(self.admission.as_mut().map(|admission| &mut admission.prepared)) =>
-                Event::Admitted(prepared),
-            outcome = pending_or(self.carried_out.as_mut()) => Event::Ended(outcome),
-            event = trimming(&mut self.trimming) => event,
-            step = pruning::step(&mut self.pruning) => Event::Pruned(step),
-            request = inbox.recv(), if takes => request.map_or(Event::Abandoned, Event::Asked),
-            (through, outcome) = front_snapshot(&mut self.snapshots) => Event::Snapshotted(through, outcome),
-            () = sleep_until(due_at), if takes => Event::Due,
-            () = tokio::time::sleep_until(idle_at), if takes => Event::Idle,
+    ) -> Poll<Event> {
+        if let Poll::Ready(outcome) = poll_some(self.append.as_mut(), context) {
+            return Poll::Ready(Event::Appended(outcome));
         }
+        let prepared = self.admission.as_mut().map(|admission| &mut admission.prepared);
+        if let Poll::Ready(prepared) = poll_some(prepared, context) {
+            return Poll::Ready(Event::Admitted(prepared));
+        }
+        if let Poll::Ready(outcome) = poll_some(self.carried_out.as_mut(), context) {
+            return Poll::Ready(Event::Ended(outcome));
+        }
+        if let Poll::Ready(event) = poll_trimming(&mut self.trimming, context) {
+            return Poll::Ready(event);
+        }
+        if let Poll::Ready(step) = pruning::poll_step(&mut self.pruning, context) {
+            return Poll::Ready(Event::Pruned(step));
+        }
+        let takes = self.takes() && !abandoned;
+        if takes && let Poll::Ready(request) = inbox.poll_next(context) {
+            return Poll::Ready(request.map_or(Event::Abandoned, Event::Asked));
+        }
+        if let Some((through, stored)) = self.snapshots.front_mut()
+            && let Poll::Ready(outcome) = stored.as_mut().poll(context)
+        {
+            return Poll::Ready(Event::Snapshotted(*through, outcome));
+        }
+        if !takes {
+            return Poll::Pending;
+        }
+        let due_at = self.due_at();
+        let at = due_at.map_or(idle_at, |due_at| due_at.min(idle_at));
+        ready!(self.alarm.poll(context, at));
+        Poll::Ready(if due_at == Some(at) { Event::Due } else { Event::Idle })
     }
 
     /// How long nobody asks for anything before the session leaves memory.
@@ -297,11 +336,17 @@ impl Owner {
             return;
         }
         self.loaded.machine.wake_at(self.wake_ms());
-        let Some(write) = self.loaded.machine.poll_write() else { return };
+        let Some(write) = self.loaded.machine.poll_write() else {
+            // What was decided took none of it: repetitions and refusals write nothing.
+            self.reserved = Reservation::none();
+            self.prepaid_bytes = 0;
+            return;
+        };
         let Loaded { log, term, version, .. } = self.loaded;
         self.batches += 1;
         metrics::counter!("longwire_published_records_total").increment(write.records.len() as u64);
         self.appending_bytes = write.records.iter().map(|record| record.len() as u64).sum();
+        self.prepaid_bytes = 0;
         let batch = Batch {
             id: BatchId((u128::from(self.nonce) << 64) | u128::from(self.batches)),
             base: write.base,
@@ -477,31 +522,17 @@ fn not_found() -> Error {
     Error::no_such_session()
 }
 
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn trimming(trimming: &mut Option<Trimming>) -> Event {
-    match trimming.as_mut().map(|trimming| &mut trimming.stage) {
-        Some(Stage::Planning(plan)) => Event::Planned(plan.await),
-        Some(Stage::Storing(_, stored)) => Event::Trimmed(stored.await),
-        Some(Stage::Covering(_)) | None => std::future::pending().await,
-    }
-}
-
-async fn pending_or<F: Future + Unpin>(future: Option<F>) -> F::Output {
+fn poll_some<F: Future + Unpin>(future: Option<&mut F>, context: &mut Context<'_>) -> Poll<F::Output> {
     match future {
-        Some(future) => future.await,
-        None => std::future::pending().await,
+        Some(future) => Pin::new(future).poll(context),
+        None => Poll::Pending,
     }
 }
 
-async fn front_snapshot(snapshots: &mut VecDeque<(u64, StoreFuture<()>)>) -> (u64, Result<(), StoreError>) {
-    match snapshots.front_mut() {
-        Some((through, stored)) => (*through, stored.await),
-        None => std::future::pending().await,
+fn poll_trimming(trimming: &mut Option<Trimming>, context: &mut Context<'_>) -> Poll<Event> {
+    match trimming.as_mut().map(|trimming| &mut trimming.stage) {
+        Some(Stage::Planning(plan)) => plan.as_mut().poll(context).map(Event::Planned),
+        Some(Stage::Storing(_, stored)) => stored.as_mut().poll(context).map(Event::Trimmed),
+        Some(Stage::Covering(_)) | None => Poll::Pending,
     }
 }

@@ -228,6 +228,12 @@ pub trait Store: Send + Sync + 'static {
     /// takes no writes.
     fn reserve(&self, log: LogId, bytes: usize) -> StoreFuture<Reservation>;
 
+    /// [`reserve`](Self::reserve), when there is room now and nothing speaks against it. An engine that cannot tell at once has
+    /// none.
+    fn try_reserve(&self, _log: LogId, _bytes: usize) -> Option<Reservation> {
+        None
+    }
+
     /// Makes a batch durable after `version`, and resolves when it is. A batch that creates a log may say where that
     /// comes from ([`Origin`]); one that depends on other logs is queued when the future is first polled.
     ///

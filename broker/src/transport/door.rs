@@ -1,28 +1,47 @@
 //! What a peer passes with its hello, whatever it came on.
 
+use std::fmt;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::HELLO_BYTES_MAX;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
+use crate::alarm::Alarm;
 use crate::sockets::SocketPlace;
 use crate::transport::LinkEnd;
 use crate::turns::is_missed;
 
-#[derive(Debug)]
 pub(super) struct Door {
     place: Option<Arc<SocketPlace>>,
     /// The first frame was handed over.
     has_greeted: bool,
     /// The peer was let in: when, and when its second frame is looked at.
     admitted: Option<(Instant, Instant)>,
+    /// Resolves when others need the place.
+    evicted: BoxFuture<'static, ()>,
+    alarm: Option<Alarm>,
+}
+
+impl fmt::Debug for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Door").field("admitted", &self.admitted).finish_non_exhaustive()
+    }
 }
 
 impl Door {
     pub(super) fn new(place: Option<Arc<SocketPlace>>) -> Self {
-        Self { place, has_greeted: false, admitted: None }
+        let watched = place.clone();
+        let evicted = Box::pin(async move {
+            match &watched {
+                Some(place) => place.evicted().await,
+                None => std::future::pending().await,
+            }
+        });
+        Self { place, has_greeted: false, admitted: None, evicted, alarm: None }
     }
 
     /// Lets the peer in.
@@ -34,27 +53,20 @@ impl Door {
     }
 
     /// Waits for the turn of a peer that was let in.
-    async fn pass(&mut self) {
-        let (Some(place), Some((asked, mut turn))) = (&self.place, self.admitted) else { return };
+    fn poll_pass(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let (Some(place), Some((asked, turn))) = (&self.place, &mut self.admitted) else {
+            return Poll::Ready(());
+        };
         loop {
-            self.admitted = Some((asked, turn));
-            if turn > Instant::now() {
-                sleep_until(turn).await;
+            if *turn > Instant::now() {
+                let alarm = self.alarm.get_or_insert_with(|| Alarm::new(*turn));
+                ready!(alarm.poll(context, *turn));
             }
-            if !is_missed(asked, turn, Instant::now()) {
-                return;
+            if !is_missed(*asked, *turn, Instant::now()) {
+                return Poll::Ready(());
             }
-            turn = place.next_turn();
+            *turn = place.next_turn();
         }
-    }
-
-    /// Resolves when others need the place.
-    async fn evicted(&self) -> LinkEnd {
-        match &self.place {
-            Some(place) => place.evicted().await,
-            None => std::future::pending().await,
-        }
-        LinkEnd::Refused(SocketPlace::eviction())
     }
 }
 
@@ -75,19 +87,20 @@ fn greeting(end: LinkEnd) -> LinkEnd {
 }
 
 /// The next frame, once the door lets it through; there is no door any more behind the second one.
-pub(super) async fn through(
+pub(super) fn poll_through(
     door: &mut Option<Door>,
-    frame: impl Future<Output = Result<Bytes, LinkEnd>> + Send,
-) -> Result<Bytes, LinkEnd> {
+    context: &mut Context<'_>,
+    poll_frame: impl FnOnce(&mut Context<'_>) -> Poll<Result<Bytes, LinkEnd>>,
+) -> Poll<Result<Bytes, LinkEnd>> {
     if let Some(closed) = door.as_mut().filter(|door| door.has_greeted) {
-        closed.pass().await;
+        ready!(closed.poll_pass(context));
         *door = None;
     }
-    let Some(door) = door else { return frame.await };
-    let first = tokio::select! {
-        first = frame => first.map_err(greeting)?,
-        end = door.evicted() => return Err(end),
-    };
-    door.has_greeted = true;
-    Ok(first)
+    let Some(door) = door else { return poll_frame(context) };
+    if let Poll::Ready(first) = poll_frame(context) {
+        door.has_greeted = first.is_ok();
+        return Poll::Ready(first.map_err(greeting));
+    }
+    ready!(door.evicted.as_mut().poll(context));
+    Poll::Ready(Err(LinkEnd::Refused(SocketPlace::eviction())))
 }

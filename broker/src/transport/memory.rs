@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
@@ -205,12 +205,12 @@ pub struct MemorySource {
 }
 
 impl FrameSource for MemorySource {
-    async fn next(&mut self) -> Result<Bytes, LinkEnd> {
-        let frame = poll_fn(|context| self.taker.poll_next(context)).await?;
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, LinkEnd>> {
+        let frame = ready!(self.taker.poll_next(context))?;
         if !self.is_admitted && frame.len() > HELLO_BYTES_MAX {
-            return Err(LinkEnd::Refused(hello_too_large()));
+            return Poll::Ready(Err(LinkEnd::Refused(hello_too_large())));
         }
-        Ok(frame)
+        Poll::Ready(Ok(frame))
     }
 
     fn admit(&mut self) -> Result<(), LinkEnd> {

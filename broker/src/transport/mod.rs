@@ -1,6 +1,7 @@
 //! Transports: what moves frames. Everything behind [`crate::connection`] exists once for all of them.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use longwire_proto::error::Error;
@@ -27,8 +28,13 @@ pub enum LinkEnd {
 
 /// The receiving half of a link.
 pub trait FrameSource: Send {
+    /// The next frame. Whoever was told that there is none yet is woken when there is, or when it is worth to look again.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, LinkEnd>>;
+
     /// The next frame. Dropping the future loses nothing.
-    fn next(&mut self) -> impl Future<Output = Result<Bytes, LinkEnd>> + Send;
+    fn next(&mut self) -> impl Future<Output = Result<Bytes, LinkEnd>> + Send {
+        poll_fn(|context| self.poll_next(context))
+    }
 
     /// The peer's hello is accepted: from here on it may send large frames, and has the place of a connection.
     ///
@@ -60,7 +66,7 @@ pub trait FrameSink: Send {
     fn leave(&mut self, _lane: LaneId) {}
 
     /// Moves what lanes hold, for as long as it is polled. Answers with a lane that is over: the peer has all of it, or wants
-    /// nothing more of it. Dropping the future loses nothing.
+    /// nothing more of it. Dropping the future loses nothing, not even who is to be woken.
     fn drive(&mut self) -> impl Future<Output = Result<LaneId, Gone>> + Send {
         std::future::pending()
     }

@@ -1,6 +1,7 @@
 //! Frames over WebSocket (RFC 6455): one frame a message.
 
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
@@ -16,7 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
 use crate::sockets::SocketPlace;
-use crate::transport::door::{Door, hello_too_large, through};
+use crate::transport::door::{Door, hello_too_large, poll_through};
 use crate::transport::lanes::Lane;
 use crate::transport::linger::linger;
 use crate::transport::threshold::{Bounded, Threshold};
@@ -86,10 +87,11 @@ impl<S> FrameSource for WebSocketSource<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    async fn next(&mut self) -> Result<Bytes, LinkEnd> {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, LinkEnd>> {
         let Self { stream, encoding, threshold, door } = self;
-        let frame = async { receive(stream, *encoding).await.map_err(|end| refusal(threshold, end)) };
-        through(door, frame).await
+        poll_through(door, context, |context| {
+            poll_receive(stream, *encoding, context).map_err(|end| refusal(threshold, end))
+        })
     }
 
     fn admit(&mut self) -> Result<(), LinkEnd> {
@@ -99,15 +101,16 @@ where
     }
 }
 
-async fn receive<S>(
+fn poll_receive<S>(
     stream: &mut SplitStream<WebSocketStream<S>>,
     encoding: Encoding,
-) -> Result<Bytes, LinkEnd>
+    context: &mut Context<'_>,
+) -> Poll<Result<Bytes, LinkEnd>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     loop {
-        return match (stream.next().await, encoding) {
+        return Poll::Ready(match (ready!(stream.poll_next_unpin(context)), encoding) {
             (Some(Ok(Message::Binary(bytes))), Encoding::Proto) => Ok(bytes),
             (Some(Ok(Message::Text(text))), Encoding::Json) => Ok(Bytes::from(text)),
             (Some(Ok(Message::Binary(_))), Encoding::Json) => Err(wrong_type("text", "binary", encoding)),
@@ -115,7 +118,7 @@ where
             (Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))), _) => continue,
             (Some(Ok(Message::Close(_))) | None, _) => Err(LinkEnd::Gone),
             (Some(Err(error)), _) => Err(link_end(&error)),
-        };
+        });
     }
 }
 

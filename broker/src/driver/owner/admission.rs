@@ -9,11 +9,15 @@ use longwire_core::command::Command;
 use longwire_core::producer::ProducerKey;
 use longwire_proto::error::{Error, ErrorCode};
 
+use crate::driver::inbox::Inbox;
 use crate::driver::owner::{Ending, Owner};
 use crate::driver::{RECORD_OVERHEAD_BYTES, row};
 use crate::request::{Operation, Request};
 use crate::store::{LogId, Reservation, Store, StoreError};
 use crate::store_error::in_session;
+
+/// Bytes that are reserved together: a small part of what a session may have, so that it does not wait for all of them.
+const PREPAID_BYTES_MAX: usize = 256 << 10;
 
 /// A request on its way into the machine: room is being reserved and rows are being read for it.
 pub(super) struct Admission {
@@ -42,6 +46,25 @@ impl Owner {
                 && records + command.records() <= capabilities.batch_records_max)
     }
 
+    /// Reserves room at once for a request and for what waits behind it, when there is room. What has none then reserves some for
+    /// itself.
+    pub(super) fn prepay(&mut self, request: &Request, inbox: &mut Inbox) {
+        let mut bytes = room_of(request);
+        for next in inbox.look_ahead() {
+            let room = room_of(next);
+            if bytes + room > PREPAID_BYTES_MAX {
+                break;
+            }
+            bytes += room;
+        }
+        if bytes > 0
+            && let Some(reservation) = self.store.try_reserve(self.loaded.log, bytes)
+        {
+            self.reserved.absorb(reservation);
+            self.prepaid_bytes += bytes;
+        }
+    }
+
     /// Prepares a request for the machine. What needs no preparation, or is prepared at once, goes straight in.
     pub(super) fn admit(&mut self, request: Request) {
         let Request { operation, reply_to } = request;
@@ -54,13 +77,12 @@ impl Owner {
             Operation::Trim(before) => return self.trim(before, reply_to),
             Operation::Wake => return self.wake(reply_to),
         };
-        let bytes = match command.records() {
-            0 => 0,
-            records => command.bytes() + records * RECORD_OVERHEAD_BYTES,
-        };
+        let bytes = room(&command);
         let key = self.loaded.machine.key(&command);
+        let is_paid = bytes == 0 || (bytes <= self.prepaid_bytes && self.fits(&command));
         let request = Request { operation: Operation::Command(command), reply_to };
-        if bytes == 0 && key.is_none() {
+        if is_paid && key.is_none() {
+            self.prepaid_bytes -= bytes;
             return self.handle(request, Prepared { reservation: Reservation::none(), row: None });
         }
         let (store, log) = (Arc::clone(&self.store), self.loaded.log);
@@ -115,6 +137,21 @@ impl Owner {
         }
         self.reserved.absorb(prepared.reservation);
         self.command(command, request.reply_to);
+    }
+}
+
+/// Bytes that a request is given room for.
+fn room_of(request: &Request) -> usize {
+    match &request.operation {
+        Operation::Command(command) => room(command),
+        _ => 0,
+    }
+}
+
+fn room(command: &Command) -> usize {
+    match command.records() {
+        0 => 0,
+        records => command.bytes() + records * RECORD_OVERHEAD_BYTES,
     }
 }
 

@@ -3,6 +3,8 @@
 //! A row may only go while it says what the store knows. It is stale as soon as its producer is resident, and may be
 //! replaced by any snapshot; so a page counts only when no snapshot was taken since it was asked for.
 
+use std::task::{Context, Poll};
+
 use bytes::Bytes;
 use longwire_core::state::State;
 
@@ -40,12 +42,12 @@ pub(super) enum Step {
     Removed(Result<(), StoreError>),
 }
 
-/// Waits for the step at work.
-pub(super) async fn step(pruning: &mut Option<Pruning>) -> Step {
+/// What became of the step at work.
+pub(super) fn poll_step(pruning: &mut Option<Pruning>, context: &mut Context<'_>) -> Poll<Step> {
     match pruning.as_mut().map(|pruning| &mut pruning.stage) {
-        Some(Stage::Scanning(rows, _)) => Step::Scanned(rows.await),
-        Some(Stage::Removing(done)) => Step::Removed(done.await),
-        None => std::future::pending().await,
+        Some(Stage::Scanning(rows, _)) => rows.as_mut().poll(context).map(Step::Scanned),
+        Some(Stage::Removing(done)) => done.as_mut().poll(context).map(Step::Removed),
+        None => Poll::Pending,
     }
 }
 

@@ -393,6 +393,11 @@ async fn durable(outcome: Outcome) -> Result<(), StoreError> {
         .unwrap_or_else(|_| Err(StoreError::Unknown("the store stopped before the write was durable".into())))
 }
 
+/// Bytes of records, with what their batch adds to them.
+fn with_overhead(bytes: usize) -> usize {
+    bytes + bytes / RESERVED_OVERHEAD_PART + BATCH_OVERHEAD_BYTES
+}
+
 impl Store for LocalStore {
     fn open(&self, session: &SessionId) -> StoreFuture<Opened> {
         Box::pin(Self::open_session(Arc::clone(&self.shared), session.clone()))
@@ -402,7 +407,7 @@ impl Store for LocalStore {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
             shared.health.check()?;
-            let bytes = bytes + bytes / RESERVED_OVERHEAD_PART + BATCH_OVERHEAD_BYTES;
+            let bytes = with_overhead(bytes);
             if let Some(reservation) = shared.quota.try_reserve(log, bytes) {
                 return Ok(reservation);
             }
@@ -412,6 +417,11 @@ impl Store for LocalStore {
                 reservation = shared.quota.reserve(log, bytes) => reservation,
             }
         })
+    }
+
+    fn try_reserve(&self, log: LogId, bytes: usize) -> Option<Reservation> {
+        self.shared.health.check().ok()?;
+        self.shared.quota.try_reserve(log, with_overhead(bytes))
     }
 
     fn append(&self, log: LogId, term: Term, version: Version, batch: Batch) -> StoreFuture<Version> {

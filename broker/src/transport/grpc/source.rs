@@ -1,11 +1,14 @@
 //! What a call sends, as the source of a connection.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http_body_util::BodyExt;
+use http_body::Body as _;
 use longwire_proto::codec::{Encoding, encode_client};
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::framing::Deframer;
@@ -13,10 +16,11 @@ use longwire_proto::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
 use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
+use crate::alarm::Alarm;
 use crate::sockets::CallPlace;
-use crate::transport::door::{Door, through};
+use crate::transport::door::{Door, poll_through};
 use crate::transport::grpc::caller::Caller;
 use crate::transport::{FrameSource, LinkEnd};
 
@@ -34,18 +38,22 @@ impl Messages {
 
     /// The next one; `None` when there are no more. Dropping the future loses nothing.
     async fn take(&mut self) -> Result<Option<Bytes>, LinkEnd> {
+        poll_fn(|context| self.poll_take(context)).await
+    }
+
+    fn poll_take(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, LinkEnd>> {
         loop {
             if let Some(message) = self.deframer.pop().map_err(LinkEnd::Refused)? {
-                return Ok(Some(message));
+                return Poll::Ready(Ok(Some(message)));
             }
-            match self.body.frame().await {
+            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
                 Some(Ok(frame)) => {
                     if let Ok(piece) = frame.into_data() {
                         self.deframer.push(piece);
                     }
                 }
-                Some(Err(_)) => return Err(LinkEnd::Gone),
-                None => return Ok(None),
+                Some(Err(_)) => return Poll::Ready(Err(LinkEnd::Gone)),
+                None => return Poll::Ready(Ok(None)),
             }
         }
     }
@@ -73,8 +81,8 @@ impl Frames {
 }
 
 impl FrameSource for Frames {
-    async fn next(&mut self) -> Result<Bytes, LinkEnd> {
-        self.0.take().await?.ok_or(LinkEnd::Gone)
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, LinkEnd>> {
+        self.0.poll_take(context).map(|message| message?.ok_or(LinkEnd::Gone))
     }
 
     fn admit(&mut self) -> Result<(), LinkEnd> {
@@ -87,19 +95,21 @@ impl FrameSource for Frames {
 pub(super) struct Pings {
     every: Duration,
     due: Instant,
+    alarm: Alarm,
 }
 
 impl Pings {
     /// Often enough for a connection that ends after so long a silence.
     pub(super) fn within(idle_timeout: Duration) -> Self {
         let every = idle_timeout / 2;
-        Self { every, due: Instant::now() + every }
+        let due = Instant::now() + every;
+        Self { every, due, alarm: Alarm::new(due) }
     }
 
-    async fn next(&mut self) -> Bytes {
-        sleep_until(self.due).await;
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Bytes> {
+        ready!(self.alarm.poll(context, self.due));
         self.due = Instant::now() + self.every;
-        encode_client(Encoding::Proto, Frame::Ping(wire::Ping::default()))
+        Poll::Ready(encode_client(Encoding::Proto, Frame::Ping(wire::Ping::default())))
     }
 }
 
@@ -128,18 +138,12 @@ impl<S: FrameSource> CallSource<S> {
 }
 
 impl<S: FrameSource> FrameSource for CallSource<S> {
-    async fn next(&mut self) -> Result<Bytes, LinkEnd> {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, LinkEnd>> {
         let Self { source, pings, door, .. } = self;
-        let frame = async {
-            match pings {
-                None => source.next().await,
-                Some(pings) => tokio::select! {
-                    frame = source.next() => frame,
-                    ping = pings.next() => Ok(ping),
-                },
-            }
-        };
-        through(door, frame).await
+        poll_through(door, context, |context| match (source.poll_next(context), pings) {
+            (Poll::Pending, Some(pings)) => pings.poll_next(context).map(Ok),
+            (frame, _) => frame,
+        })
     }
 
     fn admit(&mut self) -> Result<(), LinkEnd> {

@@ -1,6 +1,8 @@
 //! The receiving half: the control stream, as far as the client's hello has opened it.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use longwire_proto::framing::Deframer;
@@ -8,7 +10,7 @@ use longwire_proto::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
 use quinn::{Connection, RecvStream};
 
 use crate::sockets::SocketPlace;
-use crate::transport::door::{Door, through};
+use crate::transport::door::{Door, poll_through};
 use crate::transport::quic::config::RECEIVE_WINDOW_BYTES;
 use crate::transport::{FrameSource, LinkEnd};
 
@@ -32,9 +34,9 @@ impl QuicSource {
 }
 
 impl FrameSource for QuicSource {
-    async fn next(&mut self) -> Result<Bytes, LinkEnd> {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, LinkEnd>> {
         let Self { control, frames, door, .. } = self;
-        through(door, receive(control, frames)).await
+        poll_through(door, context, |context| poll_receive(control, frames, context))
     }
 
     fn admit(&mut self) -> Result<(), LinkEnd> {
@@ -45,14 +47,19 @@ impl FrameSource for QuicSource {
     }
 }
 
-async fn receive(control: &mut RecvStream, frames: &mut Deframer) -> Result<Bytes, LinkEnd> {
+fn poll_receive(
+    control: &mut RecvStream,
+    frames: &mut Deframer,
+    context: &mut Context<'_>,
+) -> Poll<Result<Bytes, LinkEnd>> {
     loop {
         if let Some(frame) = frames.pop().map_err(LinkEnd::Refused)? {
-            return Ok(frame);
+            return Poll::Ready(Ok(frame));
         }
-        match control.read_chunk(PIECE_BYTES, true).await {
+        // The stack keeps who is to be woken beyond the future.
+        match ready!(pin!(control.read_chunk(PIECE_BYTES, true)).poll(context)) {
             Ok(Some(piece)) => frames.push(piece.bytes),
-            Ok(None) | Err(_) => return Err(LinkEnd::Gone),
+            Ok(None) | Err(_) => return Poll::Ready(Err(LinkEnd::Gone)),
         }
     }
 }

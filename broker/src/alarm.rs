@@ -1,0 +1,58 @@
+//! One timer for all that a task does at some time.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// See the top of this file. Times that move further away with every frame cost nothing: it looks when the earlier one has come.
+pub(crate) struct Alarm(Pin<Box<Sleep>>);
+
+impl Alarm {
+    /// A timer for this time.
+    pub(crate) fn new(at: Instant) -> Self {
+        Self(Box::pin(sleep_until(at)))
+    }
+
+    /// Whether the time has come.
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>, at: Instant) -> Poll<()> {
+        if at < self.0.deadline() {
+            self.0.as_mut().reset(at);
+        }
+        loop {
+            ready!(self.0.as_mut().poll(context));
+            if self.0.deadline() >= at {
+                return Poll::Ready(());
+            }
+            self.0.as_mut().reset(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_goes_off_at_the_last_time_that_it_was_told() {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut alarm = Alarm::new(at(5));
+        // Later, earlier, and later again than what it was set for.
+        for seconds in [9, 3, 4] {
+            let polled = poll_fn(|context| alarm.poll(context, at(seconds))).now_or_never();
+            assert!(polled.is_none(), "{seconds}");
+        }
+        poll_fn(|context| alarm.poll(context, at(4))).await;
+        assert_eq!(Instant::now(), at(4));
+        poll_fn(|context| alarm.poll(context, at(6))).await;
+        assert_eq!(Instant::now(), at(6));
+        poll_fn(|context| alarm.poll(context, at(2))).await;
+        assert_eq!(Instant::now(), at(6), "what is over is over");
+    }
+}

@@ -1,0 +1,58 @@
+//! What a session was asked and has not been decided yet.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll};
+
+use tokio::sync::mpsc;
+
+use crate::hub::SESSION_REQUESTS_MAX;
+use crate::request::Request;
+
+/// Requests that were taken off the queue ahead of their turn: as many as the queue has.
+const AHEAD_MAX: usize = SESSION_REQUESTS_MAX;
+
+/// See the top of this file. They come out in the order in which they were sent.
+pub(super) struct Inbox {
+    requests: mpsc::Receiver<Request>,
+    ahead: VecDeque<Request>,
+}
+
+impl Inbox {
+    /// What comes through this queue.
+    pub(super) fn new(requests: mpsc::Receiver<Request>) -> Self {
+        Self { requests, ahead: VecDeque::new() }
+    }
+
+    /// The next request; none when nobody can send any more.
+    pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Request>> {
+        match self.ahead.pop_front() {
+            Some(request) => Poll::Ready(Some(request)),
+            None => self.requests.poll_recv(context),
+        }
+    }
+
+    /// What has come by now, without taking it out.
+    pub(super) fn look_ahead(&mut self) -> impl Iterator<Item = &Request> {
+        while self.ahead.len() < AHEAD_MAX
+            && let Ok(request) = self.requests.try_recv()
+        {
+            self.ahead.push_back(request);
+        }
+        self.ahead.iter()
+    }
+
+    /// The next request of those that were looked at.
+    pub(super) fn next_ahead(&mut self) -> Option<Request> {
+        self.ahead.pop_front()
+    }
+
+    /// Lets nobody send any more. What was sent before still comes.
+    pub(super) fn close(&mut self) {
+        self.requests.close();
+    }
+
+    /// Takes out what has come.
+    pub(super) fn try_next(&mut self) -> Option<Request> {
+        self.ahead.pop_front().or_else(|| self.requests.try_recv().ok())
+    }
+}

@@ -6,7 +6,7 @@
 //! `LONGWIRE_BENCH_ROWS` and `LONGWIRE_BENCH_SUBJECTS` choose, such as `1x1,64x16` and `longwire,redis`; `LONGWIRE_BENCH_ROUNDS` (5),
 //! `LONGWIRE_BENCH_MS` (2,000) for each run of the rows that publish, `LONGWIRE_BENCH_SUBSCRIBERS` (1,000), `LONGWIRE_BENCH_FAN_OUT_RECORDS`
 //! (2,000), `LONGWIRE_BENCH_PACE_SECONDS` (10), `LONGWIRE_BENCH_CATCH_UP_RECORDS` (1,000,000). The tables are written to
-//! `target/performance/peers.md`.
+//! `target/performance/peers.md`. `LONGWIRE_BENCH_OTHER` may name another build of the broker to measure beside this one.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -37,6 +37,7 @@ mod peers {
 }
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
@@ -44,13 +45,14 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use crate::common::rounds::rounds;
-use crate::common::{folder, from_env, raise_open_files};
+use crate::common::{folder, from_env, quantile, raise_open_files};
 use crate::peers::broadcaster;
 use crate::peers::catch_up::CatchUp;
 use crate::peers::fan_out::FanOut;
 use crate::peers::pace::Pace;
 use crate::peers::publishing::{Publishing, Values};
-use crate::peers::row::Row;
+use crate::peers::raw::Raw;
+use crate::peers::row::{Measure, Row};
 use crate::peers::subject::Subject;
 use crate::peers::told::Told;
 
@@ -62,7 +64,13 @@ fn is_wanted(variable: &str, name: &str) -> bool {
     std::env::var(variable).ok().is_none_or(|wanted| wanted.split(',').any(|wanted| wanted == name))
 }
 
-async fn run(row: Row, subject: Subject, folder: &Path, catch_up: &mut CatchUp) -> Option<Values> {
+/// What goes on from round to round.
+struct Kept {
+    catch_up: CatchUp,
+    disk: Raw,
+}
+
+async fn run(row: Row, subject: Subject, folder: &Path, kept: &mut Kept) -> Option<Values> {
     let subscribers = from_env("LONGWIRE_BENCH_SUBSCRIBERS", 1000) as usize;
     let (connections, in_flight) = match row {
         Row::One | Row::PingPong => (1, 1),
@@ -80,9 +88,9 @@ async fn run(row: Row, subject: Subject, folder: &Path, catch_up: &mut CatchUp) 
         Row::CatchUp => {
             let records = from_env("LONGWIRE_BENCH_CATCH_UP_RECORDS", 1_000_000);
             for subject in row.subjects().iter().filter(|subject| is_chosen(**subject)) {
-                catch_up.fill(*subject, records).await;
+                kept.catch_up.fill(*subject, records).await;
             }
-            return catch_up.run(subject, records).await;
+            return kept.catch_up.run(subject, records).await;
         }
     };
     let duration = Duration::from_millis(from_env("LONGWIRE_BENCH_MS", 2000));
@@ -90,10 +98,18 @@ async fn run(row: Row, subject: Subject, folder: &Path, catch_up: &mut CatchUp) 
     if row == Row::PingPong {
         return publishing.echo(folder).await;
     }
-    publishing.run(subject, folder).await
+    let mut disk = kept.disk.probe();
+    let mut values = publishing.run(subject, folder).await?;
+    disk.extend(kept.disk.probe());
+    disk.sort_by(f64::total_cmp);
+    values.push((Measure::Disk, quantile(&disk, 0.5)));
+    Some(values)
 }
 
 fn is_chosen(subject: Subject) -> bool {
+    if subject == Subject::LongwireOther && std::env::var_os("LONGWIRE_BENCH_OTHER").is_none() {
+        return false;
+    }
     is_wanted("LONGWIRE_BENCH_SUBJECTS", subject.name())
 }
 
@@ -112,7 +128,8 @@ fn main() {
     Builder::new_multi_thread().enable_all().build().unwrap().block_on(broadcaster::serve_if_asked());
     let mut told = Told::default();
     let mut missing: Vec<Subject> = Vec::new();
-    let mut catch_up = CatchUp::default();
+    let disk = folder();
+    let mut kept = Kept { catch_up: CatchUp::default(), disk: Raw::new(disk.path()) };
     for round in 0..rounds() as usize {
         for row in Row::ALL.into_iter().filter(|row| is_wanted("LONGWIRE_BENCH_ROWS", row.name())) {
             let mut subjects = row.subjects().to_vec();
@@ -124,14 +141,16 @@ fn main() {
                 }
                 let folder = folder();
                 let runtime = runtime(row);
-                let ended = runtime.block_on(async {
-                    timeout(RUN_MAX, run(row, subject, folder.path(), &mut catch_up)).await
-                });
-                match ended.unwrap_or_else(|_| panic!("{} does not end with {}", row.name(), subject.name()))
-                {
-                    Some(values) => told.add(row, subject, &values),
-                    None if missing.contains(&subject) => {}
-                    None => missing.push(subject),
+                let run = async { timeout(RUN_MAX, run(row, subject, folder.path(), &mut kept)).await };
+                match catch_unwind(AssertUnwindSafe(|| runtime.block_on(run))) {
+                    Ok(Ok(Some(values))) => told.add(round, row, subject, &values),
+                    Ok(Ok(None)) if missing.contains(&subject) => {}
+                    Ok(Ok(None)) => missing.push(subject),
+                    // One that fails, which has said why, does not take the others with it.
+                    Ok(Err(_)) | Err(_) => {
+                        println!("{} FAILED with {}", row.name(), subject.name());
+                        told.fail(row, subject);
+                    }
                 }
                 drop((runtime, folder));
                 // What one subject left to be written is not the next one's to wait for.
@@ -145,4 +164,5 @@ fn main() {
     let performance = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("performance");
     fs::create_dir_all(&performance).unwrap();
     fs::write(performance.join("peers.md"), text).unwrap();
+    assert!(!told.has_failed(Subject::Longwire), "{}", told.failures().join(", "));
 }

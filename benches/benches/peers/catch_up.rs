@@ -41,7 +41,8 @@ impl CatchUp {
         }
         let folder = folder();
         let Some(running) = Running::start(subject, folder.path()) else { return };
-        let (mut link, publishes, in_flight) = if subject == Subject::Longwire {
+        let is_longwire = matches!(subject, Subject::Longwire | Subject::LongwireOther);
+        let (mut link, publishes, in_flight) = if is_longwire {
             let link = longwire::publisher(running.server.address, SESSION, PAGE).await.ready();
             (link, records / PAGE as u64, PAGES_IN_FLIGHT)
         } else {
@@ -54,6 +55,8 @@ impl CatchUp {
             sent += more;
             answered = link.receive().await;
         }
+        // What it left to be written is not the readers' to wait for.
+        rustix::fs::sync();
         self.0.insert(subject, (running, folder));
     }
 
@@ -63,7 +66,7 @@ impl CatchUp {
         let address = running.server.address;
         let (began, cpu) = (Instant::now(), running.server.cpu_seconds());
         match subject {
-            Subject::Longwire => sdk(address, records).await,
+            Subject::Longwire | Subject::LongwireOther => sdk(address, records).await,
             Subject::Redis => xrange(address, records).await,
             _ => consume(address, records).await,
         }

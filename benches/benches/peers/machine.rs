@@ -53,5 +53,9 @@ pub(crate) fn said(told: &Told, missing: &[Subject]) -> String {
         let names: Vec<&str> = missing.iter().map(|subject| subject.name()).collect();
         write!(text, "\nNot installed, and so not measured: {}.\n", names.join(", ")).unwrap();
     }
+    let failures = told.failures();
+    if !failures.is_empty() {
+        write!(text, "\nFailed: {}.\n", failures.join(", ")).unwrap();
+    }
     text
 }

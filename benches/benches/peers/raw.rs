@@ -10,6 +10,9 @@ use super::BODY_BYTES;
 /// Bytes that the file has from the start; it is written from its beginning again when it is full.
 const FILE_BYTES: u64 = 64 << 20;
 
+/// Appends that tell how fast the disk is just now.
+const PROBES: usize = 15;
+
 pub(crate) struct Raw {
     file: File,
     at: u64,
@@ -34,6 +37,16 @@ impl Raw {
         self.file.write_all_at(bytes, self.at).unwrap();
         self.file.sync_data().unwrap();
         self.at += bytes.len() as u64;
+    }
+
+    /// How long an append of one record takes just now.
+    pub(crate) fn probe(&mut self) -> Vec<f64> {
+        let append = |_| {
+            let began = Instant::now();
+            self.append(&[b'x'; BODY_BYTES]);
+            began.elapsed().as_secs_f64()
+        };
+        (0..PROBES).map(append).collect()
     }
 
     /// Appends groups of so many records for so long, and answers how long each took.

@@ -10,6 +10,8 @@ pub(crate) enum Measure {
     /// Seconds.
     P50,
     P99,
+    /// Seconds of an append of one record and its fdatasync, just before and after.
+    Disk,
     /// Microseconds of the server's processors a record, or a delivery.
     Cpu,
 }
@@ -20,6 +22,7 @@ impl Measure {
             Self::PerSecond => "a second",
             Self::P50 => "p50",
             Self::P99 => "p99",
+            Self::Disk => "the disk then",
             Self::Cpu => "server CPU each",
         }
     }
@@ -29,8 +32,8 @@ impl Measure {
             Self::PerSecond if value >= 1e6 => format!("{:.2} M", value / 1e6),
             Self::PerSecond if value >= 1e3 => format!("{:.1} k", value / 1e3),
             Self::PerSecond => format!("{value:.0}"),
-            Self::P50 | Self::P99 if value < 1e-3 => format!("{:.0} µs", value * 1e6),
-            Self::P50 | Self::P99 => format!("{:.2} ms", value * 1e3),
+            Self::P50 | Self::P99 | Self::Disk if value < 1e-3 => format!("{:.0} µs", value * 1e6),
+            Self::P50 | Self::P99 | Self::Disk => format!("{:.2} ms", value * 1e3),
             Self::Cpu => format!("{value:.2} µs"),
         }
     }
@@ -39,10 +42,12 @@ impl Measure {
 /// What Longwire is asked to be, beside another subject of the same round.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Goal {
-    AtLeast(Measure, f64, Subject),
-    AtMost(Measure, f64, Subject),
+    Least(Measure, f64, Subject),
+    /// At least the first, and better the second.
+    Stretch(Measure, f64, f64, Subject),
+    Most(Measure, f64, Subject),
     /// At most so much, or at most so many times the other.
-    AtMostOr(Measure, f64, f64, Subject),
+    MostOr(Measure, f64, f64, Subject),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,13 +62,14 @@ pub(crate) enum Row {
     PingPong,
 }
 
-use Goal::{AtLeast, AtMost, AtMostOr};
-use Measure::{Cpu, P50, P99, PerSecond};
+use Goal::{Least, Most, MostOr, Stretch};
+use Measure::{Cpu, Disk, P50, P99, PerSecond};
 use Subject as S;
 
 /// Those that a publish is sent to.
-const STORES: [Subject; 8] = [
+const STORES: [Subject; 9] = [
     S::Longwire,
+    S::LongwireOther,
     S::Raw,
     S::Redis,
     S::NatsAlways,
@@ -117,16 +123,29 @@ impl Row {
     pub(crate) fn subjects(self) -> &'static [Subject] {
         match self {
             Self::One | Self::Connections | Self::ConnectionsDeep | Self::Deep => &STORES,
-            Self::FanOut => &[S::Longwire, S::RawEncoded, S::RawTungstenite, S::Redis, S::Nats, S::NatsCore],
-            Self::Pace => &[S::Longwire, S::RawEncoded, S::RawEncodedSynced, S::Redis, S::NatsAlways],
-            Self::CatchUp => &[S::Longwire, S::Redis, S::Nats],
+            Self::FanOut => &[
+                S::Longwire,
+                S::LongwireOther,
+                S::RawEncoded,
+                S::RawEncodedSynced,
+                S::RawTungstenite,
+                S::Redis,
+                S::Nats,
+                S::NatsCore,
+            ],
+            Self::Pace => {
+                &[S::Longwire, S::LongwireOther, S::RawEncoded, S::RawEncodedSynced, S::Redis, S::NatsAlways]
+            }
+            Self::CatchUp => &[S::Longwire, S::LongwireOther, S::Redis, S::Nats],
             Self::PingPong => &[S::Raw],
         }
     }
 
     pub(crate) fn measures(self) -> &'static [Measure] {
         match self {
-            Self::One | Self::Connections => &[P50, P99, PerSecond, Cpu],
+            Self::One => &[P50, P99, PerSecond, Cpu, Disk],
+            Self::Connections => &[PerSecond, P50, P99, Cpu, Disk],
+            Self::ConnectionsDeep | Self::Deep => &[PerSecond, Cpu, Disk],
             Self::Pace => &[P50, P99, Cpu],
             Self::PingPong => &[P50, P99],
             _ => &[PerSecond, Cpu],
@@ -135,26 +154,24 @@ impl Row {
 
     pub(crate) fn goals(self) -> &'static [Goal] {
         match self {
-            Self::One => {
-                &[AtMost(P50, 1.5, S::Raw), AtMost(P50, 0.85, S::NatsAlways), AtMost(P50, 1.2, S::Redis)]
-            }
-            Self::Connections => &[AtLeast(PerSecond, 1.0, S::Redis), AtLeast(PerSecond, 5.5, S::NatsAlways)],
+            Self::One => &[Most(P50, 1.5, S::Raw), Most(P50, 0.85, S::NatsAlways), Most(P50, 1.2, S::Redis)],
+            Self::Connections => &[Least(PerSecond, 1.0, S::Redis), Least(PerSecond, 5.5, S::NatsAlways)],
             Self::ConnectionsDeep => {
-                &[AtLeast(PerSecond, 1.0, S::Redis), AtLeast(PerSecond, 15.0, S::NatsAlways)]
+                &[Stretch(PerSecond, 1.0, 1.5, S::Redis), Least(PerSecond, 15.0, S::NatsAlways)]
             }
-            Self::Deep => &[AtLeast(PerSecond, 1.5, S::Redis)],
+            Self::Deep => &[Stretch(PerSecond, 1.5, 2.0, S::Redis)],
             Self::FanOut => &[
-                AtLeast(PerSecond, 0.65, S::RawEncoded),
-                AtLeast(PerSecond, 5.0, S::Nats),
-                AtLeast(PerSecond, 1.5, S::Redis),
-                AtLeast(PerSecond, 1.0, S::NatsCore),
+                Least(PerSecond, 0.65, S::RawEncoded),
+                Least(PerSecond, 5.0, S::Nats),
+                Least(PerSecond, 1.5, S::Redis),
+                Least(PerSecond, 1.0, S::NatsCore),
             ],
             Self::Pace => &[
-                AtMost(P50, 1.2, S::RawEncodedSynced),
-                AtMost(P99, 1.5, S::RawEncodedSynced),
-                AtMostOr(Cpu, 6.0, 1.8, S::RawEncodedSynced),
+                Most(P50, 1.2, S::RawEncodedSynced),
+                Most(P99, 1.5, S::RawEncodedSynced),
+                MostOr(Cpu, 6.0, 1.8, S::RawEncodedSynced),
             ],
-            Self::CatchUp => &[AtLeast(PerSecond, 1.2, S::Redis), AtLeast(PerSecond, 3.0, S::Nats)],
+            Self::CatchUp => &[Stretch(PerSecond, 1.2, 1.5, S::Redis), Least(PerSecond, 3.0, S::Nats)],
             Self::PingPong => &[],
         }
     }

@@ -41,6 +41,14 @@ impl Server {
         Self { address: broker.address, process: Process::Broker(broker) }
     }
 
+    /// The broker that `LONGWIRE_BENCH_OTHER` names: an older one, say, to see what a change has brought.
+    pub(crate) fn other_broker(folder: &Path) -> Option<Self> {
+        let mut command = Command::new(std::env::var_os("LONGWIRE_BENCH_OTHER")?);
+        let port = free_port();
+        command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data"]).arg(folder.join("data"));
+        Some(Self::spawn(command, &folder.join("log"), port))
+    }
+
     /// Starts what `scripts/peers` installed; `None` where it is not.
     pub(crate) fn start<S: AsRef<OsStr>>(
         name: &str,

@@ -15,6 +15,7 @@ pub(crate) enum Subject {
     RawEncodedSynced,
     RawTungstenite,
     Longwire,
+    LongwireOther,
     Redis,
     NatsAlways,
     Nats,
@@ -32,6 +33,7 @@ impl Subject {
             Self::RawEncodedSynced => "raw-encoded-synced",
             Self::RawTungstenite => "raw-tungstenite",
             Self::Longwire => "longwire",
+            Self::LongwireOther => "longwire-other",
             Self::Redis => "redis",
             Self::NatsAlways => "nats-always",
             Self::Nats => "nats",
@@ -50,6 +52,7 @@ impl Subject {
             Self::RawEncodedSynced => "the same, with an fdatasync a group",
             Self::RawTungstenite => "bare broadcaster with tokio-tungstenite",
             Self::Longwire => "**Longwire**",
+            Self::LongwireOther => "another build of Longwire",
             Self::Redis => "Redis, `appendfsync always`",
             Self::NatsAlways => "NATS JetStream, `sync_interval: always`",
             Self::Nats => "NATS JetStream as it is by default (answers before it is on disk)",
@@ -110,6 +113,7 @@ impl Running {
                 subject.broadcaster().start(folder)
             }
             S::Longwire => alone(Server::broker(folder)),
+            S::LongwireOther => alone(Server::other_broker(folder)?),
             S::Redis => alone(redis::start(folder)?),
             S::NatsAlways => nats::start(folder, true)?,
             S::Nats | S::NatsCore => nats::start(folder, false)?,
@@ -128,7 +132,7 @@ impl Running {
             S::RawEncoded | S::RawEncodedSynced | S::RawTungstenite => {
                 broadcaster::publisher(address, 1).await
             }
-            S::Longwire => longwire::publisher(address, session, 1).await,
+            S::Longwire | S::LongwireOther => longwire::publisher(address, session, 1).await,
             S::Redis => redis::publisher(address, session).await,
             S::NatsAlways | S::Nats => {
                 nats::Administrator::open(address).await.create_stream(session).await;
@@ -150,7 +154,7 @@ impl Running {
             S::RawEncoded | S::RawEncodedSynced | S::RawTungstenite => {
                 broadcaster::subscriber(self.websocket).await
             }
-            S::Longwire => longwire::subscriber(self.websocket, session).await,
+            S::Longwire | S::LongwireOther => longwire::subscriber(self.websocket, session).await,
             S::Redis => redis::subscriber(self.server.address, session).await,
             S::NatsAlways | S::Nats => {
                 let to = format!("to.{session}.{number}");

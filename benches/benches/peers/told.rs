@@ -7,9 +7,15 @@ use super::row::{Goal, Measure, Row};
 use super::subject::Subject;
 use crate::common::quantile;
 
-/// A value a round of everything that was measured.
+/// The values of the rounds.
+type Values = BTreeMap<usize, f64>;
+
+/// Everything that was measured, and who failed.
 #[derive(Default)]
-pub(crate) struct Told(BTreeMap<(Row, Subject, Measure), Vec<f64>>);
+pub(crate) struct Told {
+    values: BTreeMap<(Row, Subject, Measure), Values>,
+    failed: Vec<(Row, Subject)>,
+}
 
 /// The median of the rounds, and the lowest and the highest.
 #[derive(Clone, Copy)]
@@ -20,8 +26,8 @@ struct Spread {
 }
 
 impl Spread {
-    fn of(values: &[f64]) -> Self {
-        let mut sorted = values.to_vec();
+    fn of(values: &Values) -> Self {
+        let mut sorted: Vec<f64> = values.values().copied().collect();
         sorted.sort_by(f64::total_cmp);
         Self { median: quantile(&sorted, 0.5), low: quantile(&sorted, 0.0), high: quantile(&sorted, 1.0) }
     }
@@ -36,19 +42,39 @@ fn ratio(value: f64) -> String {
 }
 
 impl Told {
-    pub(crate) fn add(&mut self, row: Row, subject: Subject, values: &[(Measure, f64)]) {
+    pub(crate) fn add(&mut self, round: usize, row: Row, subject: Subject, values: &[(Measure, f64)]) {
         let texts: Vec<String> = values
             .iter()
             .map(|(measure, value)| format!("{} {}", measure.title(), measure.text(*value)))
             .collect();
         println!("{} {}: {}", row.name(), subject.name(), texts.join(", "));
         for (measure, value) in values {
-            self.0.entry((row, subject, *measure)).or_default().push(*value);
+            self.values.entry((row, subject, *measure)).or_default().insert(round, *value);
         }
     }
 
-    fn values(&self, row: Row, subject: Subject, measure: Measure) -> Option<&Vec<f64>> {
-        self.0.get(&(row, subject, measure))
+    pub(crate) fn fail(&mut self, row: Row, subject: Subject) {
+        self.failed.push((row, subject));
+    }
+
+    pub(crate) fn has_failed(&self, subject: Subject) -> bool {
+        self.failed.iter().any(|failed| failed.1 == subject)
+    }
+
+    /// How often each failed.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        let mut counts = BTreeMap::<_, usize>::new();
+        for failed in &self.failed {
+            *counts.entry(failed).or_default() += 1;
+        }
+        let text = |((row, subject), count): (&(Row, Subject), _)| {
+            format!("`{}` in {count} of the rounds of `{}`", subject.name(), row.name())
+        };
+        counts.into_iter().map(text).collect()
+    }
+
+    fn values(&self, row: Row, subject: Subject, measure: Measure) -> Option<&Values> {
+        self.values.get(&(row, subject, measure))
     }
 
     pub(crate) fn median(&self, row: Row, subject: Subject, measure: Measure) -> Option<f64> {
@@ -58,29 +84,34 @@ impl Told {
     /// What one is of the other, round by round: what else the machine did hit both.
     fn ratios(&self, row: Row, measure: Measure, one: Subject, other: Subject) -> Option<Spread> {
         let (one, other) = (self.values(row, one, measure)?, self.values(row, other, measure)?);
-        let ratios: Vec<f64> = one.iter().zip(other).map(|(one, other)| one / other).collect();
-        Some(Spread::of(&ratios))
+        let ratio = |(round, value): (&usize, &f64)| Some((*round, value / other.get(round)?));
+        let ratios: Values = one.iter().filter_map(ratio).collect();
+        (!ratios.is_empty()).then(|| Spread::of(&ratios))
     }
 
     fn goal(&self, row: Row, goal: Goal) -> Option<String> {
         let (measure, other) = match goal {
-            Goal::AtLeast(measure, _, other)
-            | Goal::AtMost(measure, _, other)
-            | Goal::AtMostOr(measure, _, _, other) => (measure, other),
+            Goal::Least(measure, _, other)
+            | Goal::Stretch(measure, _, _, other)
+            | Goal::Most(measure, _, other)
+            | Goal::MostOr(measure, _, _, other) => (measure, other),
         };
         let spread = self.ratios(row, measure, Subject::Longwire, other)?;
         let (asked, is_met) = match goal {
-            Goal::AtLeast(_, times, _) => (format!("≥ {times}"), spread.median >= times),
-            Goal::AtMost(_, times, _) => (format!("≤ {times}"), spread.median <= times),
-            Goal::AtMostOr(_, value, times, _) => {
+            Goal::Least(_, times, _) => (format!("≥ {times}"), spread.median >= times),
+            Goal::Stretch(_, times, better, _) => {
+                (format!("≥ {times} (better {better})"), spread.median >= times)
+            }
+            Goal::Most(_, times, _) => (format!("≤ {times}"), spread.median <= times),
+            Goal::MostOr(_, value, times, _) => {
                 let own = self.median(row, Subject::Longwire, measure)?;
-                let asked = format!("≤ {times}, or ≤ {}", measure.text(value));
+                let asked = format!("≤ {}, or ≤ {times}", measure.text(value));
                 (asked, own <= value || spread.median <= times)
             }
         };
         let met = if is_met { "met" } else { "**missed**" };
         let measure = measure.title();
-        Some(format!("{asked} × `{}` ({measure}): {} {met}", other.name(), spread.text(ratio)))
+        Some(format!("| {asked} × `{}` ({measure}) | {} | {met} |", other.name(), spread.text(ratio)))
     }
 
     /// The tables of the rows that were run.
@@ -92,7 +123,7 @@ impl Told {
                 subjects.sort();
                 subjects
                     .into_iter()
-                    .filter(|subject| self.0.keys().any(|key| key.0 == row && key.1 == *subject))
+                    .filter(|subject| self.values.keys().any(|key| key.0 == row && key.1 == *subject))
                     .collect()
             };
             if subjects.is_empty() {
@@ -106,7 +137,7 @@ impl Told {
             for subject in subjects {
                 write!(text, "| {} | `{}` |", subject.title(), subject.name()).unwrap();
                 for measure in measures {
-                    let spread = self.values(row, subject, *measure).map(|values| Spread::of(values));
+                    let spread = self.values(row, subject, *measure).map(Spread::of);
                     let cell =
                         spread.map_or_else(String::new, |spread| spread.text(|value| measure.text(value)));
                     write!(text, " {cell} |").unwrap();
@@ -118,7 +149,8 @@ impl Told {
             text.push('\n');
             let goals: Vec<String> = row.goals().iter().filter_map(|goal| self.goal(row, *goal)).collect();
             if !goals.is_empty() {
-                writeln!(text, "Asked for: {}.\n", goals.join("; ")).unwrap();
+                let goals = goals.join("\n");
+                writeln!(text, "| asked of Longwire | it is | |\n|---|---|---|\n{goals}\n").unwrap();
             }
         }
         text

@@ -36,6 +36,7 @@ mod peers {
     pub(crate) const BODY_BYTES: usize = 256;
 }
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -64,6 +65,10 @@ fn is_wanted(variable: &str, name: &str) -> bool {
     std::env::var(variable).ok().is_none_or(|wanted| wanted.split(',').any(|wanted| wanted == name))
 }
 
+fn catch_up_records() -> u64 {
+    from_env("LONGWIRE_BENCH_CATCH_UP_RECORDS", 1_000_000)
+}
+
 /// What goes on from round to round.
 struct Kept {
     catch_up: CatchUp,
@@ -85,13 +90,7 @@ async fn run(row: Row, subject: Subject, folder: &Path, kept: &mut Kept) -> Opti
             let records = 50 * from_env("LONGWIRE_BENCH_PACE_SECONDS", 10);
             return Pace { subscribers, records }.run(subject, folder).await;
         }
-        Row::CatchUp => {
-            let records = from_env("LONGWIRE_BENCH_CATCH_UP_RECORDS", 1_000_000);
-            for subject in row.subjects().iter().filter(|subject| is_chosen(**subject)) {
-                kept.catch_up.fill(*subject, records).await;
-            }
-            return kept.catch_up.run(subject, records).await;
-        }
+        Row::CatchUp => return kept.catch_up.run(subject, catch_up_records()).await,
     };
     let duration = Duration::from_millis(from_env("LONGWIRE_BENCH_MS", 2000));
     let publishing = Publishing { connections, in_flight, duration };
@@ -123,34 +122,44 @@ fn runtime(row: Row) -> Runtime {
     }
 }
 
+/// `None` when it fails, which it has said; it does not take the others with it.
+fn attempt<T>(runtime: &Runtime, what: impl Future<Output = T>) -> Option<T> {
+    let what = async { timeout(RUN_MAX, what).await };
+    catch_unwind(AssertUnwindSafe(|| runtime.block_on(what))).ok()?.ok()
+}
+
+/// Before the first round reads, all have settled what they were filled with.
+fn fill(kept: &mut Kept, told: &mut Told) {
+    for subject in Row::CatchUp.subjects().iter().copied().filter(|subject| is_chosen(*subject)) {
+        let runtime = runtime(Row::CatchUp);
+        if attempt(&runtime, kept.catch_up.fill(subject, catch_up_records())).is_none() {
+            told.fail(Row::CatchUp, subject);
+        }
+    }
+}
+
 fn main() {
     raise_open_files();
     Builder::new_multi_thread().enable_all().build().unwrap().block_on(broadcaster::serve_if_asked());
-    let mut told = Told::default();
-    let mut missing: Vec<Subject> = Vec::new();
+    let (mut told, mut missing) = (Told::default(), BTreeSet::new());
     let disk = folder();
     let mut kept = Kept { catch_up: CatchUp::default(), disk: Raw::new(disk.path()) };
     for round in 0..rounds() as usize {
         for row in Row::ALL.into_iter().filter(|row| is_wanted("LONGWIRE_BENCH_ROWS", row.name())) {
+            if row == Row::CatchUp && round == 0 {
+                fill(&mut kept, &mut told);
+            }
             let mut subjects = row.subjects().to_vec();
-            let first = round % subjects.len();
+            subjects.retain(|subject| is_chosen(*subject) && !told.has_failed(row, *subject));
+            let first = round % subjects.len().max(1);
             subjects.rotate_left(first);
             for subject in subjects {
-                if !is_chosen(subject) {
-                    continue;
-                }
                 let folder = folder();
                 let runtime = runtime(row);
-                let run = async { timeout(RUN_MAX, run(row, subject, folder.path(), &mut kept)).await };
-                match catch_unwind(AssertUnwindSafe(|| runtime.block_on(run))) {
-                    Ok(Ok(Some(values))) => told.add(round, row, subject, &values),
-                    Ok(Ok(None)) if missing.contains(&subject) => {}
-                    Ok(Ok(None)) => missing.push(subject),
-                    // One that fails, which has said why, does not take the others with it.
-                    Ok(Err(_)) | Err(_) => {
-                        println!("{} FAILED with {}", row.name(), subject.name());
-                        told.fail(row, subject);
-                    }
+                match attempt(&runtime, run(row, subject, folder.path(), &mut kept)) {
+                    Some(Some(values)) => told.add(round, row, subject, &values),
+                    Some(None) => drop(missing.insert(subject)),
+                    None => told.fail(row, subject),
                 }
                 drop((runtime, folder));
                 // What one subject left to be written is not the next one's to wait for.
@@ -164,5 +173,7 @@ fn main() {
     let performance = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("performance");
     fs::create_dir_all(&performance).unwrap();
     fs::write(performance.join("peers.md"), text).unwrap();
-    assert!(!told.has_failed(Subject::Longwire), "{}", told.failures().join(", "));
+    let failed: Vec<&str> =
+        Row::ALL.into_iter().filter(|row| told.has_failed(*row, Subject::Longwire)).map(Row::name).collect();
+    assert!(failed.is_empty(), "Longwire failed in {failed:?}");
 }

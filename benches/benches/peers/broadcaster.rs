@@ -21,7 +21,7 @@ use super::BODY_BYTES;
 use super::feed::Walk;
 use super::link::{Link, Listen, connect, reads_only};
 use super::raw::Raw;
-use super::server::{Server, free_port};
+use super::server::{Server, free_ports};
 use super::websocket::{BINARY, Frames, Messages, upgrade};
 
 /// Says which of them this process is, and where it listens.
@@ -49,7 +49,7 @@ impl Kind {
 
     /// The server, and where its subscribers connect.
     pub(crate) fn start(self, folder: &Path) -> (Server, SocketAddr) {
-        let (publishers, subscribers) = (free_port(), free_port());
+        let [publishers, subscribers] = free_ports();
         let index = Self::ALL.iter().position(|kind| *kind == self).unwrap();
         let mut command = Command::new(current_exe().unwrap());
         command.env(VARIABLE, format!("{index} {publishers} {subscribers} {}", folder.display()));

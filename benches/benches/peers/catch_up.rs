@@ -34,13 +34,10 @@ const READ_BYTES: usize = 256 << 10;
 pub(crate) struct CatchUp(BTreeMap<Subject, (Running, TempDir)>);
 
 impl CatchUp {
-    /// Fills those that were not, which takes longer than reading.
-    pub(crate) async fn fill(&mut self, subject: Subject, records: u64) {
-        if self.0.contains_key(&subject) {
-            return;
-        }
+    /// Fills one, which takes longer than reading; `None` when it is not installed.
+    pub(crate) async fn fill(&mut self, subject: Subject, records: u64) -> Option<()> {
         let folder = folder();
-        let Some(running) = Running::start(subject, folder.path()) else { return };
+        let running = Running::start(subject, folder.path())?;
         let is_longwire = matches!(subject, Subject::Longwire | Subject::LongwireOther);
         let (mut link, publishes, in_flight) = if is_longwire {
             let link = longwire::publisher(running.server.address, SESSION, PAGE).await.ready();
@@ -58,9 +55,10 @@ impl CatchUp {
         // What it left to be written is not the readers' to wait for.
         rustix::fs::sync();
         self.0.insert(subject, (running, folder));
+        Some(())
     }
 
-    /// `None` when it is not installed.
+    /// `None` when it was not filled.
     pub(crate) async fn run(&self, subject: Subject, records: u64) -> Option<Values> {
         let (running, _) = self.0.get(&subject)?;
         let address = running.server.address;

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::BODY_BYTES;
 use super::http::Answers;
 use super::link::{Link, connect};
-use super::server::{Server, free_port};
+use super::server::{Server, free_ports};
 
 /// The two servers there are in Rust.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl Kind {
     }
 
     pub(crate) fn start(self, folder: &Path) -> Option<Server> {
-        let port = free_port();
+        let [port] = free_ports();
         let data = folder.join("data").display().to_string();
         match self {
             Self::Project => {

@@ -1,5 +1,6 @@
 //! What was measured on, and with what.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::process::Command;
 
@@ -27,7 +28,7 @@ fn version(binary: &str) -> Option<String> {
 }
 
 /// Versions, the kernel, the disk, and who was not there.
-pub(crate) fn said(told: &Told, missing: &[Subject]) -> String {
+pub(crate) fn said(told: &Told, missing: &BTreeSet<Subject>) -> String {
     let mut binaries: Vec<&str> =
         Row::ALL.iter().flat_map(|row| row.subjects()).filter_map(|subject| subject.binary()).collect();
     binaries.sort_unstable();

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::BODY_BYTES;
 use super::feed::{Walk, line, number};
 use super::link::{Link, Listen, Request, connect, reads_only};
-use super::server::{Server, free_port};
+use super::server::{Server, free_ports};
 use super::websocket::{Frames, upgrade};
 
 pub(crate) const CONNECT: &[u8] = b"CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":true,\"no_responders\":true,\"lang\":\"bench\",\"version\":\"1\"}\r\n";
@@ -18,7 +18,7 @@ const STATUS: &[u8] = b"NATS/1.0 100";
 
 /// A server, and where it takes WebSockets.
 pub(crate) fn start(folder: &Path, is_always: bool) -> Option<(Server, SocketAddr)> {
-    let (port, websocket) = (free_port(), free_port());
+    let [port, websocket] = free_ports();
     let sync = if is_always { "sync_interval: always" } else { "" };
     let config = format!(
         "listen: 127.0.0.1:{port}\njetstream {{ store_dir: {:?}\n{sync} }}\n\

@@ -73,8 +73,11 @@ impl Publishing {
         let (seconds, cpu) = (began.elapsed().as_secs_f64(), running.server.cpu_seconds() - cpu);
         shared.is_over.store(true, Ordering::Relaxed);
         let times = publishers.join_all().await.concat();
-        let mut values = vec![(Measure::PerSecond, answered / seconds), (Measure::Cpu, cpu * 1e6 / answered)];
-        if self.in_flight == 1 {
+        let mut values = vec![(Measure::PerSecond, answered / seconds)];
+        if answered > 0.0 {
+            values.push((Measure::Cpu, cpu * 1e6 / answered));
+        }
+        if !times.is_empty() {
             values.extend(latencies(times));
         }
         Some(values)

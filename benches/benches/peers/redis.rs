@@ -6,14 +6,14 @@ use std::path::Path;
 use super::BODY_BYTES;
 use super::feed::{Walk, line, number};
 use super::link::{Link, Listen, connect, reads_only};
-use super::server::{Server, free_port};
+use super::server::{Server, free_ports};
 
 /// Entries that a reader asks for at once.
 const READ_ENTRIES: usize = 1000;
 
 /// Every command is on disk before it is answered. Snapshots and rewriting of the file are off: they would cost it more.
 pub(crate) fn start(folder: &Path) -> Option<Server> {
-    let port = free_port();
+    let [port] = free_ports();
     let (port_text, folder_text) = (port.to_string(), folder.display().to_string());
     let arguments = [
         ["--port", &port_text],

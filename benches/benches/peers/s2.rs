@@ -9,7 +9,7 @@ use super::BODY_BYTES;
 use super::feed::Walk;
 use super::http::Chunks;
 use super::link::{Link, Listen, connect};
-use super::server::{Server, free_port};
+use super::server::{Server, free_ports};
 
 const BASIN: &str = "longwire-benches";
 /// The flag of a frame that ends the session.
@@ -29,7 +29,8 @@ struct Append {
 
 /// It waits for 5 ms to write what has come together, as it does by default on local files.
 pub(crate) fn start(folder: &Path) -> Option<Server> {
-    let (port, init) = (free_port(), folder.join("init.json"));
+    let [port] = free_ports();
+    let init = folder.join("init.json");
     let basin = format!(r#"{{"basins":[{{"name":"{BASIN}","config":{{"create_stream_on_append":true}}}}]}}"#);
     std::fs::write(&init, basin).unwrap();
     let (port_text, root, init) =

@@ -19,9 +19,10 @@ pub(crate) fn installed(name: &str) -> Option<PathBuf> {
     Some(target.join("peers/bin").join(name)).filter(|path| path.exists())
 }
 
-/// A port that nobody listens on.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+/// Ports that nobody listens on, each another one.
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
 /// Killed when dropped.
@@ -44,7 +45,7 @@ impl Server {
     /// The broker that `LONGWIRE_BENCH_OTHER` names: an older one, say, to see what a change has brought.
     pub(crate) fn other_broker(folder: &Path) -> Option<Self> {
         let mut command = Command::new(std::env::var_os("LONGWIRE_BENCH_OTHER")?);
-        let port = free_port();
+        let [port] = free_ports();
         command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data"]).arg(folder.join("data"));
         Some(Self::spawn(command, &folder.join("log"), port))
     }

@@ -1,6 +1,6 @@
 //! What came of the rounds, as tables.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::row::{Goal, Measure, Row};
@@ -14,7 +14,7 @@ type Values = BTreeMap<usize, f64>;
 #[derive(Default)]
 pub(crate) struct Told {
     values: BTreeMap<(Row, Subject, Measure), Values>,
-    failed: Vec<(Row, Subject)>,
+    failed: BTreeSet<(Row, Subject)>,
 }
 
 /// The median of the rounds, and the lowest and the highest.
@@ -53,24 +53,18 @@ impl Told {
         }
     }
 
+    /// What fails once is not tried again.
     pub(crate) fn fail(&mut self, row: Row, subject: Subject) {
-        self.failed.push((row, subject));
+        println!("{} FAILED with {}", row.name(), subject.name());
+        self.failed.insert((row, subject));
     }
 
-    pub(crate) fn has_failed(&self, subject: Subject) -> bool {
-        self.failed.iter().any(|failed| failed.1 == subject)
+    pub(crate) fn has_failed(&self, row: Row, subject: Subject) -> bool {
+        self.failed.contains(&(row, subject))
     }
 
-    /// How often each failed.
     pub(crate) fn failures(&self) -> Vec<String> {
-        let mut counts = BTreeMap::<_, usize>::new();
-        for failed in &self.failed {
-            *counts.entry(failed).or_default() += 1;
-        }
-        let text = |((row, subject), count): (&(Row, Subject), _)| {
-            format!("`{}` in {count} of the rounds of `{}`", subject.name(), row.name())
-        };
-        counts.into_iter().map(text).collect()
+        self.failed.iter().map(|(row, subject)| format!("`{}` in `{}`", subject.name(), row.name())).collect()
     }
 
     fn values(&self, row: Row, subject: Subject, measure: Measure) -> Option<&Values> {

@@ -37,7 +37,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let raw_out = out.join("raw");
     std::fs::create_dir_all(&raw_out)?;
     let mut raw = prost_build::Config::new();
-    raw.bytes(["."]).btree_map(["."]).out_dir(&raw_out);
+    // The largest by far, and every frame would be as large as it.
+    raw.bytes(["."])
+        .btree_map(["."])
+        .boxed(".longwire.v1.ClientFrame.frame.import_records")
+        .out_dir(&raw_out);
     for message in messages(&descriptors) {
         if !RAW_MESSAGES.contains(&message.as_str()) {
             raw.extern_path(format!(".longwire.v1.{message}"), format!("crate::wire::{message}"));

@@ -122,7 +122,7 @@ pub enum Reply {
         duplicate: bool,
     },
     /// The state of the session, every effect of earlier commands included.
-    Described(Description),
+    Described(Box<Description>),
     /// So many records are tombstones.
     Erased {
         /// Offsets that the erasure covers and that are still retained.

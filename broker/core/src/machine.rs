@@ -381,7 +381,7 @@ impl Machine {
                 if !self.exists() || self.state.summary().meta != *meta {
                     self.change(sender, &Change::Meta(*meta), now_ms);
                 }
-                Ok(Reply::Described(self.describe()))
+                Ok(Reply::Described(Box::new(self.describe())))
             }
             Command::Erase { sender, ranges, of, reason } => {
                 self.check_exists()?;
@@ -419,7 +419,7 @@ impl Machine {
                 let at = self.state.end();
                 // The answer was lost, and this is asked again: nothing else goes beyond the end of an import.
                 if at == end.saturating_add(1) && !self.state.summary().closed {
-                    return Ok(Reply::Described(self.describe()));
+                    return Ok(Reply::Described(Box::new(self.describe())));
                 }
                 if at != end {
                     let message = format!("the import is at offset {at} and cannot be finished before {end}");
@@ -430,18 +430,18 @@ impl Machine {
                 if !self.state.summary().closed {
                     self.change(sender, &Change::Origin { session, meta: *meta, imported: true }, now_ms);
                 }
-                Ok(Reply::Described(self.describe()))
+                Ok(Reply::Described(Box::new(self.describe())))
             }
             Command::Close { sender, reason } => {
                 self.check_exists()?;
                 if !self.state.summary().closed {
                     self.change(sender, &Change::Close { reason }, now_ms);
                 }
-                Ok(Reply::Described(self.describe()))
+                Ok(Reply::Described(Box::new(self.describe())))
             }
             Command::Describe => {
                 self.check_exists()?;
-                Ok(Reply::Described(self.describe()))
+                Ok(Reply::Described(Box::new(self.describe())))
             }
             Command::Flush => Ok(Reply::Flushed),
         }

@@ -432,7 +432,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             ClientFrame::Read(read) => self.read(read).await?,
             ClientFrame::EraseRecords(erase) => self.erase(erase).await?,
             ClientFrame::ForkSession(fork) => self.fork(fork).await?,
-            ClientFrame::ImportRecords(import) => self.import(import).await?,
+            ClientFrame::ImportRecords(import) => self.import(*import).await?,
             ClientFrame::CommitCursor(commit) => self.commit_cursor(commit).await?,
             ClientFrame::DescribeCursor(describe) => self.describe_cursor(describe).await?,
             ClientFrame::BackUp(back_up) => self.back_up(back_up).await?,

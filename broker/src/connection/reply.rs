@@ -42,7 +42,7 @@ pub(super) fn answer(asked: &Asked, result: Result<Option<Reply>, Error>) -> Fra
         }
         Ok(Some(Reply::Described(description))) => Frame::SessionDescription(wire::SessionDescription {
             request,
-            session: Some(described(&asked.session, description)),
+            session: Some(described(&asked.session, *description)),
         }),
         // Erasures and imports are asked by lookups, which answer themselves.
         Ok(Some(Reply::Flushed | Reply::Erased { .. } | Reply::Imported { .. }) | None) => {

@@ -21,7 +21,7 @@ pub(super) struct Witness {
 
 /// Something that changes what is there, or who may do what, and is told once it has come to an end.
 #[derive(Debug, Default)]
-pub(super) struct Management(Option<Managed>);
+pub(super) struct Management(Option<Box<Managed>>);
 
 #[derive(Debug)]
 struct Managed {
@@ -65,12 +65,14 @@ impl Witness {
         session: &str,
     ) -> Management {
         // Most of what is asked is not of that kind, and pays nothing for it.
-        Management(operation.is_management().then(|| Managed {
-            witness: self.clone(),
-            principal: principal(),
-            operation,
-            session: session.to_owned(),
-            target: String::new(),
+        Management(operation.is_management().then(|| {
+            Box::new(Managed {
+                witness: self.clone(),
+                principal: principal(),
+                operation,
+                session: session.to_owned(),
+                target: String::new(),
+            })
         }))
     }
 
@@ -93,7 +95,8 @@ impl Management {
 
     /// It has come to an end.
     pub(super) fn done(&self, outcome: Result<(), &Error>) {
-        if let Some(Managed { witness, principal, operation, session, target }) = &self.0 {
+        if let Some(managed) = &self.0 {
+            let Managed { witness, principal, operation, session, target } = &**managed;
             witness.tell(|| Entry::managed(principal, *operation, session, outcome).target(target));
         }
     }

@@ -54,7 +54,7 @@ pub async fn fork(
         wake_after_ms: None,
     };
     match hub.ask(session, Operation::Begin(Box::new(begin))).await? {
-        Some(Reply::Described(description)) => Ok(description),
+        Some(Reply::Described(description)) => Ok(*description),
         _ => Err(Error::new(ErrorCode::Internal, "the session did not describe itself")),
     }
 }

@@ -35,7 +35,7 @@ pub(crate) async fn progress(hub: &Arc<Hub>, session: &SessionId) -> Result<Prog
 /// [`ErrorCode::SessionNotFound`], and those of loading it.
 pub(crate) async fn describe(hub: &Arc<Hub>, session: &SessionId) -> Result<Description, Error> {
     match hub.ask(session, Operation::Command(Command::Describe)).await? {
-        Some(Reply::Described(description)) => Ok(description),
+        Some(Reply::Described(description)) => Ok(*description),
         _ => Err(Error::new(ErrorCode::Internal, "the session did not describe itself")),
     }
 }

@@ -79,17 +79,17 @@ impl Owner {
         };
         let bytes = room(&command);
         let key = self.loaded.machine.key(&command);
+        let erase = match &command {
+            Command::Erase { ranges, .. } if self.loaded.own_from > 0 => ranges.clone(),
+            _ => Vec::new(),
+        };
         let is_paid = bytes == 0 || (bytes <= self.prepaid_bytes && self.fits(&command));
         let request = Request { operation: Operation::Command(command), reply_to };
-        if is_paid && key.is_none() {
+        if is_paid && key.is_none() && erase.is_empty() {
             self.prepaid_bytes -= bytes;
             return self.handle(request, Prepared { reservation: Reservation::none(), row: None });
         }
         let (store, log) = (Arc::clone(&self.store), self.loaded.log);
-        let erase = match &request.operation {
-            Operation::Command(Command::Erase { ranges, .. }) if self.loaded.own_from > 0 => ranges.clone(),
-            _ => Vec::new(),
-        };
         let prepared = Box::pin(async move {
             if !erase.is_empty() {
                 store.check_erase(log, erase).await?;

@@ -2,6 +2,7 @@
 //! written at once, and of what comes only what is asked for is looked at.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use bytes::{Buf, Bytes, BytesMut};
 use longwire_proto::codec::{Encoding, decode_server, encode_client};
@@ -11,7 +12,6 @@ use longwire_proto::wire::server_frame::Frame as ServerFrame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::task::JoinSet;
 
 use crate::common::link::subscribe;
 use crate::common::record;
@@ -116,29 +116,31 @@ impl Reader {
         }
     }
 
-    /// Waits for the next answer to a publish, and tells which one.
-    pub(crate) async fn request(&mut self) -> u64 {
-        match self.frame().await {
-            ServerFrame::Published(published) => published.request,
-            other => panic!("{other:?} came instead of an answer"),
+    /// How many answers to publishes have come already, and takes them.
+    pub(crate) fn published_already(&mut self) -> usize {
+        let mut count = 0;
+        while let Some(frame) = self.buffered() {
+            assert!(frame[0] == PUBLISHED || frame[0] == HEARTBEAT);
+            count += usize::from(frame[0] == PUBLISHED);
         }
+        count
     }
 
-    /// Waits for the next delivery, and tells what it has come to.
-    pub(crate) async fn delivered(&mut self) -> u64 {
+    /// Waits for the next delivery, and tells its offsets.
+    pub(crate) async fn delivered(&mut self) -> Range<u64> {
         let frame = self.next().await;
         assert!(frame[0] == DELIVERY, "{:?} came", decode_server(Encoding::Proto, frame));
-        next(&frame[1..])
+        offsets(&frame[1..])
     }
 
     /// Reads until the subscription has come to this offset.
     pub(crate) async fn read_to(&mut self, end: u64) {
-        while self.delivered().await < end {}
+        while self.delivered().await.end < end {}
     }
 }
 
-/// The field `next` of a delivery, whose records are left alone.
-fn next(mut bytes: &[u8]) -> u64 {
+/// The fields `from` and `next` of a delivery, whose records are left alone.
+fn offsets(mut bytes: &[u8]) -> Range<u64> {
     fn varint(bytes: &mut &[u8]) -> u64 {
         let (mut value, mut shift) = (0, 0);
         loop {
@@ -151,10 +153,13 @@ fn next(mut bytes: &[u8]) -> u64 {
         }
     }
     varint(&mut bytes);
+    // A field that is 0 is not there.
+    let mut from = 0;
     loop {
         let (key, value) = (varint(&mut bytes), varint(&mut bytes));
         match (key >> 3, key & 7) {
-            (4, 0) => return value,
+            (3, 0) => from = value,
+            (4, 0) => return from..value,
             (_, 2) => bytes.advance(value as usize),
             _ => {}
         }
@@ -218,12 +223,7 @@ impl Socket {
                 self.write(&bytes).await;
             }
             self.reader.published(1).await;
-            answered += 1;
-            while self.reader.buffered().is_some_and(|frame| {
-                assert!(frame[0] == PUBLISHED || frame[0] == HEARTBEAT);
-                answered += usize::from(frame[0] == PUBLISHED);
-                true
-            }) {}
+            answered += 1 + self.reader.published_already();
         }
     }
 
@@ -239,7 +239,7 @@ impl Socket {
     }
 }
 
-/// So many connections, each after what `begin` does with it.
+/// So many connections, each after what `begin` does with it, in order.
 pub(crate) async fn crowd<F>(count: usize, mut begin: impl FnMut(usize) -> F) -> Vec<Socket>
 where
     F: Future<Output = Socket> + Send + 'static,
@@ -247,9 +247,11 @@ where
     let mut all = Vec::with_capacity(count);
     while all.len() < count {
         let first = all.len();
-        let connecting: JoinSet<Socket> =
-            (first..count.min(first + CONNECTING)).map(|number| begin(number)).collect();
-        all.extend(connecting.join_all().await);
+        let connecting: Vec<_> =
+            (first..count.min(first + CONNECTING)).map(|number| tokio::spawn(begin(number))).collect();
+        for connecting in connecting {
+            all.push(connecting.await.unwrap());
+        }
     }
     all
 }

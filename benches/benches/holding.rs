@@ -114,7 +114,8 @@ async fn create(sessions: usize, connections: usize) -> Created {
     let data = folder.path().join("data");
     let broker = Broker::start(&data, &[]);
     let mut sockets = crowd(connections, |_| Socket::open(broker.address)).await;
-    sockets[0].publish(&publish(0, "first", 1, BODY_BYTES)).await;
+    // As many as there are at a time: a session more, and the first must have left memory.
+    sockets[0].publish(&publish(0, "many/sessions/0", 1, BODY_BYTES)).await;
     let messages: Vec<Vec<Vec<u8>>> = (0..connections)
         .map(|first| {
             (first..sessions)

@@ -6,8 +6,10 @@ use std::path::Path;
 
 use crate::common::Broker;
 
-/// Bytes of a block, as `stat` counts them.
+/// Bytes of a block, and of a sector, as the system counts them.
 const BLOCK_BYTES: u64 = 512;
+/// Which field of a disk's statistics has the sectors that were written, from 0.
+const SECTORS_WRITTEN: usize = 6;
 
 impl Broker {
     fn proc(&self, file: &str) -> String {
@@ -26,11 +28,23 @@ impl Broker {
         self.memory_bytes("VmRSS")
     }
 
-    /// What it has caused to be written to a disk.
+    /// What it has passed to calls that write to files. `write_bytes` would be what reached the disk, but a file system with
+    /// large folios counts the whole of one for each block that is written in it.
     pub(crate) fn written_bytes(&self) -> u64 {
         let io = self.proc("io");
-        io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).unwrap().parse().unwrap()
+        io.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap().parse().unwrap()
     }
+}
+
+/// What was written to the disk that has this folder, by everybody; 0 where the system does not tell.
+pub(crate) fn disk_written_bytes(folder: &Path) -> u64 {
+    let device = fs::metadata(folder).unwrap().dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let stats = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).unwrap_or_default();
+    stats
+        .split_whitespace()
+        .nth(SECTORS_WRITTEN)
+        .map_or(0, |sectors| sectors.parse::<u64>().unwrap() * BLOCK_BYTES)
 }
 
 /// What a folder takes of the disk: all files below it, holes left out.

@@ -120,8 +120,9 @@ impl Reader {
     pub(crate) fn published_already(&mut self) -> usize {
         let mut count = 0;
         while let Some(frame) = self.buffered() {
-            assert!(frame[0] == PUBLISHED || frame[0] == HEARTBEAT);
-            count += usize::from(frame[0] == PUBLISHED);
+            let is_answer = frame[0] == PUBLISHED;
+            assert!(is_answer || frame[0] == HEARTBEAT, "{:?} came", decode_server(Encoding::Proto, frame));
+            count += usize::from(is_answer);
         }
         count
     }

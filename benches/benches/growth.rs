@@ -238,7 +238,7 @@ async fn read_middle(socket: &mut Socket, from: u64) {
     let read = wire::Read {
         request: 1,
         session: "log".into(),
-        place: Some(read::Place::After(format!("0_{from}"))),
+        place: Some(read::Place::After(format!("{:016}_{from:016}", 0))),
         limit: BATCH as u32,
         ..Default::default()
     };

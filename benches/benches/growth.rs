@@ -127,7 +127,8 @@ async fn sessions(told: &mut Fragment) -> Chart {
 /// Deliveries to subscribers of which there are more and more, each record when all have the one before.
 async fn subscribers(told: &mut Fragment) -> Chart {
     let folder = folder();
-    let broker = Broker::start(&folder.path().join("data"), &[]);
+    // Of connections there are 10,000 at most by default, and one publishes.
+    let broker = Broker::start(&folder.path().join("data"), &[("CONNECTIONS_MAX", "100000")]);
     let address = broker.address;
     let mut publisher = Socket::open(address).await;
     let one = publish(0, "fan", 1, BODY_BYTES);

@@ -79,7 +79,7 @@ fn codec(criterion: &mut Criterion) {
     let published =
         wire::Published { request: 7, epoch: 1, from: 1_000_000, next: 1_000_001, duplicate: false };
     criterion.bench_function("codec/encode an answer", |bencher| {
-        bencher.iter(|| encode_server(Encoding::Proto, ServerFrame::Published(black_box(published.clone()))));
+        bencher.iter(|| encode_server(Encoding::Proto, ServerFrame::Published(black_box(published))));
     });
     let records = vec![stored; CHUNK];
     for count in [1, CHUNK] {

@@ -1,9 +1,15 @@
 //! The real broker as a child process, and a connection to it.
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
+pub(crate) mod callgrind;
+pub(crate) mod core_step;
 pub(crate) mod distance;
+pub(crate) mod fragment;
+pub(crate) mod killed;
 pub(crate) mod link;
+pub(crate) mod process;
 pub(crate) mod rounds;
+pub(crate) mod socket;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;

@@ -3,13 +3,18 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::net::UdpSocket;
+use tokio::time::timeout;
 
 use crate::support::quic_client::soon;
 
 /// No packet is longer.
 const PACKET_BYTES: usize = 65_536;
+
+/// What nobody has answered for so long is sent again.
+const SILENCE: Duration = Duration::from_millis(100);
 
 /// Reads a number of QUIC (RFC 9000, section 16).
 fn varint(packet: &[u8], at: &mut usize) -> Option<usize> {
@@ -20,9 +25,10 @@ fn varint(packet: &[u8], at: &mut usize) -> Option<usize> {
     Some(value.iter().fold(usize::from(first & 0x3f), |value, byte| value << 8 | usize::from(*byte)))
 }
 
-/// Whether a packet of 0-RTT is among those of a datagram (RFC 9000, section 17.2).
+/// Whether a packet of 0-RTT is among those of a datagram (RFC 9000, section 17.2). Who knows the broker may clear the bit by which QUIC is
+/// known (RFC 9287).
 fn is_early(mut datagram: &[u8]) -> bool {
-    while let Some(first) = datagram.first().filter(|first| **first & 0xc0 == 0xc0) {
+    while let Some(first) = datagram.first().filter(|first| **first & 0x80 != 0) {
         let kind = first >> 4 & 3;
         if kind == 1 {
             return true;
@@ -105,10 +111,21 @@ impl FirstFlight {
     }
 }
 
-/// The same packets from somebody else.
-pub(crate) async fn send_again(flight: &[Vec<u8>], upstream: SocketAddr) {
+/// The same packets from somebody else, again and again until they are answered: the answer.
+pub(crate) async fn send_again(flight: &[Vec<u8>], upstream: SocketAddr) -> Vec<u8> {
     let elsewhere = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    for packet in flight {
-        elsewhere.send_to(packet, upstream).await.unwrap();
-    }
+    let mut answer = vec![0; PACKET_BYTES];
+    let answered = async {
+        loop {
+            for packet in flight {
+                elsewhere.send_to(packet, upstream).await.unwrap();
+            }
+            if let Ok(came) = timeout(SILENCE, elsewhere.recv(&mut answer)).await {
+                return came.unwrap();
+            }
+        }
+    };
+    let length = soon("it is answered", answered).await;
+    answer.truncate(length);
+    answer
 }

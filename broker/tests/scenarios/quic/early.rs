@@ -162,8 +162,8 @@ async fn a_publish_that_comes_early_waits_and_is_done_once() {
     assert_eq!(stream.subscribed().await.end, 1);
     drop((client, stream));
     metric_is(broker.address(), "", "longwire_connections", |now| now == 1).await;
+    send_again(&flight, broker.address()).await;
     for number in 0..20 {
-        send_again(&flight, broker.address()).await;
         other.ping(number).await;
     }
     let mut stream = other.subscribe(30, 1, "s").await;

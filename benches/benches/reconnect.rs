@@ -1,4 +1,5 @@
-//! From nothing to the first record behind the position that a client has: a connection, then hello and the subscription at once.
+//! From nothing to the first record behind the position that a client has: a connection, then hello and the subscription at once; over
+//! QUIC these go with the first packets (0-RTT), as with the SDK.
 //! `LONGWIRE_BENCH_TRIES` (300) over each transport, in turns. Then the same with the broker far away, `LONGWIRE_BENCH_FAR_TRIES` (40)
 //! of each: everything takes 10 ms each way, but the handshake of TCP, which the system makes with the near end. The release
 //! binary must be there: `cargo build --release`.
@@ -44,6 +45,7 @@ async fn measure(
                 let mut link = clients.resume(transport, address, SESSION, from).await;
                 link.read_to(RECORDS / 2 + 1).await;
                 times[transport as usize].push(began.elapsed().as_secs_f64() * 1e3);
+                link.settle().await;
                 link.close().await;
             }
         }

@@ -336,7 +336,11 @@ impl Running {
     fn output(&mut self, output: Output) {
         match output {
             Output::AskToken => self.asking = self.parts.callback.as_ref().map(TokenCallback::ask),
-            Output::Connect => self.parts.link.connect(),
+            Output::Connect(greeting) => {
+                let encoding = self.parts.encoding;
+                let greeting = greeting.into_iter().map(|frame| codec::encode_client(encoding, frame));
+                self.parts.link.connect(greeting.collect());
+            }
             Output::Disconnect if self.parts.machine.is_closed() => {}
             Output::Disconnect => self.parts.link.disconnect(),
             Output::Send(frame) => self.parts.link.send(codec::encode_client(self.parts.encoding, frame)),

@@ -80,7 +80,12 @@ impl Open {
         }
     }
 
-    /// Leaves a connection that nothing was said over.
+    /// Whether it has said the greeting that it was dialed with.
+    fn has_greeted(&self) -> bool {
+        matches!(self, Self::Quic(_))
+    }
+
+    /// Leaves a connection that nothing was said over, but a greeting that changes nothing.
     fn abandon(mut self) {
         match &mut self {
             // What does not get away at once is said by the end of the stream.
@@ -121,9 +126,10 @@ impl Link {
         }
     }
 
-    pub(crate) fn connect(&mut self) {
+    /// Connects, and says the greeting first: encoded frames that only read.
+    pub(crate) fn connect(&mut self, greeting: Vec<Bytes>) {
         self.disconnect();
-        let dialing = dial(Arc::clone(&self.target), self.dialer.clone(), self.began);
+        let dialing = dial(Arc::clone(&self.target), self.dialer.clone(), self.began, greeting);
         self.state = State::Connecting(Box::pin(dialing));
     }
 
@@ -194,13 +200,15 @@ impl Link {
         let event = match &mut self.state {
             State::Idle => return Poll::Pending,
             State::Connecting(connecting) => {
-                let Dialed { tried, outcome } = ready!(connecting.as_mut().poll(context));
+                let Dialed { tried, outcome, greeting } = ready!(connecting.as_mut().poll(context));
                 let won = outcome.as_ref().ok().map(Open::transport);
                 self.dialer.decided(self.began.elapsed(), &tried, won);
                 match outcome {
                     Ok(open) => {
                         let transport = open.transport();
+                        let rest = if open.has_greeted() { Vec::new() } else { greeting };
                         self.state = State::Open(open);
+                        rest.into_iter().for_each(|frame| self.send(frame));
                         return Poll::Ready(LinkEvent::Connected(transport));
                     }
                     Err(failure) => LinkEvent::ConnectFailed(failure),

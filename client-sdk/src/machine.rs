@@ -10,6 +10,7 @@
 //! entries. Equal inputs give equal outputs; the only randomness is the seed of the jitter.
 
 pub(crate) mod calls;
+mod greeting;
 pub(crate) mod io;
 #[cfg(test)]
 mod model;
@@ -55,8 +56,9 @@ enum Link {
     Waiting(Duration),
     /// The next try waits for a token, until then.
     Asking(Duration),
-    Connecting,
-    /// `hello` was sent; everything else may follow at once.
+    /// With the subscriptions of the greeting that were left meanwhile.
+    Connecting(Vec<u32>),
+    /// The greeting was said; everything else may follow at once.
     Open(Open),
     Closed,
 }
@@ -183,7 +185,7 @@ impl Machine {
     pub(crate) fn poll_timeout(&self) -> Option<Duration> {
         match &self.link {
             Link::Waiting(until) | Link::Asking(until) => Some(*until),
-            Link::Connecting | Link::Closed => None,
+            Link::Connecting(_) | Link::Closed => None,
             Link::Open(open) => {
                 let silence = open.received + open.silence_max;
                 let ping = open.sent + open.ping_interval;
@@ -222,18 +224,14 @@ impl Machine {
             self.link = Link::Asking(now + TOKEN_TIMEOUT);
             self.outputs.push_back(Output::AskToken);
         } else {
-            self.link = Link::Connecting;
-            self.outputs.push_back(Output::Connect);
+            self.connect(now);
         }
     }
 
     fn token(&mut self, now: Duration, token: Result<Token, String>) {
         match (&self.link, token) {
             (Link::Asking(_), Ok(token)) => match self.tokens.take(token) {
-                Ok(()) => {
-                    self.link = Link::Connecting;
-                    self.outputs.push_back(Output::Connect);
-                }
+                Ok(()) => self.connect(now),
                 Err(closed) => self.close(&closed),
             },
             (Link::Asking(_), Err(error)) => self.disconnected(now, format!("there is no token: {error}")),
@@ -247,14 +245,13 @@ impl Machine {
             (Link::Open(_), Err(_)) => {
                 self.tokens.failed(now, Duration::ZERO, self.config.backoff, &mut self.jitter);
             }
-            (Link::Waiting(_) | Link::Connecting | Link::Closed, _) => {}
+            (Link::Waiting(_) | Link::Connecting(_) | Link::Closed, _) => {}
         }
     }
 
     fn connected(&mut self, now: Duration, transport: Transport) {
-        if !matches!(self.link, Link::Connecting) {
-            return;
-        }
+        let Link::Connecting(left) = &mut self.link else { return };
+        let left = std::mem::take(left);
         self.link = Link::Open(Open {
             transport,
             since: now,
@@ -264,13 +261,9 @@ impl Machine {
             silence_max: WELCOME_TIMEOUT,
             ping_interval: WELCOME_TIMEOUT,
         });
-        let hello = wire::Hello {
-            device: self.config.device.clone(),
-            client: self.config.client.clone(),
-            features: Vec::new(),
-            token: self.tokens.hello(),
-        };
-        self.send(now, ClientFrame::Hello(hello));
+        for number in left {
+            self.leave(now, number);
+        }
         if self.tokens.are_asked_for() {
             // The pong tells the broker's time, and with it for how long the token is valid.
             self.send(now, ClientFrame::Ping(wire::Ping { token: 0 }));
@@ -288,7 +281,7 @@ impl Machine {
         {
             self.attempt = 0;
         }
-        if !matches!(self.link, Link::Open(_) | Link::Connecting | Link::Asking(_)) {
+        if !matches!(self.link, Link::Open(_) | Link::Connecting(_) | Link::Asking(_)) {
             return;
         }
         let retry_in = self.config.backoff.delay(self.attempt, &mut self.jitter);
@@ -324,7 +317,8 @@ impl Machine {
         }
         self.subscriptions.close(&SubscriptionError::Closed(reason.clone()));
         self.link = Link::Closed;
-        self.outputs.retain(|output| !matches!(output, Output::Send(_) | Output::Connect | Output::AskToken));
+        self.outputs
+            .retain(|output| !matches!(output, Output::Send(_) | Output::Connect(_) | Output::AskToken));
         self.outputs.push_back(Output::Disconnect);
         self.state(ConnectionState::Closed(reason.clone()));
     }
@@ -344,10 +338,10 @@ impl Machine {
     fn unsubscribe(&mut self, now: Duration, number: u32) {
         if self.subscriptions.remove(number) {
             self.subscription_over(number);
-            // Its answer is of no interest.
-            let request = self.next_request;
-            self.next_request += 1;
-            self.send(now, ClientFrame::Unsubscribe(wire::Unsubscribe { request, subscription: number }));
+            match &mut self.link {
+                Link::Connecting(left) => left.push(number),
+                _ => self.leave(now, number),
+            }
         }
     }
 
@@ -572,11 +566,8 @@ impl Machine {
             });
         }
         if matches!(self.link, Link::Open(_)) {
-            let subscriptions = self.subscriptions.poll_subscribe(now);
-            if !subscriptions.is_empty() {
-                let numbers = subscriptions.iter().map(|subscription| subscription.subscription).collect();
-                let request = self.request(Awaited::Subscribe(numbers));
-                self.send(now, ClientFrame::Subscribe(wire::Subscribe { request, subscriptions }));
+            if let Some(subscribe) = self.poll_subscribe(now) {
+                self.send(now, subscribe);
             }
             while let Some((ticket, frame)) = self.calls.poll_send(now, self.next_request) {
                 self.request(Awaited::Call(ticket));

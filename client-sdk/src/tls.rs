@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::ServerCertVerifier;
-use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::client::{ClientSessionMemoryCache, Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -19,9 +19,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::address::Address;
-use crate::error::{ConnectError, TlsSetupError};
+use crate::error::{ConnectError, TlsFailure, TlsSetupError};
+use crate::tls::failure::of_error;
 use crate::tls::fingerprint::{Fingerprint, OnlyFingerprint};
-use crate::tls::refusals::Refusals;
+use crate::tls::refusals::{Refusals, Remembering};
 
 pub(crate) mod failure;
 pub(crate) mod fingerprint;
@@ -47,6 +48,9 @@ const GRPC_PROTOCOL: &[u8] = b"h2";
 /// What is spoken over QUIC.
 const QUIC_PROTOCOL: &[u8] = b"longwire/1";
 
+/// Sessions of QUIC that can be resumed: those of the one broker, of which the stack keeps eight.
+const QUIC_SESSIONS_MAX: usize = 8;
+
 /// What a builder was told.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TlsOptions {
@@ -67,7 +71,9 @@ impl TlsOptions {
 #[derive(Clone)]
 pub(crate) struct Tls {
     config: Arc<ClientConfig>,
-    verifier: Arc<dyn ServerCertVerifier>,
+    quic: Arc<ClientConfig>,
+    /// Where handshakes of QUIC say why they refused the broker.
+    refusals: Refusals,
     name: ServerName<'static>,
 }
 
@@ -95,9 +101,12 @@ impl Tls {
         let verifier = verifier(options)?;
         let mut config = config(options, Arc::clone(&verifier))?;
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
-        // Who resumes does not look at the certificate, and it may have been replaced for a reason.
+        // Who resumes does not look at the certificate, and it may have been replaced for a reason. A broker forgets its sessions of
+        // QUIC with its certificate; what else ends TLS on the way to one may not.
         config.resumption = Resumption::disabled();
-        Ok(Some(Self { config: Arc::new(config), verifier, name }))
+        let refusals = Refusals::default();
+        let quic = Arc::new(for_quic(&config, refusals.of(verifier)));
+        Ok(Some(Self { config: Arc::new(config), quic, refusals, name }))
     }
 
     pub(crate) async fn connect(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
@@ -112,16 +121,25 @@ impl Tls {
         TlsConnector::from(Arc::new(config)).connect(self.name.clone(), stream).await
     }
 
-    /// What one handshake of QUIC is made with, and where it says why it refused the broker: attempts that are made beside each
-    /// other do not take each other's reasons.
-    pub(crate) fn quic(&self) -> (Arc<ClientConfig>, Refusals) {
-        let refusals = Refusals::default();
-        let mut config = ClientConfig::clone(&self.config);
-        config.alpn_protocols = vec![QUIC_PROTOCOL.to_vec()];
-        let remembering = Arc::new(refusals.of(Arc::clone(&self.verifier)));
-        config.dangerous().set_certificate_verifier(remembering);
-        (Arc::new(config), refusals)
+    /// What handshakes of QUIC are made with.
+    pub(crate) fn quic(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.quic)
     }
+
+    /// Why the broker was refused in a handshake of QUIC of which this was said.
+    pub(crate) fn refusal(&self, text: &str) -> Option<TlsFailure> {
+        of_error(&self.refusals.take(text)?)
+    }
+}
+
+fn for_quic(config: &ClientConfig, verifier: Remembering) -> ClientConfig {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![QUIC_PROTOCOL.to_vec()];
+    config.dangerous().set_certificate_verifier(Arc::new(verifier));
+    config.resumption = Resumption::store(Arc::new(ClientSessionMemoryCache::new(QUIC_SESSIONS_MAX)));
+    // Only what reads is said so: `link/quic.rs`.
+    config.enable_early_data = true;
+    config
 }
 
 fn verifier(options: &TlsOptions) -> Result<Arc<dyn ServerCertVerifier>, TlsSetupError> {

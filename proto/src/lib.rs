@@ -1,6 +1,7 @@
 //! Longwire's wire: protobuf frames, domain types, limits, error codes and codec. No IO.
 
 pub mod codec;
+pub mod early;
 pub mod error;
 pub mod framing;
 pub mod grant;

@@ -23,6 +23,9 @@ const QUIC_PROTOCOL: &[u8] = b"longwire/1";
 /// oldest are forgotten first.
 const QUIC_SESSIONS_MAX: usize = 4096;
 
+/// QUIC knows no other size than this or none (RFC 9001, section 4.6.1): what comes early is bounded by the windows of a connection.
+const EARLY_DATA: u32 = u32::MAX;
+
 /// Where certificate and key are.
 #[derive(Debug)]
 enum Origin {
@@ -139,9 +142,13 @@ impl Source {
 fn for_quic(config: &ServerConfig, may_resume: bool) -> ServerConfig {
     let mut config = config.clone();
     config.alpn_protocols = vec![QUIC_PROTOCOL.to_vec()];
-    // 0-RTT can be replayed, and a client's first frame has its token.
     config.max_early_data_size = 0;
     if may_resume {
+        // What reads may come with the first packets (0-RTT). Whoever has seen these can send them again, and is not heard: rustls takes a
+        // session out of the storage before it looks whether it can be resumed, so the second time there is none, and what was encrypted
+        // for it cannot be read. No other life and no other broker has these sessions: they are in memory, and go with the certificate.
+        // A ticket that holds its session itself could be shown twice; rustls takes no early data with those.
+        config.max_early_data_size = EARLY_DATA;
         // A client comes back once; each ticket more is hashed for and kept.
         config.send_tls13_tickets = 1;
         config.session_storage = ServerSessionMemoryCache::new(QUIC_SESSIONS_MAX);

@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use longwire_proto::codec::Encoding;
 use longwire_proto::error::{Error, ErrorCode};
-use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, ServerConfig, TokioRuntime, VarInt};
+use quinn::{
+    Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream, ServerConfig, TokioRuntime,
+    VarInt,
+};
 use socket2::SockRef;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,11 +21,13 @@ use crate::connection::{self, ConnectionContext};
 use crate::sockets::{SocketPlace, Sockets};
 use crate::tls::Tls;
 use crate::transport::quic::config::Configs;
+use crate::transport::quic::handshake::Handshake;
 use crate::transport::quic::reset_key::ResetKey;
 use crate::transport::quic::sink::QuicSink;
 use crate::transport::quic::source::QuicSource;
 
 pub(crate) mod config;
+mod handshake;
 pub(crate) mod reset_key;
 mod sink;
 mod source;
@@ -164,7 +169,7 @@ fn make_room(socket: &UdpSocket) {
     }
 }
 
-/// Makes the handshake, and waits for the control stream.
+/// Makes the handshake, and waits for the control stream. One that comes before the end of the handshake is served meanwhile.
 async fn greet(
     incoming: Incoming,
     serving: Arc<ServerConfig>,
@@ -172,16 +177,28 @@ async fn greet(
     context: QuicContext,
     within: Duration,
 ) {
-    let connected = tokio::select! {
-        connected = within_time(within, connect(incoming, serving)) => connected,
-        () = place.evicted() => None,
-        () = context.stop.cancelled() => None,
+    let due = Instant::now() + within;
+    let Ok((connection, handshake)) = begin(incoming, serving) else { return count(false) };
+    let early = tokio::select! {
+        biased;
+        () = place.evicted() => return count(false),
+        () = context.stop.cancelled() => return count(false),
+        is_finished = timeout_at(due, handshake.over()) => {
+            let is_finished = is_finished.unwrap_or(false);
+            count(is_finished);
+            if !is_finished {
+                connection.close_reason().iter().for_each(tell_of_the_end);
+                return;
+            }
+            None
+        }
+        Ok(control) = connection.accept_bi() => Some(control),
     };
-    let Some(connection) = connected else {
-        metrics::counter!("longwire_quic_handshakes_failed_total").increment(1);
-        return;
-    };
-    metrics::counter!("longwire_quic_handshakes_total").increment(1);
+    if let Some(control) = early {
+        let served = serve(connection, control, place, context.connections, Some(handshake.clone()));
+        context.served.spawn(served);
+        return see_through(handshake, due, context.stop).await;
+    }
     let mut drain = context.connections.drain.clone();
     let control = tokio::select! {
         control = within_time(within, connection.accept_bi()) => match control {
@@ -200,29 +217,47 @@ async fn greet(
         Ok(control) => control,
         Err(error) => return bid_farewell(&connection, &error),
     };
-    let tracker = context.served.clone();
-    tracker.spawn(serve(connection, control, place, context.connections));
+    context.served.spawn(serve(connection, control, place, context.connections, None));
 }
 
-async fn connect(
-    incoming: Incoming,
-    serving: Arc<ServerConfig>,
-) -> Result<Connection, quinn::ConnectionError> {
-    incoming.accept_with(serving)?.await
+/// Ends a connection that is served already when its handshake does not end in time.
+async fn see_through(handshake: Handshake, due: Instant, stop: CancellationToken) {
+    metrics::counter!("longwire_quic_early_total").increment(1);
+    let is_finished = tokio::select! {
+        is_finished = timeout_at(due, handshake.over()) => is_finished.unwrap_or(false),
+        // It is told of the drain, as everybody who is served.
+        () = stop.cancelled() => return,
+    };
+    count(is_finished);
+    if !is_finished {
+        handshake.connection().close(NOTHING, &[]);
+    }
+}
+
+fn begin(incoming: Incoming, serving: Arc<ServerConfig>) -> Result<(Connection, Handshake), ConnectionError> {
+    let begun = incoming.accept_with(serving).inspect_err(tell_of_the_end)?;
+    // Nothing can be said before the handshake is over by whom the broker gave no ticket for that.
+    let (connection, over) = begun.into_0rtt().map_err(|_| ConnectionError::LocallyClosed)?;
+    Ok((connection.clone(), Handshake::new(connection, over)))
+}
+
+/// A handshake that is over.
+fn count(is_finished: bool) {
+    match is_finished {
+        true => metrics::counter!("longwire_quic_handshakes_total").increment(1),
+        false => metrics::counter!("longwire_quic_handshakes_failed_total").increment(1),
+    }
 }
 
 async fn within_time<T>(
     within: Duration,
-    future: impl Future<Output = Result<T, quinn::ConnectionError>>,
+    future: impl Future<Output = Result<T, ConnectionError>>,
 ) -> Option<T> {
-    match timeout(within, future).await {
-        Ok(Ok(done)) => Some(done),
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "a QUIC connection ended before its hello");
-            None
-        }
-        Err(_) => None,
-    }
+    timeout(within, future).await.ok()?.inspect_err(tell_of_the_end).ok()
+}
+
+fn tell_of_the_end(error: &ConnectionError) {
+    tracing::debug!(%error, "a QUIC connection ended before its hello");
 }
 
 fn bid_farewell(connection: &Connection, error: &Error) {
@@ -235,9 +270,10 @@ async fn serve(
     (send, receive): (SendStream, RecvStream),
     place: Arc<SocketPlace>,
     context: Arc<ConnectionContext>,
+    early: Option<Handshake>,
 ) {
     let farewell = Arc::new(OnceLock::new());
-    let source = QuicSource::new(connection.clone(), receive, Arc::clone(&place));
+    let source = QuicSource::new(connection.clone(), receive, Arc::clone(&place), early);
     let sink = QuicSink::new(connection.clone(), send, Arc::clone(&farewell));
     let remote = Some(connection.remote_address());
     tokio::select! {

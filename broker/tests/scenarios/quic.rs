@@ -1,6 +1,7 @@
 //! QUIC: the same as WebSocket, on streams that do not hold each other up, from addresses that change.
 
 mod attacks;
+mod early;
 mod narrowing;
 mod networks;
 mod states;

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::net::lookup_host;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -24,13 +25,18 @@ use crate::transport::Transport;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Makes one attempt.
-async fn connect(target: &Target, transport: Transport, remote: SocketAddr) -> Result<Open, ConnectFailure> {
+async fn connect(
+    target: &Target,
+    transport: Transport,
+    remote: SocketAddr,
+    greeting: &[Bytes],
+) -> Result<Open, ConnectFailure> {
     match (transport, &target.tls) {
         (Transport::WebSocket, _) => {
             websocket::connect(target, remote).await.map(|socket| Open::WebSocket(Box::new(socket)))
         }
         (Transport::Quic, Some(tls)) => {
-            QuicLink::connect(target, tls, remote).await.map(|link| Open::Quic(Box::new(link)))
+            QuicLink::connect(target, tls, remote, greeting).await.map(|link| Open::Quic(Box::new(link)))
         }
         (Transport::Quic, None) => Err(ConnectFailure::passing("there is no QUIC without TLS")),
         #[cfg(feature = "grpc")]
@@ -47,10 +53,17 @@ pub(super) struct Dialed {
     /// Those that it could come to.
     pub(super) tried: Vec<Transport>,
     pub(super) outcome: Result<Open, ConnectFailure>,
+    pub(super) greeting: Vec<Bytes>,
 }
 
-/// Finds the host and connects. Times of the dialer count from `began`.
-pub(super) async fn dial(target: std::sync::Arc<Target>, dialer: Dialer, began: Instant) -> Dialed {
+/// Finds the host and connects. The greeting is what is said over the connection first; QUIC takes it along. Times of the dialer count from
+/// `began`.
+pub(super) async fn dial(
+    target: std::sync::Arc<Target>,
+    dialer: Dialer,
+    began: Instant,
+    greeting: Vec<Bytes>,
+) -> Dialed {
     let tried = dialer.transports(began.elapsed());
     let until = Instant::now() + DIAL_TIMEOUT;
     let outcome = async {
@@ -61,13 +74,13 @@ pub(super) async fn dial(target: std::sync::Arc<Target>, dialer: Dialer, began: 
         };
         let addresses = in_turns(found.collect());
         let race = dialer.race(began.elapsed(), until.duration_since(began), addresses.len());
-        run(&target, race, &addresses, began).await
+        run(&target, race, &addresses, began, &greeting).await
     };
     let outcome = outcome.await.map_err(|failure| ConnectFailure {
         error: format!("no connection to {}: {}", target.address.url, failure.error),
         ..failure
     });
-    Dialed { tried, outcome }
+    Dialed { tried, outcome, greeting }
 }
 
 /// The two families by turns, each in the order that the system prefers (RFC 8305, section 4): one of them may not lead
@@ -110,7 +123,13 @@ async fn over(attempts: &mut Vec<UnderWay<'_>>) -> Vec<(Attempt, Outcome)> {
     .await
 }
 
-async fn run(target: &Target, mut race: Race, addresses: &[SocketAddr], began: Instant) -> Outcome {
+async fn run(
+    target: &Target,
+    mut race: Race,
+    addresses: &[SocketAddr],
+    began: Instant,
+    greeting: &[Bytes],
+) -> Outcome {
     let mut attempts: Vec<UnderWay<'_>> = Vec::new();
     let mut open: Vec<(Attempt, Open)> = Vec::new();
     loop {
@@ -118,7 +137,7 @@ async fn run(target: &Target, mut race: Race, addresses: &[SocketAddr], began: I
             match output {
                 Output::Start(attempt) => {
                     let remote = addresses[attempt.address];
-                    let future = Box::pin(connect(target, attempt.transport, remote));
+                    let future = Box::pin(connect(target, attempt.transport, remote, greeting));
                     attempts.push(UnderWay { attempt, future });
                 }
                 Output::Abandon(transport) => {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
@@ -11,17 +11,18 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use futures_util::future::{AbortHandle, Abortable};
+use futures_util::future::{AbortHandle, Abortable, FutureExt};
 use futures_util::stream::{BoxStream, SelectAll, StreamExt, unfold};
 use longwire_proto::codec::{self, Encoding};
+use longwire_proto::early::only_reads;
 use longwire_proto::error::ErrorCode;
 use longwire_proto::framing::{Deframer, prefix};
 use longwire_proto::limits::SUBSCRIPTIONS_MAX;
 use longwire_proto::wire::server_frame::Frame;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
-    ClientConfig, Connection, ConnectionError, MtuDiscoveryConfig, ReadError, RecvStream, SendStream,
-    TransportConfig, VarInt,
+    ClientConfig, Connecting, Connection, ConnectionError, MtuDiscoveryConfig, ReadError, RecvStream,
+    SendStream, TransportConfig, VarInt, WriteError,
 };
 use rustls::AlertDescription;
 
@@ -31,8 +32,7 @@ use crate::link::MESSAGE_BYTES_MAX;
 use crate::link::endpoints::LOCAL_MTU;
 use crate::link::target::Target;
 use crate::tls::Tls;
-use crate::tls::failure::{of_alert, of_error};
-use crate::tls::refusals::Refusals;
+use crate::tls::failure::of_alert;
 
 /// Streams that the broker opens: one a subscription, and another one while it begins anew.
 const STREAMS_MAX: VarInt = VarInt::from_u32(2 * SUBSCRIPTIONS_MAX as u32);
@@ -90,31 +90,68 @@ pub(super) struct QuicLink {
 }
 
 impl QuicLink {
+    /// Connects, and says the greeting: with the first packets, when the broker gave a session to resume.
     pub(super) async fn connect(
         target: &Target,
         tls: &Tls,
         remote: SocketAddr,
+        greeting: &[Bytes],
     ) -> Result<Self, ConnectFailure> {
         let failed = |error: &dyn std::fmt::Display| ConnectFailure::passing(error.to_string());
-        let (crypto, refusals) = tls.quic();
-        let config = config(crypto, remote.ip()).map_err(|error| failed(&error))?;
+        let config = config(tls.quic(), remote.ip()).map_err(|error| failed(&error))?;
         let endpoint = target.endpoints.to(remote).map_err(|error| failed(&error))?;
         let connecting = endpoint.connect_with(config, remote, &target.address.host);
         let connecting = connecting.map_err(|error| failed(&error))?;
         let refused = tokio::select! {
             biased;
-            connected = connecting => match connected {
-                Ok(connection) => {
-                    let (control, answers) = connection.open_bi().await.map_err(|error| failed(&error))?;
-                    return Ok(Self::new(connection, control, answers));
-                }
+            connected = Self::open(connecting, greeting) => match connected {
+                Ok(link) => return Ok(link),
                 Err(error) => error,
             },
             error = port_is_closed(remote) => return Err(failed(&error)),
         };
-        let failure = failure(&refused, &refusals);
+        let failure = failure(&refused, tls);
         let fatal = failure.map(|failure| Closed::Tls { url: target.address.url.clone(), failure });
         Err(ConnectFailure { fatal, ..failed(&refused) })
+    }
+
+    /// Resolves when the handshake is over.
+    async fn open(connecting: Connecting, greeting: &[Bytes]) -> Result<Self, ConnectionError> {
+        // A greeting may be said more than once, to a broker that does not take it early; what else there is to say waits for the end of
+        // the handshake, because it may not.
+        debug_assert!(greeting.iter().all(|frame| only_reads(frame)));
+        let (connection, mut over) = match connecting.into_0rtt() {
+            Ok(early) => early,
+            Err(connecting) => return Self::greet(connecting.await?, greeting).await,
+        };
+        let mut early = Self::greet(connection.clone(), greeting).now_or_never().transpose()?;
+        let is_taken = poll_fn(|context| {
+            if let Some(early) = &mut early {
+                // What has no room, and what went wrong, is found out again by who writes next.
+                drop(early.poll_pieces(context));
+            }
+            Pin::new(&mut over).poll(context)
+        });
+        if let (true, Some(early)) = (is_taken.await, early) {
+            return Ok(early);
+        }
+        match connection.close_reason() {
+            Some(error) => Err(error),
+            // Nothing of it has reached the broker.
+            None => Self::greet(connection, greeting).await,
+        }
+    }
+
+    async fn greet(connection: Connection, greeting: &[Bytes]) -> Result<Self, ConnectionError> {
+        let (control, answers) = connection.open_bi().await?;
+        let mut link = Self::new(connection, control, answers);
+        for frame in greeting {
+            // There is none for what is longer than any frame.
+            if let Some(prefix) = prefix(frame) {
+                link.pieces.extend([prefix, frame.clone()]);
+            }
+        }
+        Ok(link)
     }
 
     fn new(connection: Connection, control: SendStream, answers: RecvStream) -> Self {
@@ -144,14 +181,7 @@ impl QuicLink {
         queued_bytes: &mut usize,
     ) -> Poll<Result<(), String>> {
         loop {
-            while let Some(piece) = self.pieces.front_mut() {
-                if piece.is_empty() {
-                    self.pieces.pop_front();
-                    continue;
-                }
-                let written = ready!(Pin::new(&mut self.control).poll_write(context, piece));
-                piece.advance(written.map_err(|error| error.to_string())?);
-            }
+            ready!(self.poll_pieces(context)).map_err(|error| error.to_string())?;
             let Some(frame) = queue.pop_front() else { return Poll::Ready(Ok(())) };
             *queued_bytes -= frame.len();
             let Some(prefix) = prefix(&frame) else {
@@ -159,6 +189,18 @@ impl QuicLink {
             };
             self.pieces.extend([prefix, frame]);
         }
+    }
+
+    fn poll_pieces(&mut self, context: &mut Context<'_>) -> Poll<Result<(), WriteError>> {
+        while let Some(piece) = self.pieces.front_mut() {
+            if piece.is_empty() {
+                self.pieces.pop_front();
+                continue;
+            }
+            let written = ready!(Pin::new(&mut self.control).poll_write(context, piece))?;
+            piece.advance(written);
+        }
+        Poll::Ready(Ok(()))
     }
 
     pub(super) fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(Frame, u64), String>> {
@@ -246,8 +288,7 @@ impl QuicLink {
     /// Sends the rest, and leaves.
     pub(super) async fn close(&mut self, queue: &mut VecDeque<Bytes>) {
         let mut queued_bytes = queue.iter().map(Bytes::len).sum();
-        let written =
-            std::future::poll_fn(|context| self.poll_write(context, queue, &mut queued_bytes)).await;
+        let written = poll_fn(|context| self.poll_write(context, queue, &mut queued_bytes)).await;
         if written.is_ok() && self.control.finish().is_ok() {
             // Resolves when all of it has arrived, or nobody is there any more.
             drop(self.control.stopped().await);
@@ -302,12 +343,11 @@ fn config(crypto: Arc<rustls::ClientConfig>, remote: IpAddr) -> Result<ClientCon
 }
 
 /// Why trying again is of no use.
-fn failure(error: &ConnectionError, refusals: &Refusals) -> Option<TlsFailure> {
+fn failure(error: &ConnectionError, tls: &Tls) -> Option<TlsFailure> {
     match error {
-        ConnectionError::TransportError(error) => match refusals.take() {
-            Some(refusal) => of_error(&refusal),
-            None => of_code(u64::from(error.code)),
-        },
+        ConnectionError::TransportError(error) => {
+            tls.refusal(&error.reason).or_else(|| of_code(u64::from(error.code)))
+        }
         ConnectionError::ConnectionClosed(close) => of_code(u64::from(close.error_code)),
         _ => None,
     }

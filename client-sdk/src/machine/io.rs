@@ -82,8 +82,8 @@ pub(crate) enum Input {
 pub(crate) enum Output {
     /// Ask the application for a token, instead of any asking that is under way.
     AskToken,
-    /// Make a connection.
-    Connect,
+    /// Make a connection, and say this first. It only reads, so it does no harm when it is heard more than once.
+    Connect(Vec<ClientFrame>),
     /// Drop the connection; no input about it is wanted.
     Disconnect,
     Send(ClientFrame),

@@ -8,11 +8,23 @@ mod step;
 mod tokens;
 mod world;
 
+use std::time::Duration;
+
+use longwire_proto::codec;
+use longwire_proto::early::only_reads;
+use longwire_proto::session_id::SessionId;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use proptest::prelude::*;
 
 use self::step::{Step, step};
 use self::world::{ToBroker, World, world_with};
+use crate::from::From;
+use crate::machine::Machine;
+use crate::machine::io::{Config, Input, Output};
+use crate::machine::outbox::Recovered;
+use crate::machine::subscriptions::Wish;
+use crate::machine::tokens::Known;
+use crate::transport::Transport;
 
 const SESSIONS: [&str; 3] = ["a/1", "a/2", "b"];
 const WINDOW_BYTES: u64 = 64;
@@ -107,4 +119,45 @@ fn every_subscription_resumes_in_one_frame() {
         _ => None,
     });
     assert_eq!(subscribes.collect::<Vec<_>>(), [3]);
+}
+
+#[test]
+fn what_is_said_first_only_reads_and_what_changes_meanwhile_is_said_behind_it() {
+    const LONG: Duration = Duration::from_secs(60);
+    let config = Config { token: Known::None, ..world::config(0, Recovered::default()) };
+    let mut machine = Machine::new(config);
+    let said = |machine: &mut Machine| -> Vec<ClientFrame> {
+        let said = |output| match output {
+            Output::Connect(greeting) => greeting,
+            Output::Send(frame) => vec![frame],
+            _ => Vec::new(),
+        };
+        std::iter::from_fn(|| machine.poll_output()).flat_map(said).collect()
+    };
+    assert!(matches!(&said(&mut machine)[..], [ClientFrame::Hello(_)]));
+    for number in 1..=2 {
+        let session = SessionId::parse("s").unwrap();
+        let wish =
+            Wish { session, from: From::Start, cursor: None, wait: true, window_bytes: 1, filter: None };
+        machine.handle(Duration::ZERO, Input::Subscribe { number, wish });
+    }
+    machine.handle(Duration::ZERO, Input::Connected(Transport::Quic));
+    assert!(
+        matches!(&said(&mut machine)[..], [ClientFrame::Subscribe(both)] if both.subscriptions.len() == 2)
+    );
+    // Twice, because an attempt may come to nothing.
+    for _ in 0..2 {
+        machine.handle(LONG, Input::Disconnected { error: "cut".into() });
+        machine.handle(2 * LONG, Input::Time);
+        let greeting = said(&mut machine);
+        assert!(
+            matches!(&greeting[..], [ClientFrame::Hello(_), ClientFrame::Subscribe(both)] if both.subscriptions.len() == 2)
+        );
+        let encode = |frame| codec::encode_client(codec::Encoding::Proto, frame);
+        assert!(greeting.into_iter().map(encode).all(|frame| only_reads(&frame)));
+    }
+    machine.handle(2 * LONG, Input::Unsubscribe { number: 1 });
+    assert!(said(&mut machine).is_empty());
+    machine.handle(2 * LONG, Input::Connected(Transport::Quic));
+    assert!(matches!(&said(&mut machine)[..], [ClientFrame::Unsubscribe(left)] if left.subscription == 1));
 }

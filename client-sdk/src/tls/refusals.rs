@@ -1,14 +1,19 @@
 //! Why a certificate was refused. QUIC carries the alert to its peer, and a text to us; who is told what to do needs more.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 
-/// What the last certificate was refused for.
+/// More are not asked for: each attempt of a dial has one at most, and takes it at once.
+const REFUSALS_MAX: usize = 16;
+
+/// What certificates were refused for. Attempts that are made beside each other have one verifier, because a session is resumed only
+/// with that which looked at its certificate; each finds its own refusal by the text that QUIC has of it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Refusals(Arc<Mutex<Option<Error>>>);
+pub(crate) struct Refusals(Arc<Mutex<VecDeque<Error>>>);
 
 impl Refusals {
     /// Remembers what `verifier` refuses.
@@ -16,13 +21,21 @@ impl Refusals {
         Remembering { verifier, refusals: self.clone() }
     }
 
-    /// The refusal, once.
-    pub(crate) fn take(&self) -> Option<Error> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// The refusal of which this was said.
+    pub(crate) fn take(&self, text: &str) -> Option<Error> {
+        let mut refusals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = refusals.iter().position(|refusal| refusal.to_string() == text)?;
+        refusals.remove(place)
     }
 
     fn note<T>(&self, verified: Result<T, Error>) -> Result<T, Error> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = verified.as_ref().err().cloned();
+        if let Err(refusal) = &verified {
+            let mut refusals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if refusals.len() == REFUSALS_MAX {
+                refusals.pop_front();
+            }
+            refusals.push_back(refusal.clone());
+        }
         verified
     }
 }

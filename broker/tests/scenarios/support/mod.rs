@@ -4,6 +4,7 @@ pub(crate) mod acknowledged;
 pub(crate) mod attacker;
 pub(crate) mod broker;
 pub(crate) mod certificates;
+pub(crate) mod first_flight;
 pub(crate) mod grpc_client;
 pub(crate) mod h2_attacker;
 pub(crate) mod history;

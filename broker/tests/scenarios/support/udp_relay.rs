@@ -113,7 +113,7 @@ impl UdpRelay {
                             seen.lock().unwrap().extend(begins(&up[..length]));
                             continue;
                         }
-                        // Every packet that begins a connection has this bit; who sends something else asks only whether a port is closed.
+                        // Every packet that begins a client's first connection has this bit; who sends something else asks only whether a port is closed.
                         if up[0] & 0x40 != 0 {
                             client = Some(from);
                         }

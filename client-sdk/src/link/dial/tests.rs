@@ -32,7 +32,7 @@ async fn connect(url: &str, options: TlsOptions, addresses: &[SocketAddr]) -> Ou
     let dialer = Dialer::new(address.scheme.transports());
     let target = Target::new(address, tls, Encoding::Proto);
     let race = dialer.race(Duration::ZERO, DIAL_TIMEOUT, addresses.len());
-    run(&target, race, addresses, Instant::now()).await
+    run(&target, race, addresses, Instant::now(), &[]).await
 }
 
 /// What a server of this protocol speaks TLS with, and whom to trust then.
@@ -183,15 +183,15 @@ async fn a_connection_over_which_nothing_comes_is_not_made_again_for_a_while() {
     let tls = Tls::of(&address, &options).unwrap();
     let mut link = Link::new(address, tls, Encoding::Proto);
     let both = [Transport::Quic, Transport::WebSocket];
-    link.connect();
+    link.connect(Vec::new());
     assert!(matches!(link.next().await, LinkEvent::Connected(Transport::Quic)));
     assert_eq!(link.dialer.transports(link.began.elapsed()), both);
     link.disconnect();
     assert_eq!(link.dialer.transports(link.began.elapsed()), [Transport::WebSocket]);
     // Nobody speaks TCP there: then it is QUIC's turn again, and once it is heard there is nothing left to remember.
-    link.connect();
+    link.connect(Vec::new());
     assert!(matches!(link.next().await, LinkEvent::ConnectFailed(failure) if failure.fatal.is_none()));
-    link.connect();
+    link.connect(Vec::new());
     assert!(matches!(link.next().await, LinkEvent::Connected(Transport::Quic)));
     link.send(Bytes::from_static(b"hello"));
     assert!(matches!(link.next().await, LinkEvent::Frame(..)));

@@ -150,9 +150,10 @@ impl World {
                 self.asked = true;
                 self.callback();
             }
-            Output::Connect => {
+            Output::Connect(greeting) => {
                 assert!(!self.connected);
                 self.connected = true;
+                self.to_broker.extend(greeting.into_iter().map(ToBroker::Frame));
                 self.machine.handle(self.now, Input::Connected(Transport::WebSocket));
             }
             Output::Disconnect => self.drop_link(),

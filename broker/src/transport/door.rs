@@ -104,3 +104,48 @@ pub(super) fn poll_through(
     ready!(door.evicted.as_mut().poll(context));
     Poll::Ready(Err(LinkEnd::Refused(SocketPlace::eviction())))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::sockets::Sockets;
+
+    fn next(door: &mut Option<Door>) -> impl Future<Output = Result<Bytes, LinkEnd>> {
+        poll_fn(move |context| poll_through(door, context, |_| Poll::Ready(Ok(Bytes::from_static(b"frame")))))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_turn_is_woken_for_it() {
+        let sockets = Sockets::new(10, 1, 10);
+        let enter = || Arc::new(sockets.enter(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        let mut doors = Vec::new();
+        for _ in 0..3 {
+            let mut door = Some(Door::new(Some(enter())));
+            next(&mut door).await.unwrap();
+            door.as_mut().unwrap().admit().unwrap();
+            doors.push(door);
+        }
+        let last = doors.last_mut().unwrap();
+        assert!(next(last).now_or_never().is_none(), "its turn is later");
+        // With nothing that wakes, this would never be over: there is no other timer.
+        tokio::time::timeout(Duration::from_secs(3600), next(last)).await.unwrap().unwrap();
+        assert!(last.is_none(), "behind the second frame there is no door");
+    }
+
+    #[tokio::test]
+    async fn who_loses_the_place_hears_of_it_while_nothing_comes() {
+        let sockets = Sockets::new(10, 1000, 1);
+        let enter = || Arc::new(sockets.enter(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        let mut door = Some(Door::new(Some(enter())));
+        let mut silent = Box::pin(poll_fn(|context| poll_through(&mut door, context, |_| Poll::Pending)));
+        assert!((&mut silent).now_or_never().is_none());
+        let _other = enter();
+        assert!(matches!(silent.await, Err(LinkEnd::Refused(error)) if error.code == ErrorCode::Overloaded));
+    }
+}

@@ -121,16 +121,18 @@ enum Turn {
     Frames,
     Answers,
     Subscriptions,
+    Others,
 }
 
 impl Turn {
-    const ALL: [Self; 3] = [Self::Frames, Self::Answers, Self::Subscriptions];
+    const ALL: [Self; 4] = [Self::Frames, Self::Answers, Self::Subscriptions, Self::Others];
 
     fn next(self) -> Self {
         match self {
             Self::Frames => Self::Answers,
             Self::Answers => Self::Subscriptions,
-            Self::Subscriptions => Self::Frames,
+            Self::Subscriptions => Self::Others,
+            Self::Others => Self::Frames,
         }
     }
 }
@@ -283,8 +285,8 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         poll_fn(|context| self.poll_event(context)).await
     }
 
-    /// What is next. Most of the time that is a frame, an answer or something of a subscription, so these are looked at first, by
-    /// turns: what is rare is waited for only when there is none of them.
+    /// What is next. What comes and goes is looked at by turns, so that nothing keeps anything else from being heard; changes of rights and
+    /// times are compared, and waited for only when there is nothing.
     fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Event> {
         let open = self.asked.len() + self.lookups.len() + self.subscriptions.opening();
         let reads = self.passing.is_none() && open < REQUESTS_MAX;
@@ -311,24 +313,11 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                     Poll::Ready(None) | Poll::Pending => Poll::Pending,
                 },
                 Turn::Subscriptions => self.subscriptions.poll_next(context).map(Event::Subscription),
+                Turn::Others => self.poll_others(context),
             };
             if event.is_ready() {
                 return event;
             }
-        }
-        if let Some(passing) = &mut self.passing
-            && let Poll::Ready(outcome) = passing.as_mut().poll(context)
-        {
-            return Poll::Ready(Event::Passed(outcome));
-        }
-        if let Poll::Ready(Some(frame)) = self.lookups.poll_next_unpin(context) {
-            return Poll::Ready(Event::LookedUp(frame));
-        }
-        if let Poll::Ready(driven) = pin!(self.sink.drive()).poll(context) {
-            return Poll::Ready(Event::Driven(driven));
-        }
-        if self.drained.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Event::Drain);
         }
         if self.access.poll_changed(context).is_ready() {
             return Poll::Ready(Event::AccessDue);
@@ -341,6 +330,21 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             Poll::Ready(()) => self.poll_event(context),
             Poll::Pending => Poll::Pending,
         }
+    }
+
+    fn poll_others(&mut self, context: &mut Context<'_>) -> Poll<Event> {
+        if let Some(passing) = &mut self.passing
+            && let Poll::Ready(outcome) = passing.as_mut().poll(context)
+        {
+            return Poll::Ready(Event::Passed(outcome));
+        }
+        if let Poll::Ready(Some(frame)) = self.lookups.poll_next_unpin(context) {
+            return Poll::Ready(Event::LookedUp(frame));
+        }
+        if let Poll::Ready(driven) = pin!(self.sink.drive()).poll(context) {
+            return Poll::Ready(Event::Driven(driven));
+        }
+        self.drained.as_mut().poll(context).map(|()| Event::Drain)
     }
 
     async fn handle(&mut self, event: Event) -> Result<Option<Goodbye>, End> {

@@ -91,7 +91,7 @@ impl Chart {
             self.y
         )
         .unwrap();
-        let mut legend = LEFT;
+        let (mut legend, mut row) = (LEFT, 38.0);
         for (number, line) in self.lines.iter().enumerate() {
             let colour = COLOURS[number % COLOURS.len()];
             let path: Vec<String> = line
@@ -108,9 +108,13 @@ impl Chart {
             for point in &line.points {
                 mark(svg, number, across(point.0), up(point.1), colour);
             }
-            mark(svg, number, legend + 5.0, 40.0, colour);
-            writeln!(svg, "<text x=\"{}\" y=\"44\">{}</text>", legend + 14.0, line.name).unwrap();
-            legend += 30.0 + 6.2 * line.name.len() as f64;
+            let long = 30.0 + 6.4 * line.name.len() as f64;
+            if legend + long > WIDTH {
+                (legend, row) = (LEFT, row + 15.0);
+            }
+            mark(svg, number, legend + 5.0, row - 4.0, colour);
+            writeln!(svg, "<text x=\"{}\" y=\"{row}\">{}</text>", legend + 14.0, line.name).unwrap();
+            legend += long;
         }
         svg.push_str("</g>\n");
     }

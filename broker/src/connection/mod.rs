@@ -6,6 +6,7 @@
 mod access;
 mod decisions;
 mod end;
+mod event;
 mod hello;
 mod lookups;
 mod read;
@@ -16,18 +17,16 @@ mod tokens;
 mod witness;
 
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::stream::FuturesUnordered;
 use longwire_core::command::Command;
 use longwire_proto::codec::{Encoding, decode_client, encode_server};
 use longwire_proto::error::{Error, ErrorCode};
@@ -46,6 +45,7 @@ use crate::auth::operation::Operation as Asks;
 use crate::clock::Clock;
 use crate::connection::access::{Access, Creation};
 use crate::connection::end::{End, Goodbye, link_end, say_goodbye};
+use crate::connection::event::{Event, Turn};
 use crate::connection::hello::{hello, welcome};
 use crate::connection::reply::{Asked, answer, refused};
 use crate::connection::subscriptions::{SubscriptionEvent, Subscriptions};
@@ -55,7 +55,7 @@ use crate::quota::{Quotas, SubscriptionPermit};
 use crate::request::{Answer, Operation, ReplyTo, Request};
 use crate::subscription::Event as Delivered;
 use crate::transport::lanes::{Lane, LaneId};
-use crate::transport::{FrameSink, FrameSource, Gone, LinkEnd};
+use crate::transport::{FrameSink, FrameSource, Gone};
 
 /// Bytes that are fed before they are flushed, while there is more to feed: one system call carries many frames.
 const FLUSH_BYTES: usize = 256 << 10;
@@ -100,41 +100,6 @@ pub struct ConnectionContext {
     pub drain: DrainReceiver,
     /// How many connections there have been: numbers them.
     pub connections: AtomicU64,
-}
-
-enum Event {
-    Drain,
-    Frame(Result<Bytes, LinkEnd>),
-    Answer(Answer),
-    Passed(Result<(), (Error, ReplyTo)>),
-    LookedUp(Bytes),
-    Subscription(SubscriptionEvent),
-    Driven(Result<LaneId, Gone>),
-    Heartbeat,
-    AccessDue,
-    Idle,
-}
-
-/// What is looked at first.
-#[derive(Clone, Copy)]
-enum Turn {
-    Frames,
-    Answers,
-    Subscriptions,
-    Others,
-}
-
-impl Turn {
-    const ALL: [Self; 4] = [Self::Frames, Self::Answers, Self::Subscriptions, Self::Others];
-
-    fn next(self) -> Self {
-        match self {
-            Self::Frames => Self::Answers,
-            Self::Answers => Self::Subscriptions,
-            Self::Subscriptions => Self::Others,
-            Self::Others => Self::Frames,
-        }
-    }
 }
 
 struct Connection<R, W> {
@@ -279,72 +244,6 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         for lane in self.subscriptions.take_left() {
             self.sink.leave(lane);
         }
-    }
-
-    async fn event(&mut self) -> Event {
-        poll_fn(|context| self.poll_event(context)).await
-    }
-
-    /// What is next. What comes and goes is looked at by turns, so that nothing keeps anything else from being heard; changes of rights and
-    /// times are compared, and waited for only when there is nothing.
-    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Event> {
-        let open = self.asked.len() + self.lookups.len() + self.subscriptions.opening();
-        let reads = self.passing.is_none() && open < REQUESTS_MAX;
-        let idle_at = self.received_at + self.context.times.idle_timeout;
-        let now = Instant::now();
-        // Nothing is read or sent any more for whom it must not be.
-        if self.access.is_due_by(now) {
-            return Poll::Ready(Event::AccessDue);
-        }
-        if now >= self.heartbeat_at {
-            return Poll::Ready(Event::Heartbeat);
-        }
-        if reads && now >= idle_at {
-            return Poll::Ready(Event::Idle);
-        }
-        for _ in 0..Turn::ALL.len() {
-            self.turn = self.turn.next();
-            let event = match self.turn {
-                Turn::Frames if !reads => Poll::Pending,
-                Turn::Frames => self.source.poll_next(context).map(Event::Frame),
-                Turn::Answers => match self.answered.poll_recv(context) {
-                    Poll::Ready(Some(answer)) => Poll::Ready(Event::Answer(answer)),
-                    // The connection has a sender itself, so they do not end.
-                    Poll::Ready(None) | Poll::Pending => Poll::Pending,
-                },
-                Turn::Subscriptions => self.subscriptions.poll_next(context).map(Event::Subscription),
-                Turn::Others => self.poll_others(context),
-            };
-            if event.is_ready() {
-                return event;
-            }
-        }
-        if self.access.poll_changed(context).is_ready() {
-            return Poll::Ready(Event::AccessDue);
-        }
-        let mut at = self.heartbeat_at.min(self.access.look_at());
-        if reads {
-            at = at.min(idle_at);
-        }
-        match self.alarm.poll(context, at) {
-            Poll::Ready(()) => self.poll_event(context),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-
-    fn poll_others(&mut self, context: &mut Context<'_>) -> Poll<Event> {
-        if let Some(passing) = &mut self.passing
-            && let Poll::Ready(outcome) = passing.as_mut().poll(context)
-        {
-            return Poll::Ready(Event::Passed(outcome));
-        }
-        if let Poll::Ready(Some(frame)) = self.lookups.poll_next_unpin(context) {
-            return Poll::Ready(Event::LookedUp(frame));
-        }
-        if let Poll::Ready(driven) = pin!(self.sink.drive()).poll(context) {
-            return Poll::Ready(Event::Driven(driven));
-        }
-        self.drained.as_mut().poll(context).map(|()| Event::Drain)
     }
 
     async fn handle(&mut self, event: Event) -> Result<Option<Goodbye>, End> {

@@ -5,11 +5,10 @@ use std::task::{Context, Poll};
 
 use tokio::sync::mpsc;
 
-use crate::hub::SESSION_REQUESTS_MAX;
 use crate::request::Request;
 
-/// Requests that were taken off the queue ahead of their turn: as many as the queue has.
-const AHEAD_MAX: usize = SESSION_REQUESTS_MAX;
+/// Requests that were taken off the queue ahead of their turn: what is decided together, before the store is looked after again.
+const AHEAD_MAX: usize = 256;
 
 /// See the top of this file. They come out in the order in which they were sent.
 pub(super) struct Inbox {

@@ -1,6 +1,7 @@
 //! The way of a request into the machine: room is reserved and rows are read for it, then it is decided.
 
 use std::future::Future;
+use std::iter;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -46,22 +47,26 @@ impl Owner {
                 && records + command.records() <= capabilities.batch_records_max)
     }
 
-    /// Reserves room at once for a request and for what waits behind it, when there is room. What has none then reserves some for
-    /// itself.
+    /// Reserves room at once for the publishes that are next, when there is room. What has none then reserves some for itself. Only those
+    /// that are decided without waiting for anything: what a batch has reserved it keeps until it is settled, and room for what
+    /// comes later would be kept with it.
     pub(super) fn prepay(&mut self, request: &Request, inbox: &mut Inbox) {
-        let mut bytes = room_of(request);
-        for next in inbox.look_ahead() {
-            let room = room_of(next);
+        if self.loaded.machine.state().has_cold_producers() {
+            return;
+        }
+        let mut bytes = 0;
+        for room in iter::once(request).chain(inbox.look_ahead()).map_while(publish_room) {
             if bytes + room > PREPAID_BYTES_MAX {
                 break;
             }
             bytes += room;
         }
-        if bytes > 0
-            && let Some(reservation) = self.store.try_reserve(self.loaded.log, bytes)
+        let missing = bytes.saturating_sub(self.prepaid_bytes);
+        if missing > 0
+            && let Some(reservation) = self.store.try_reserve(self.loaded.log, missing)
         {
             self.reserved.absorb(reservation);
-            self.prepaid_bytes += bytes;
+            self.prepaid_bytes += missing;
         }
     }
 
@@ -140,14 +145,15 @@ impl Owner {
     }
 }
 
-/// Bytes that a request is given room for.
-fn room_of(request: &Request) -> usize {
+/// Bytes that a publish is given room for; none for any other request.
+fn publish_room(request: &Request) -> Option<usize> {
     match &request.operation {
-        Operation::Command(command) => room(command),
-        _ => 0,
+        Operation::Command(command @ Command::Publish { .. }) => Some(room(command)),
+        _ => None,
     }
 }
 
+/// Bytes that a command is given room for.
 fn room(command: &Command) -> usize {
     match command.records() {
         0 => 0,

@@ -19,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::common::fragment::{Fragment, Spread, met};
 use crate::common::rounds::rounds;
 use crate::common::socket::{Buffer, Socket, crowd, publish};
-use crate::common::{Broker, folder, from_env, quantile, raise_open_files};
+use crate::common::{Broker, PATIENT, folder, from_env, quantile, raise_open_files};
 
 /// Bytes of the body of each record.
 const BODY_BYTES: usize = 256;
@@ -32,8 +32,6 @@ const BACKLOG: u64 = 32;
 const BACKLOG_BYTES: usize = 256 << 10;
 /// Publishes of the flood under way: it is as fast as the broker answers.
 const FLOOD_IN_FLIGHT: usize = 64;
-/// Nobody is sent away for not reading.
-const IDLE_TIMEOUT_MS: &str = "3600000";
 const GOAL: f64 = 1.2;
 
 /// Records sent at an interval, and when each came to whom it was for, in milliseconds, sorted.
@@ -91,7 +89,7 @@ struct Shared {
 
 impl Shared {
     async fn open(data: &std::path::Path, stalled: usize) -> Self {
-        let broker = Broker::start(data, &[("IDLE_TIMEOUT_MS", IDLE_TIMEOUT_MS)]);
+        let broker = Broker::start(data, &[PATIENT]);
         let address = broker.address;
         let mut publisher = Socket::open(address).await;
         let backlog = publish(0, "shared", 1, BACKLOG_BYTES);
@@ -192,8 +190,8 @@ async fn stalled(told: &mut Fragment, records: usize) {
 
 async fn flooded(told: &mut Fragment, records: usize) {
     let folder = folder();
-    let broker = Broker::start(&folder.path().join("data"), &[]);
-    let other = Broker::start(&folder.path().join("other"), &[]);
+    let broker = Broker::start(&folder.path().join("data"), &[PATIENT]);
+    let other = Broker::start(&folder.path().join("other"), &[PATIENT]);
     let address = broker.address;
     let session = |number: usize| format!("quiet/{number}");
     let mut publisher = Socket::open(address).await;

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use crate::chart::{Chart, Line, svg};
 use crate::common::fragment::Fragment;
 use crate::common::socket::{Socket, crowd, message, publish};
-use crate::common::{Broker, folder, from_env, raise_open_files};
+use crate::common::{Broker, PATIENT, folder, from_env, raise_open_files};
 
 /// Bytes of the body of each record, where that is not what grows.
 const BODY_BYTES: usize = 256;
@@ -128,7 +128,7 @@ async fn sessions(told: &mut Fragment) -> Chart {
 async fn subscribers(told: &mut Fragment) -> Chart {
     let folder = folder();
     // Of connections there are 10,000 at most by default, and one publishes.
-    let broker = Broker::start(&folder.path().join("data"), &[("CONNECTIONS_MAX", "100000")]);
+    let broker = Broker::start(&folder.path().join("data"), &[("CONNECTIONS_MAX", "100000"), PATIENT]);
     let address = broker.address;
     let mut publisher = Socket::open(address).await;
     let one = publish(0, "fan", 1, BODY_BYTES);

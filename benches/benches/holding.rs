@@ -18,7 +18,7 @@ use crate::common::killed::{SESSION, load_and_kill};
 use crate::common::process::disk_bytes;
 use crate::common::rounds::rounds;
 use crate::common::socket::{Socket, crowd, publish};
-use crate::common::{Broker, folder, from_env, raise_open_files};
+use crate::common::{Broker, PATIENT, folder, from_env, raise_open_files};
 
 /// Bytes of the body of each record.
 const BODY_BYTES: usize = 256;
@@ -54,7 +54,7 @@ fn millis(since: Instant) -> f64 {
 /// Bytes of memory that each of the connections costs once they are idle, all on one session or on one each.
 async fn idle(connections: usize, own_sessions: bool) -> f64 {
     let folder = folder();
-    let broker = Broker::start(&folder.path().join("data"), &[]);
+    let broker = Broker::start(&folder.path().join("data"), &[PATIENT]);
     let address = broker.address;
     let session = move |number: usize| format!("idle/{}", if own_sessions { number } else { 0 });
     let mut publisher = Socket::open(address).await;

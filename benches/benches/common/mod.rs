@@ -26,6 +26,9 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
+/// For clients that only read for longer than a client may say nothing.
+pub(crate) const PATIENT: (&str, &str) = ("IDLE_TIMEOUT_MS", "3600000");
+
 /// A number from the environment.
 pub(crate) fn from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())

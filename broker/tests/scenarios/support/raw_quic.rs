@@ -13,7 +13,7 @@ use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use rustls::Side;
 use rustls::crypto::aws_lc_rs::{cipher_suite, kx_group};
 use rustls::pki_types::ServerName;
-use rustls::quic::{ClientConnection, KeyChange, Keys, Version};
+use rustls::quic::{ClientConnection, KeyChange, Keys, PacketKeySet, Secrets, Version};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
@@ -37,6 +37,8 @@ const SILENCE: Duration = Duration::from_millis(300);
 /// The same for who waits for an end: a broker that has said why, says so again for three of its probe timeouts (RFC 9000, section
 /// 10.2), which here are 75 ms at least, and then knows of nothing.
 const END_SILENCE: Duration = Duration::from_millis(15);
+/// Of the first byte of a packet of data: which keys it has.
+const KEY_PHASE: u8 = 0x04;
 /// No datagram is longer: on one machine they are longer than on a network.
 const DATAGRAM_BYTES: usize = 65_536;
 
@@ -49,6 +51,26 @@ enum Space {
 }
 
 const SPACES: [Space; 3] = [Space::Initial, Space::Handshake, Space::Data];
+
+/// What the broker may change the keys of data to, at any time (RFC 9001, section 6): its stack does so after ten to a thousand packets.
+struct KeyPhase {
+    secrets: Secrets,
+    next: PacketKeySet,
+    bit: u8,
+}
+
+impl KeyPhase {
+    fn new(mut secrets: Secrets) -> Self {
+        Self { next: secrets.next_packet_keys(), secrets, bit: 0 }
+    }
+
+    /// Goes on to the next keys, in both directions.
+    fn advance(&mut self, keys: &mut Keys) {
+        let next = std::mem::replace(&mut self.next, self.secrets.next_packet_keys());
+        (keys.local.packet, keys.remote.packet) = (next.local, next.remote);
+        self.bit ^= KEY_PHASE;
+    }
+}
 
 #[derive(Default)]
 struct Numbers {
@@ -134,6 +156,7 @@ pub(crate) struct RawQuic {
     numbers: [Numbers; 3],
     /// Where TLS is.
     level: Space,
+    phase: Option<KeyPhase>,
     heard: VecDeque<Heard>,
     /// The first datagram.
     pub(crate) first: Vec<u8>,
@@ -174,6 +197,7 @@ impl RawQuic {
             broker_id,
             numbers,
             level: Space::Initial,
+            phase: None,
             heard: VecDeque::new(),
             first: Vec::new(),
         };
@@ -311,7 +335,10 @@ impl RawQuic {
             let change = self.tls.write_hs(&mut self.numbers[self.level as usize].crypto_pending);
             let keys = match change {
                 Some(KeyChange::Handshake { keys }) => (Space::Handshake, keys),
-                Some(KeyChange::OneRtt { keys, .. }) => (Space::Data, keys),
+                Some(KeyChange::OneRtt { keys, next }) => {
+                    self.phase = Some(KeyPhase::new(next));
+                    (Space::Data, keys)
+                }
                 None => return,
             };
             self.level = keys.0;
@@ -351,7 +378,7 @@ impl RawQuic {
         let mut packet = Vec::new();
         match space {
             Space::Data => {
-                packet.push(0x43);
+                packet.push(0x43 | self.phase.as_ref().map_or(0, |phase| phase.bit));
                 packet.extend(&self.broker_id);
             }
             Space::Initial | Space::Handshake => {
@@ -420,11 +447,13 @@ impl RawQuic {
     fn open(&mut self, space: Space, packet: &mut [u8], start: usize) {
         let numbers = &mut self.numbers[space as usize];
         // What overtook the keys comes again.
-        let Some(keys) = &numbers.keys else { return };
+        let Some(keys) = &mut numbers.keys else { return };
+        let phase = self.phase.as_mut().filter(|_| matches!(space, Space::Data));
         let sample = packet[start + SAMPLE.start..start + SAMPLE.end].to_vec();
         let (first, rest) = packet.split_first_mut().unwrap();
         let number = &mut rest[start - 1..start - 1 + NUMBER_BYTES];
         keys.remote.header.decrypt_in_place(&sample, first, number).unwrap();
+        let phase = phase.filter(|phase| *first & KEY_PHASE != phase.bit);
         let length = usize::from(*first & 3) + 1;
         let low = number[..length].iter().fold(0, |low, byte| low << 8 | u64::from(*byte));
         let window = 1u64 << (8 * length);
@@ -435,8 +464,12 @@ impl RawQuic {
             .min_by_key(|number| number.abs_diff(expected))
             .unwrap();
         let (header, payload) = packet.split_at_mut(start + length);
-        let Ok(payload) = keys.remote.packet.decrypt_in_place(number, header, payload) else { return };
+        let key = phase.as_ref().map_or(&keys.remote.packet, |phase| &phase.next.remote);
+        let Ok(payload) = key.decrypt_in_place(number, header, payload) else { return };
         let payload = payload.to_vec();
+        if let Some(phase) = phase {
+            phase.advance(keys);
+        }
         if numbers.received.insert(number) {
             self.frames(space, &payload);
         }

@@ -112,7 +112,7 @@ async fn connect(State(context): State<Arc<HttpContext>>, mut request: Request) 
         let served = async {
             match upgrade.await {
                 Ok(stream) => {
-                    let (source, sink) = accept(TokioIo::new(stream), encoding, place.clone()).await;
+                    let (source, sink) = accept(TokioIo::new(stream), encoding, place.clone());
                     let (source, sink) = serve(connections, encoding, source, sink, remote).await;
                     end(source, sink).await;
                 }

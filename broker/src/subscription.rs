@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use longwire_proto::codec::{DeliveryBody, Encoding};
+use longwire_proto::codec::{DeliveryBody, Encoding, FrameBytes};
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::outcome::Outcome;
 use longwire_proto::position::{Position, Resume};
@@ -115,7 +115,7 @@ pub enum Event {
     /// A whole delivery frame.
     Delivery {
         /// The frame.
-        frame: Bytes,
+        frame: FrameBytes,
         /// The offset after the last record in it.
         next: u64,
     },

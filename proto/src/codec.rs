@@ -151,6 +151,50 @@ pub fn encode_page(encoding: Encoding, page: raw::Page) -> Result<Bytes, Error> 
     }
 }
 
+/// The bytes of a whole frame, in two parts that follow each other: what is one receiver's own, and what it may share with others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FrameBytes {
+    /// Goes first. It may be empty.
+    pub head: Bytes,
+    /// The rest.
+    pub body: Bytes,
+}
+
+impl FrameBytes {
+    /// Bytes of both.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Both in one, which copies them unless one is empty.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        if self.head.is_empty() {
+            return self.body;
+        }
+        if self.body.is_empty() {
+            return self.head;
+        }
+        let mut whole = BytesMut::with_capacity(self.len());
+        whole.put_slice(&self.head);
+        whole.put_slice(&self.body);
+        whole.freeze()
+    }
+}
+
+impl From<Bytes> for FrameBytes {
+    fn from(body: Bytes) -> Self {
+        Self { head: Bytes::new(), body }
+    }
+}
+
 /// The part of a delivery that is the same for every subscriber, encoded once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliveryBody {
@@ -192,7 +236,11 @@ impl DeliveryBody {
                         .map_err(|error| Error::new(ErrorCode::InvalidRecord, error.to_string()))
                 };
                 let records = records.iter().map(decode).collect::<Result<_, _>>()?;
-                to_json(&wire::Delivery { epoch, from, next, records, offsets, ..Default::default() })
+                let delivery = wire::Delivery { epoch, from, next, records, offsets, ..Default::default() };
+                // What is in front of it opens both objects that this ends.
+                let mut body = BytesMut::from(to_json(&delivery));
+                body.put_u8(b'}');
+                body.freeze().slice(1..)
             }
         };
         Ok(Self { encoding, body })
@@ -201,39 +249,36 @@ impl DeliveryBody {
     /// The whole frame for one subscriber: a few bytes in front of the shared body. With a session it is one of a
     /// subscription of a pattern.
     #[must_use]
-    pub fn frame(&self, subscription: u32, session: Option<&SessionId>) -> Bytes {
-        match self.encoding {
+    pub fn frame(&self, subscription: u32, session: Option<&SessionId>) -> FrameBytes {
+        let head = match self.encoding {
             Encoding::Proto => {
                 let (number, name) = (u64::from(subscription), session.map_or("", SessionId::as_str));
-                let mut length = key_len(SUBSCRIPTION_FIELD) + encoded_len_varint(number) + self.body.len();
+                let mut own = key_len(SUBSCRIPTION_FIELD) + encoded_len_varint(number);
                 if !name.is_empty() {
-                    length += key_len(SESSION_FIELD) + encoded_len_varint(name.len() as u64) + name.len();
+                    own += key_len(SESSION_FIELD) + encoded_len_varint(name.len() as u64) + name.len();
                 }
-                let mut frame = BytesMut::with_capacity(length + 2 * key_len(DELIVERY_FIELD) + 10);
-                encode_key(DELIVERY_FIELD, WireType::LengthDelimited, &mut frame);
-                encode_varint(length as u64, &mut frame);
-                encode_key(SUBSCRIPTION_FIELD, WireType::Varint, &mut frame);
-                encode_varint(number, &mut frame);
+                let length = (own + self.body.len()) as u64;
+                let front = key_len(DELIVERY_FIELD) + encoded_len_varint(length);
+                let mut head = BytesMut::with_capacity(front + own);
+                encode_key(DELIVERY_FIELD, WireType::LengthDelimited, &mut head);
+                encode_varint(length, &mut head);
+                encode_key(SUBSCRIPTION_FIELD, WireType::Varint, &mut head);
+                encode_varint(number, &mut head);
                 if !name.is_empty() {
-                    encode_key(SESSION_FIELD, WireType::LengthDelimited, &mut frame);
-                    encode_varint(name.len() as u64, &mut frame);
-                    frame.put_slice(name.as_bytes());
+                    encode_key(SESSION_FIELD, WireType::LengthDelimited, &mut head);
+                    encode_varint(name.len() as u64, &mut head);
+                    head.put_slice(name.as_bytes());
                 }
-                frame.put_slice(&self.body);
-                frame.freeze()
+                head.freeze()
             }
             Encoding::Json => {
                 // A session id has no character that JSON would escape.
                 let session =
                     session.map(|session| format!("\"session\":\"{session}\",")).unwrap_or_default();
-                let head = format!("{{\"delivery\":{{\"subscription\":{subscription},{session}");
-                let mut frame = BytesMut::with_capacity(head.len() + self.body.len() + 1);
-                frame.put_slice(head.as_bytes());
-                frame.put_slice(&self.body[1..]);
-                frame.put_u8(b'}');
-                frame.freeze()
+                format!("{{\"delivery\":{{\"subscription\":{subscription},{session}").into()
             }
-        }
+        };
+        FrameBytes { head, body: self.body.clone() }
     }
 
     /// The shared body, as all subscribers get it.
@@ -296,12 +341,12 @@ mod tests {
                     offsets: Vec::new(),
                     session: String::new(),
                 };
-                let frame = body.frame(subscription, None);
+                let frame = body.frame(subscription, None).into_bytes();
                 assert_eq!(frame, encode_server(encoding, ServerFrame::Delivery(delivery.clone())));
                 assert_eq!(decode_server(encoding, frame).unwrap(), ServerFrame::Delivery(delivery.clone()));
                 let session = SessionId::parse("acme/build/42").unwrap();
                 let delivery = wire::Delivery { session: session.to_string(), ..delivery };
-                let frame = body.frame(subscription, Some(&session));
+                let frame = body.frame(subscription, Some(&session)).into_bytes();
                 assert_eq!(decode_server(encoding, frame).unwrap(), ServerFrame::Delivery(delivery));
             }
         }

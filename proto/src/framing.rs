@@ -13,10 +13,10 @@ const FLAG_BYTES: usize = 1;
 /// What goes in front of a frame that is not compressed.
 const AS_IT_IS: u8 = 0;
 
-/// What goes in front of a frame. `None` for one that is longer than any frame can be.
+/// What goes in front of a frame of so many bytes. `None` for one that is longer than any frame can be.
 #[must_use]
-pub fn prefix(frame: &[u8]) -> Option<Bytes> {
-    let length = u32::try_from(frame.len()).ok()?;
+pub fn prefix(frame_bytes: usize) -> Option<Bytes> {
+    let length = u32::try_from(frame_bytes).ok()?;
     Some(Bytes::copy_from_slice(&length.to_be_bytes()))
 }
 
@@ -164,7 +164,7 @@ mod tests {
                 if is_grpc {
                     stream.extend_from_slice(&grpc_prefix(frame).unwrap());
                 } else {
-                    stream.extend_from_slice(&prefix(frame).unwrap());
+                    stream.extend_from_slice(&prefix(frame.len()).unwrap());
                 }
                 stream.extend_from_slice(frame);
             }

@@ -255,7 +255,8 @@ fn a_record_that_passes_the_check_can_be_sealed_read_and_delivered_in_every_enco
         assert_eq!((view.time_ms, view.principal, view.kind), (5, "ada", decoded.kind));
         for encoding in Encoding::ALL {
             let body = DeliveryBody::new(encoding, 0, 0, std::slice::from_ref(&sealed)).unwrap();
-            let ServerFrame::Delivery(delivery) = decode_server(encoding, body.frame(1, None)).unwrap()
+            let ServerFrame::Delivery(delivery) =
+                decode_server(encoding, body.frame(1, None).into_bytes()).unwrap()
             else {
                 panic!()
             };

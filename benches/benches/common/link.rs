@@ -313,7 +313,7 @@ impl Link {
         match self {
             Self::WebSocket(socket) => socket.send(Message::Binary(frame)).await.unwrap(),
             Self::Quic(link) => {
-                link.send.write_all_chunks(&mut [prefix(&frame).unwrap(), frame]).await.unwrap();
+                link.send.write_all_chunks(&mut [prefix(frame.len()).unwrap(), frame]).await.unwrap();
             }
             Self::Grpc(link) => link.send(frame).await,
         }

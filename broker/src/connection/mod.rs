@@ -28,7 +28,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::FuturesUnordered;
 use longwire_core::command::Command;
-use longwire_proto::codec::{Encoding, decode_client, encode_server};
+use longwire_proto::codec::{Encoding, FrameBytes, decode_client, encode_server};
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::{REQUESTS_MAX, SUBSCRIPTIONS_MAX};
 use longwire_proto::raw::client_frame::Frame as ClientFrame;
@@ -264,7 +264,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                     reply_to.answer(Err(error));
                 }
             }
-            Event::LookedUp(frame) => self.feed_bytes(Lane::Control, frame).await?,
+            Event::LookedUp(frame) => self.feed_bytes(Lane::Control, frame.into()).await?,
             Event::Subscription(event) => self.subscription(event).await?,
             Event::Driven(over) => self.subscriptions.remove_lane(over?),
             Event::AccessDue => {
@@ -506,7 +506,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     }
 
     async fn feed_to(&mut self, lane: Lane, frame: ServerFrame) -> Result<(), End> {
-        self.feed_bytes(lane, encode_server(self.encoding, frame)).await
+        self.feed_bytes(lane, encode_server(self.encoding, frame).into()).await
     }
 
     async fn feed_last(&mut self, lane: LaneId, frame: ServerFrame) -> Result<(), End> {
@@ -515,7 +515,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         Ok(())
     }
 
-    async fn feed_bytes(&mut self, lane: Lane, frame: Bytes) -> Result<(), End> {
+    async fn feed_bytes(&mut self, lane: Lane, frame: FrameBytes) -> Result<(), End> {
         self.fed_bytes += frame.len();
         let mut feeding = pin!(self.sink.feed(lane, frame));
         // Most frames find room; only who waits is timed.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use longwire_proto::codec::Encoding;
+use longwire_proto::codec::{Encoding, FrameBytes};
 use longwire_proto::error::Error;
 use longwire_proto::limits::HELLO_BYTES_MAX;
 use tokio_util::task::TaskTracker;
@@ -224,8 +224,8 @@ impl FrameSource for MemorySource {
 pub struct MemorySink(Feeder);
 
 impl FrameSink for MemorySink {
-    async fn feed(&mut self, _lane: Lane, frame: Bytes) -> Result<(), Gone> {
-        self.0.feed(frame).await
+    async fn feed(&mut self, _lane: Lane, frame: FrameBytes) -> Result<(), Gone> {
+        self.0.feed(frame.into_bytes()).await
     }
 
     async fn flush(&mut self) -> Result<(), Gone> {
@@ -304,8 +304,8 @@ mod tests {
     async fn who_waits_is_told_that_the_other_left() {
         let (client, mut source, mut sink) = link();
         let waiting = tokio::spawn(async move { source.next().await });
-        sink.feed(Lane::Control, Bytes::from(vec![0; PIPE_BYTES_MAX])).await.unwrap();
-        let mut feeding = Box::pin(sink.feed(Lane::Control, Bytes::new()));
+        sink.feed(Lane::Control, Bytes::from(vec![0; PIPE_BYTES_MAX]).into()).await.unwrap();
+        let mut feeding = Box::pin(sink.feed(Lane::Control, FrameBytes::default()));
         assert!((&mut feeding).now_or_never().is_none());
         drop(client);
         assert!(matches!(waiting.await.unwrap(), Err(LinkEnd::Gone)));
@@ -324,7 +324,7 @@ mod tests {
         });
         tokio::task::yield_now().await;
         for _ in 0..3 {
-            sink.feed(Lane::Control, Bytes::from(vec![0; PIPE_BYTES_MAX])).await.unwrap();
+            sink.feed(Lane::Control, Bytes::from(vec![0; PIPE_BYTES_MAX]).into()).await.unwrap();
         }
         sink.flush().await.unwrap();
         taking.await.unwrap();

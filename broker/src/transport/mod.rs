@@ -4,6 +4,7 @@ use std::future::{Future, poll_fn};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use longwire_proto::codec::FrameBytes;
 use longwire_proto::error::Error;
 
 use crate::transport::lanes::{Lane, LaneId, Lanes};
@@ -54,7 +55,7 @@ pub trait FrameSink: Send {
     /// Adds a frame to what the next flush sends. For the control lane it waits when the link's buffer is full; for another
     /// one never: who feeds it has found room there ([`WithRoom`](lanes::WithRoom)). Dropping the future may lose the frame,
     /// and never a part of it.
-    fn feed(&mut self, lane: Lane, frame: Bytes) -> impl Future<Output = Result<(), Gone>> + Send;
+    fn feed(&mut self, lane: Lane, frame: FrameBytes) -> impl Future<Output = Result<(), Gone>> + Send;
 
     /// Sends what was fed.
     fn flush(&mut self) -> impl Future<Output = Result<(), Gone>> + Send;

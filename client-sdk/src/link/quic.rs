@@ -147,7 +147,7 @@ impl QuicLink {
         let mut link = Self::new(connection, control, answers);
         for frame in greeting {
             // There is none for what is longer than any frame.
-            if let Some(prefix) = prefix(frame) {
+            if let Some(prefix) = prefix(frame.len()) {
                 link.pieces.extend([prefix, frame.clone()]);
             }
         }
@@ -184,7 +184,7 @@ impl QuicLink {
             ready!(self.poll_pieces(context)).map_err(|error| error.to_string())?;
             let Some(frame) = queue.pop_front() else { return Poll::Ready(Ok(())) };
             *queued_bytes -= frame.len();
-            let Some(prefix) = prefix(&frame) else {
+            let Some(prefix) = prefix(frame.len()) else {
                 return Poll::Ready(Err("a frame is too long".to_owned()));
             };
             self.pieces.extend([prefix, frame]);

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use longwire_proto::codec::FrameBytes;
 use longwire_proto::error::Error;
 use longwire_proto::framing::prefix;
 use quinn::{Connection, SendStream, VarInt, WriteError};
@@ -205,8 +206,9 @@ impl FrameSink for QuicSink {
         Some(self.lanes.clone())
     }
 
-    async fn feed(&mut self, lane: Lane, frame: Bytes) -> Result<(), Gone> {
-        let frame = [prefix(&frame).ok_or(Gone)?, frame];
+    async fn feed(&mut self, lane: Lane, frame: FrameBytes) -> Result<(), Gone> {
+        let front = FrameBytes { head: prefix(frame.len()).ok_or(Gone)?, body: frame.head }.into_bytes();
+        let frame = [front, frame.body];
         match lane {
             Lane::Subscription(lane) => self.feed_lane(lane, frame),
             Lane::Control => {
@@ -271,7 +273,7 @@ impl FrameSink for QuicSink {
         }
         // Each of them ends at once, now that it was left.
         while self.writing.next().await.is_some() {}
-        self.feed(Lane::Control, last).await?;
+        self.feed(Lane::Control, last.into()).await?;
         self.control.finish().map_err(|_| Gone)
     }
 }

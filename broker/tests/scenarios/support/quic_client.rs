@@ -157,7 +157,7 @@ impl QuicClient {
 
     pub(crate) async fn send(&mut self, frame: ClientFrame) {
         let frame = encode_client(Encoding::Proto, frame);
-        self.send.write_all_chunks(&mut [prefix(&frame).unwrap(), frame]).await.unwrap();
+        self.send.write_all_chunks(&mut [prefix(frame.len()).unwrap(), frame]).await.unwrap();
     }
 
     /// Asks for a subscription from the start of a session.

@@ -141,7 +141,7 @@ pub(crate) fn stream(id: u64, offset: u64, data: &[u8], ends: bool) -> Vec<u8> {
 /// A frame of Longwire, as it is on a stream.
 pub(crate) fn framed(frame: ClientFrame) -> Vec<u8> {
     let frame = encode_client(Encoding::Proto, frame);
-    [prefix(&frame).unwrap(), frame].concat()
+    [prefix(frame.len()).unwrap(), frame].concat()
 }
 
 pub(crate) fn hello() -> Vec<u8> {

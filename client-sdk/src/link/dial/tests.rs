@@ -174,7 +174,7 @@ async fn a_connection_over_which_nothing_comes_is_not_made_again_for_a_while() {
             receive.read_chunk(usize::MAX, true).await.unwrap();
             let pong = Frame::Pong(wire::Pong { token: 1, time_ms: 1 });
             let pong = codec::encode_server(Encoding::Proto, pong);
-            send.write_all_chunks(&mut [prefix(&pong).unwrap(), pong]).await.unwrap();
+            send.write_all_chunks(&mut [prefix(pong.len()).unwrap(), pong]).await.unwrap();
             std::future::pending::<()>().await;
         }
         drop(silent);

@@ -142,7 +142,7 @@ impl Link for QuicLink {
             self.leaving.insert(unsubscribe.request, unsubscribe.subscription);
         }
         let sending = async move {
-            drop(self.control.write_all_chunks(&mut [prefix(&frame).unwrap(), frame]).await);
+            drop(self.control.write_all_chunks(&mut [prefix(frame.len()).unwrap(), frame]).await);
         };
         sending.boxed()
     }

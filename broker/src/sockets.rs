@@ -72,10 +72,11 @@ impl Table {
 
     fn evict(&mut self) -> bool {
         let Some((network, number)) = self.victim() else { return false };
+        // Counted first: who sees its socket end may look.
+        metrics::counter!("longwire_sockets_evicted_total").increment(1);
         if let Some(evicted) = self.remove(network, number) {
             evicted.cancel();
         }
-        metrics::counter!("longwire_sockets_evicted_total").increment(1);
         true
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::store::local::Threads;
 use crate::store::local::ballast::Ballast;
@@ -56,18 +56,23 @@ pub fn open(
     if meta.format != FORMAT_VERSION {
         return Err(OpenStoreError::NewerFormat { path: root, found: meta.format });
     }
+    let found = scan(disk.as_ref(), salt, tuning.segment_bytes, meta.settled_commit)?;
+    let pool = SegmentPool::new(Arc::clone(&disk), tuning.segment_bytes, found.next_number());
+    if database.is_new() {
+        // Before the folder is ready, because its name is then made durable with those of the others.
+        if let Err(error) = pool.prepare() {
+            debug!(%error, "no journal segment could be made yet; the first group makes one");
+        }
+    }
     if let Some(folder) = folder.as_mut().filter(|folder| folder.is_new) {
         folder.mark_ready()?;
     }
-
-    let found = scan(disk.as_ref(), salt, tuning.segment_bytes, meta.settled_commit)?;
     let mut state = State::new(meta, tuning.logs_max);
     let erasing = database.read(|transaction| erasing::all(&transaction.open_table(ERASING)?));
     for (log, offsets) in erasing.map_err(damaged)? {
         state.erasing.add(log, offsets);
     }
     let commits = found.groups.len();
-    let pool = SegmentPool::new(Arc::clone(&disk), tuning.segment_bytes, found.next_number());
     let segments = replay(&mut state, &database, found, &root)?;
     let shared = Shared::new(Arc::clone(&disk), folder, salt, tuning, database, pool, state);
     settle(&shared, root.join(DATABASE_FILE))?;

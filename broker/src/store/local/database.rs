@@ -37,6 +37,7 @@ pub struct Database {
     cache_bytes: usize,
     growths: Arc<AtomicU64>,
     is_new: bool,
+    in_the_making: Arc<AtomicBool>,
     handle: RwLock<Handle>,
 }
 
@@ -47,19 +48,28 @@ impl std::fmt::Debug for Database {
 }
 
 impl Database {
-    /// Opens the database. When it is absent it is made, with its tables, and durable at the end of that; a crash before
-    /// that may leave anything under its name.
+    /// Opens the database. When it is absent it is made, with its tables; a crash before this returns may leave anything
+    /// under its name.
     ///
     /// # Errors
     /// Those of redb.
     pub fn open(disk: Arc<dyn Disk>, cache_bytes: usize) -> Result<Self, DatabaseFailure> {
+        let database = Self::begin(disk, cache_bytes)?;
+        database.make_durable()?;
+        Ok(database)
+    }
+
+    /// The same, but one that was made now is durable only after [`Database::make_durable`].
+    ///
+    /// # Errors
+    /// Those of redb.
+    pub fn begin(disk: Arc<dyn Disk>, cache_bytes: usize) -> Result<Self, DatabaseFailure> {
         let (file, is_new) = disk.open_now(DATABASE_FILE).map_err(io_failure)?;
         // redb syncs five times until the tables are there.
-        let in_the_making = Arc::new(AtomicBool::new(is_new));
-        let growths = Arc::default();
+        let (in_the_making, growths) = (Arc::new(AtomicBool::new(is_new)), Arc::default());
         let open = guard(|| open(file, cache_bytes, &growths, &in_the_making))?;
         let handle = RwLock::new(Handle { generation: 0, open: Some(open) });
-        let database = Self { disk, cache_bytes, growths, is_new, handle };
+        let database = Self { disk, cache_bytes, growths, is_new, in_the_making, handle };
         if database.is_empty()? {
             database.write(|transaction| {
                 transaction.open_table(NAMES)?;
@@ -77,11 +87,21 @@ impl Database {
                 Ok(())
             })?;
         }
-        if in_the_making.swap(false, Ordering::SeqCst) {
-            let (file, _) = database.disk.open_now(DATABASE_FILE).map_err(io_failure)?;
-            file.sync_data().and_then(|()| database.disk.sync_names(DATABASE_FILE)).map_err(io_failure)?;
-        }
         Ok(database)
+    }
+
+    /// Makes durable what was made. Nothing may be written to it before.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn make_durable(&self) -> Result<(), DatabaseFailure> {
+        if !self.in_the_making.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let (file, _) = self.disk.open_now(DATABASE_FILE).map_err(io_failure)?;
+        file.sync_data().and_then(|()| self.disk.sync_names(DATABASE_FILE)).map_err(io_failure)?;
+        self.in_the_making.store(false, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Whether this opening made it.

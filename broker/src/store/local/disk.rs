@@ -68,13 +68,20 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
 }
 
 /// A folder of files. What [`Disk::open`], [`Disk::rename`] and [`Disk::remove`] do to names is durable when they return;
-/// what the methods with `now` do is not before [`Disk::sync_names`], and only those three should use them.
+/// what the methods with `now` do is not before [`Disk::sync_names`], and those three are there so that few need them.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Opens a file, creating it empty when it is absent; true when it was.
     ///
     /// # Errors
     /// Those of the disk.
     fn open_now(&self, name: &str) -> io::Result<(Box<dyn DiskFile>, bool)>;
+    /// Creates a folder. It is there at the latest with the first file that is opened in it.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn make_folder_now(&self, _name: &str) -> io::Result<()> {
+        Ok(())
+    }
     /// Renames a file.
     ///
     /// # Errors
@@ -166,6 +173,13 @@ impl Disk for RealDisk {
         }
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE).open(&path)?;
         Ok((Box::new(RealFile(file)), true))
+    }
+
+    fn make_folder_now(&self, name: &str) -> io::Result<()> {
+        match fs::DirBuilder::new().mode(FOLDER_MODE).create(self.root.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made,
+        }
     }
 
     fn rename_now(&self, from: &str, to: &str) -> io::Result<()> {

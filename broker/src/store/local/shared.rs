@@ -61,8 +61,8 @@ pub struct Tuning {
     pub erase_within: Duration,
     /// The quota.
     pub quota: QuotaLimits,
-    /// Reads of the database stay on the thread of who reads, whom they block: for the simulator, which does one thing at a
-    /// time, and would spend a third of its time on changing threads.
+    /// Reads of the database stay on the thread of who reads, whom they block, and an opening does one thing at a time: for
+    /// the simulator, which must, and would spend a third of its time on changing threads.
     pub reads_block: bool,
 }
 

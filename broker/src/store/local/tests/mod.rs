@@ -1,6 +1,7 @@
 //! Tests of the engine on the local disk.
 
 mod backup;
+mod beginning;
 mod conform;
 mod corruption;
 mod faults;

@@ -7,6 +7,9 @@ use std::time::Duration;
 use crate::store::Store;
 use crate::store::conformance::Session;
 use crate::store::local::disk::{Disk as _, RealDisk};
+use crate::store::local::error::OpenStoreError;
+use crate::store::local::group::{BLOCK_BYTES, HEADER_BYTES};
+use crate::store::local::segment::file_name;
 use crate::store::local::shared::Tuning;
 use crate::store::local::tests::faulty_disk::FaultyDisk;
 use crate::store::local::tests::manual;
@@ -26,7 +29,11 @@ async fn the_first_answer_waits_for_few_syncs() {
     let store = disk.store(bare());
     // The database, the segment, and the names of both.
     assert_eq!(disk.syncs(), 4);
-    assert_eq!(names(&disk), ["journal/0000000000000001", "sessions.redb"], "what nobody waits for comes later");
+    assert_eq!(
+        names(&disk),
+        ["journal/0000000000000001", "sessions.redb"],
+        "what nobody waits for comes later"
+    );
     let mut session = Session::open(&store, "a").await;
     session.append(&store, &["x"]).await.unwrap();
     assert_eq!(disk.syncs(), 5, "that of its group");
@@ -51,6 +58,29 @@ async fn a_makeshift_serves_until_there_is_a_spare_and_is_not_kept() {
     assert!(!names(&disk).contains(&"journal/0000000000000001".to_owned()), "it is not recycled");
     assert_eq!(session.read(&store).await, ["one", "two", "three"]);
     assert_eq!(disk.length("journal/0000000000000002"), manual().segment_bytes as usize);
+}
+
+/// The last group of one, and the first one of the next.
+#[tokio::test]
+async fn damage_on_either_side_of_a_change_of_segments_is_told_where_it_is() {
+    let disk = FaultyDisk::new();
+    let store = disk.store(bare());
+    let mut session = Session::open(&store, "a").await;
+    session.append(&store, &["one"]).await.unwrap();
+    session.append(&store, &["two"]).await.unwrap();
+    store.shared.pool.top_up().unwrap();
+    session.append(&store, &["three"]).await.unwrap();
+    session.append(&store, &["four"]).await.unwrap();
+    drop(store);
+    for (segment, at, commit) in [(1, BLOCK_BYTES, 2), (2, 0, 3)] {
+        let damaged = disk.copy();
+        damaged.change(&file_name(segment), |bytes| bytes[at + HEADER_BYTES] ^= 1);
+        let refused = damaged.try_store(bare()).unwrap_err();
+        let OpenStoreError::DamagedJournal { segment: told, commit: missing } = refused else {
+            panic!("{refused}");
+        };
+        assert_eq!((told, missing), (segment, commit));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -184,6 +185,12 @@ async fn listen(
     }
 }
 
+async fn signing_keys(path: PathBuf) -> Result<SigningKeys, ServeError> {
+    let found = path.clone();
+    let keys = tokio::task::spawn_blocking(move || SigningKeys::load_or_make(&found)).await;
+    Ok(keys.map_err(|error| SigningKeysError::File { path, error: io::Error::other(error) })??)
+}
+
 async fn ageing(store: &dyn Store, clock: Clock, trust: bool) -> Result<Ageing, ServeError> {
     if trust {
         write_clock(store, clock).await;
@@ -232,14 +239,18 @@ impl Server {
             Tls::open(&config.tls, &config.data, Config::time(config.handshake_timeout_ms))?.map(Arc::new);
         let (listener, address, quic) = listen(&config, tls.as_ref(), &*store).await?;
         let clock = Clock::start();
-        let ageing = ageing(&*store, clock, config.trust_clock).await?;
-        let signing = SigningKeys::load_or_make(&config.data.join(SIGNING_KEYS_FILE))?;
+        // Together, because each of them waits for the disk when the folder is new.
+        let page_tokens = async { Ok(PageTokens::open(&*store).await?) };
+        let (signing, ageing, page_tokens) = tokio::try_join!(
+            signing_keys(config.data.join(SIGNING_KEYS_FILE)),
+            ageing(&*store, clock, config.trust_clock),
+            page_tokens,
+        )?;
         let issuers = Issuers::load(&config.issuers)?;
         let guard = Guard::open(Arc::clone(&store), clock, signing, issuers.issuers, !config.auth).await?;
         issuers.keys.into_iter().for_each(|(name, keys)| guard.put_keys(&name, keys));
         let audit =
             config.audit.file(&config.data).map_or_else(|| Ok(Audit::off()), |path| Audit::open(&path))?;
-        let page_tokens = PageTokens::open(&*store).await?;
         let hub = Hub::new(store, clock, ageing, Config::time(config.session_idle_ms));
         let (drain, draining) = watch::channel(None);
         let times = ConnectionTimes {

@@ -39,6 +39,7 @@ mod builder;
 mod client;
 mod connect_failure;
 mod connection_state;
+mod delivered;
 mod dialer;
 mod driver;
 mod error;

@@ -1,15 +1,14 @@
 //! Reading a session.
 
-use std::collections::vec_deque::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use longwire_proto::position::Position;
-use longwire_proto::wire;
 use tokio::sync::mpsc;
 
 use crate::client::Client;
+use crate::delivered::Delivered;
 use crate::driver::Feedback;
 use crate::error::SubscriptionError;
 use crate::from::From;
@@ -31,7 +30,7 @@ pub struct Subscription {
     events: mpsc::UnboundedReceiver<Event>,
     began: Option<Began>,
     /// The delivery that is being read.
-    records: VecDeque<(u64, wire::Record)>,
+    records: Delivered,
     delivery: Option<Reading>,
     position: Option<Position>,
     /// Ends the stream at the end that the session has when it begins.
@@ -63,7 +62,7 @@ impl Subscription {
             number,
             events,
             began: None,
-            records: VecDeque::new(),
+            records: Delivered::default(),
             delivery: None,
             position,
             until_end,
@@ -112,7 +111,7 @@ impl Subscription {
     fn poll_record(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Record, SubscriptionError>>> {
         loop {
             if let Some(reading) = self.delivery {
-                if let Some((offset, record)) = self.records.pop_front() {
+                if let Some((offset, record)) = self.records.next() {
                     self.position = Some(Position { epoch: reading.epoch, offset: offset + 1 });
                     if self.records.is_empty() {
                         self.consumed(reading);
@@ -127,7 +126,7 @@ impl Subscription {
             match ready!(self.events.poll_recv(context)) {
                 Some(Event::Began(began)) => self.begin(began),
                 Some(Event::Delivery(delivery)) => {
-                    self.records = VecDeque::from(delivery.records);
+                    self.records = delivery.records;
                     let (epoch, next, bytes) = (delivery.epoch, delivery.next, delivery.bytes);
                     self.delivery = Some(Reading { epoch, next, bytes });
                 }

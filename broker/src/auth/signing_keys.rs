@@ -26,6 +26,8 @@ const OTHERS: u32 = 0o077;
 const FILE_BYTES_MAX: u64 = 8 << 10;
 /// Keys that signed earlier and still verify: a rotation a month, and some more.
 const EARLIER_MAX: usize = 16;
+/// Bytes that a key is made of (RFC 8032).
+const SEED_BYTES: usize = 32;
 /// Bytes of a hash of a key that are its id: too many for two keys of one broker to share one.
 const ID_BYTES: usize = 12;
 
@@ -173,7 +175,10 @@ impl SigningKeys {
     }
 
     fn make() -> Result<Self, SigningKeysError> {
-        let pair = Ed25519KeyPair::generate().map_err(|_| SigningKeysError::Make)?;
+        // Not `generate`: the generator of random numbers that it begins with takes 20 to 30 ms to gather its first ones.
+        let mut seed = [0; SEED_BYTES];
+        getrandom::fill(&mut seed).map_err(|_| SigningKeysError::Make)?;
+        let pair = Ed25519KeyPair::from_seed_unchecked(&seed).map_err(|_| SigningKeysError::Make)?;
         let pkcs8 = pair.to_pkcs8().map_err(|_| SigningKeysError::Make)?;
         Self::from_pkcs8(pkcs8.as_ref()).ok_or(SigningKeysError::Make)
     }

@@ -93,7 +93,9 @@ pub(crate) async fn run(args: ServeArgs, json: bool) -> anyhow::Result<ExitCode>
     let config = Config::load(args.config.as_deref(), overrides)?;
     let config = open_files::fit(config);
     let mut signals = Signals::listen().context("cannot listen for signals")?;
-    let metrics = start_metrics()?;
+    // Beside the opening of the store, because their clock takes milliseconds to find out how fast the processor's is. What a
+    // recovery counts before they are there is not counted.
+    let metrics = tokio::task::spawn_blocking(start_metrics);
     anyhow::ensure!(
         made_ms(&config.data).is_none(),
         "{} is a backup, which stays what it is; `longwire store restore {0} --data DIR` makes a data folder of it",
@@ -104,6 +106,7 @@ pub(crate) async fn run(args: ServeArgs, json: bool) -> anyhow::Result<ExitCode>
     let store = tokio::task::spawn_blocking(move || LocalStore::open(local)).await??;
     let store = behind_faults(store, &config);
     let access = Access::of(&config);
+    let metrics = metrics.await??;
     let server = match Server::bind(config, Arc::clone(&store), Some(metrics)).await {
         Ok(server) => server,
         Err(error) => {

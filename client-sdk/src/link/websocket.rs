@@ -17,8 +17,9 @@ use crate::link::{MESSAGE_BYTES_MAX, Socket};
 use crate::tls::failure::failure;
 use crate::tls::stream::Stream;
 
-/// Bytes read at a time: most frames are small.
-const READ_BUFFER_BYTES: usize = 8 << 10;
+/// Bytes read at a time: most frames are small, but the deliveries of who catches up are 256 KiB, and every read of a part is a
+/// call of the system.
+const READ_BUFFER_BYTES: usize = 32 << 10;
 /// Bytes that the WebSocket gathers before it writes.
 const WRITE_BUFFER_BYTES: usize = 64 << 10;
 

@@ -11,6 +11,7 @@ use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 
 use crate::backoff::{Backoff, Jitter};
+use crate::delivered::Delivered;
 use crate::error::{Refusal, SubscriptionError};
 use crate::from::From;
 
@@ -55,8 +56,7 @@ pub(crate) struct Delivery {
     pub(crate) next: u64,
     /// Bytes of the frame, for flow control.
     pub(crate) bytes: u64,
-    /// Each with its offset.
-    pub(crate) records: Vec<(u64, wire::Record)>,
+    pub(crate) records: Delivered,
 }
 
 /// What the application wants to read.
@@ -296,12 +296,20 @@ impl Subscriptions {
         if !goes_on || delivery.next < delivery.from {
             return Err(Violation(format!("a delivery begins at {from} where {expected} comes next")));
         }
-        let offsets: Vec<u64> = match delivery.offsets.len() {
+        let records = match delivery.offsets.len() {
             0 if delivery.from + delivery.records.len() as u64 == delivery.next => {
-                (delivery.from..delivery.next).collect()
+                Delivered::dense(delivery.from, delivery.records)
             }
             given if given == delivery.records.len() && (given > 0 || delivery.next > delivery.from) => {
-                delivery.offsets
+                let offsets = delivery.offsets;
+                let ordered = offsets.windows(2).all(|pair| pair[0] < pair[1]);
+                let within = offsets.iter().all(|offset| (delivery.from..delivery.next).contains(offset));
+                if !ordered || !within {
+                    return Err(Violation(format!(
+                        "a delivery at {from} has offsets outside its range or out of order"
+                    )));
+                }
+                Delivered::sparse(offsets, delivery.records)
             }
             _ => {
                 return Err(Violation(format!(
@@ -309,20 +317,12 @@ impl Subscriptions {
                 )));
             }
         };
-        let ordered = offsets.windows(2).all(|pair| pair[0] < pair[1]);
-        let within = offsets.iter().all(|offset| (delivery.from..delivery.next).contains(offset));
-        if !ordered || !within {
-            return Err(Violation(format!(
-                "a delivery at {from} has offsets outside its range or out of order"
-            )));
-        }
         subscription.backlog += bytes;
         if subscription.backlog > 2 * subscription.wish.window_bytes + FRAME_BYTES_MAX as u64 {
             return Err(Violation(format!("subscription {number} got more than its window")));
         }
         subscription.place = Some(Position { epoch: delivery.epoch, offset: delivery.next });
         subscription.progressed = true;
-        let records = offsets.into_iter().zip(delivery.records).collect();
         let delivery = Delivery { epoch: delivery.epoch, next: delivery.next, bytes, records };
         self.events.push_back((number, Event::Delivery(delivery)));
         Ok(())

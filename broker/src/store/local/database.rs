@@ -2,14 +2,14 @@
 //! be replaced beneath its users.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{Durability, ReadTransaction, ReadableDatabase as _, WriteTransaction};
 use tracing::warn;
 
 use crate::store::local::database_failure::{DatabaseFailure, guard};
-use crate::store::local::disk::{DatabaseFile, Disk};
+use crate::store::local::disk::{DatabaseFile, Disk, DiskFile};
 use crate::store::local::folder::DATABASE_FILE;
 use crate::store::local::format::FORMAT_VERSION;
 use crate::store::local::index::Indexes;
@@ -36,6 +36,8 @@ pub struct Database {
     disk: Arc<dyn Disk>,
     cache_bytes: usize,
     growths: Arc<AtomicU64>,
+    is_new: bool,
+    in_the_making: Arc<AtomicBool>,
     handle: RwLock<Handle>,
 }
 
@@ -46,15 +48,28 @@ impl std::fmt::Debug for Database {
 }
 
 impl Database {
-    /// Opens the database, creating it and its tables when it is empty.
+    /// Opens the database. When it is absent it is made, with its tables; a crash before this returns may leave anything
+    /// under its name.
     ///
     /// # Errors
     /// Those of redb.
     pub fn open(disk: Arc<dyn Disk>, cache_bytes: usize) -> Result<Self, DatabaseFailure> {
-        let growths = Arc::default();
-        let open = guard(|| open(&disk, cache_bytes, &growths))?;
+        let database = Self::begin(disk, cache_bytes)?;
+        database.make_durable()?;
+        Ok(database)
+    }
+
+    /// The same, but one that was made now is durable only after [`Database::make_durable`].
+    ///
+    /// # Errors
+    /// Those of redb.
+    pub fn begin(disk: Arc<dyn Disk>, cache_bytes: usize) -> Result<Self, DatabaseFailure> {
+        let (file, is_new) = disk.open_now(DATABASE_FILE).map_err(io_failure)?;
+        // redb syncs five times until the tables are there.
+        let (in_the_making, growths) = (Arc::new(AtomicBool::new(is_new)), Arc::default());
+        let open = guard(|| open(file, cache_bytes, &growths, &in_the_making))?;
         let handle = RwLock::new(Handle { generation: 0, open: Some(open) });
-        let database = Self { disk, cache_bytes, growths, handle };
+        let database = Self { disk, cache_bytes, growths, is_new, in_the_making, handle };
         if database.is_empty()? {
             database.write(|transaction| {
                 transaction.open_table(NAMES)?;
@@ -73,6 +88,26 @@ impl Database {
             })?;
         }
         Ok(database)
+    }
+
+    /// Makes durable what was made. Nothing may be written to it before.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn make_durable(&self) -> Result<(), DatabaseFailure> {
+        if !self.in_the_making.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let (file, _) = self.disk.open_now(DATABASE_FILE).map_err(io_failure)?;
+        file.sync_data().and_then(|()| self.disk.sync_names(DATABASE_FILE)).map_err(io_failure)?;
+        self.in_the_making.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Whether this opening made it.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     fn is_empty(&self) -> Result<bool, DatabaseFailure> {
@@ -214,7 +249,8 @@ impl Database {
         // Closed before it is opened again: two handles on one file would overwrite each other.
         let closed = handle.open.take();
         let _ = catch_unwind(AssertUnwindSafe(|| drop(closed)));
-        match guard(|| open(&self.disk, self.cache_bytes, &self.growths)) {
+        let opened = self.disk.open(DATABASE_FILE).map_err(io_failure);
+        match opened.and_then(|file| guard(|| open(file, self.cache_bytes, &self.growths, &Arc::default()))) {
             Ok(open) => {
                 handle.open = Some(open);
                 handle.generation += 1;
@@ -235,13 +271,18 @@ impl Drop for Database {
     }
 }
 
+fn io_failure(error: std::io::Error) -> DatabaseFailure {
+    DatabaseFailure::Redb(redb::Error::Io(error))
+}
+
 fn open(
-    disk: &Arc<dyn Disk>,
+    file: Box<dyn DiskFile>,
     cache_bytes: usize,
     growths: &Arc<AtomicU64>,
+    in_the_making: &Arc<AtomicBool>,
 ) -> Result<redb::Database, DatabaseFailure> {
-    let file = disk.open(DATABASE_FILE).map_err(|error| DatabaseFailure::Redb(redb::Error::Io(error)))?;
     let mut builder = redb::Builder::new();
     builder.set_cache_size(cache_bytes);
-    Ok(builder.create_with_backend(DatabaseFile { file, growths: Arc::clone(growths) })?)
+    let (growths, in_the_making) = (Arc::clone(growths), Arc::clone(in_the_making));
+    Ok(builder.create_with_backend(DatabaseFile { file, growths, in_the_making })?)
 }

@@ -6,12 +6,16 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use redb::StorageBackend;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 
 /// Files are for the broker's user alone: they hold what people say to each other.
 pub const FILE_MODE: u32 = 0o600;
+/// Zeros written at a time.
+const FILL_BYTES: usize = 1 << 20;
 /// Folders likewise.
 pub const FOLDER_MODE: u32 = 0o700;
 
@@ -37,6 +41,24 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     /// # Errors
     /// Those of the disk.
     fn set_bytes(&self, bytes: u64) -> io::Result<()>;
+    /// Makes an empty file this long and takes the room for it: no write below that length finds the disk full. The bytes
+    /// are zero.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        self.fill(bytes)
+    }
+    /// Writes so many zeros at the beginning, so that the blocks are not only taken but written.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn fill(&self, bytes: u64) -> io::Result<()> {
+        let zeros = vec![0; FILL_BYTES.min(usize::try_from(bytes).unwrap_or(FILL_BYTES))];
+        (0..bytes)
+            .step_by(FILL_BYTES)
+            .try_for_each(|at| self.write_at(at, &zeros[..zeros.len().min((bytes - at) as usize)]))
+    }
     /// Makes what was written durable.
     ///
     /// # Errors
@@ -46,13 +68,20 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
 }
 
 /// A folder of files. What [`Disk::open`], [`Disk::rename`] and [`Disk::remove`] do to names is durable when they return;
-/// what the methods with `now` do is not before [`Disk::sync_names`], and only those three should use them.
+/// what the methods with `now` do is not before [`Disk::sync_names`], and those three are there so that few need them.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Opens a file, creating it empty when it is absent; true when it was.
     ///
     /// # Errors
     /// Those of the disk.
     fn open_now(&self, name: &str) -> io::Result<(Box<dyn DiskFile>, bool)>;
+    /// Creates a folder. It is there at the latest with the first file that is opened in it.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn make_folder_now(&self, _name: &str) -> io::Result<()> {
+        Ok(())
+    }
     /// Renames a file.
     ///
     /// # Errors
@@ -146,6 +175,13 @@ impl Disk for RealDisk {
         Ok((Box::new(RealFile(file)), true))
     }
 
+    fn make_folder_now(&self, name: &str) -> io::Result<()> {
+        match fs::DirBuilder::new().mode(FOLDER_MODE).create(self.root.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made,
+        }
+    }
+
     fn rename_now(&self, from: &str, to: &str) -> io::Result<()> {
         fs::rename(self.root.join(from), self.root.join(to))
     }
@@ -197,6 +233,14 @@ impl DiskFile for RealFile {
         self.0.set_len(bytes)
     }
 
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        match fallocate(&self.0, FallocateFlags::empty(), 0, bytes) {
+            // Not every file system can.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => self.fill(bytes),
+            reserved => Ok(reserved?),
+        }
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }
@@ -209,6 +253,9 @@ pub struct DatabaseFile {
     pub file: Box<dyn DiskFile>,
     /// Counts how often the file grew.
     pub growths: Arc<AtomicU64>,
+    /// Whether the file is still being made: nothing in it counts, so nothing is waited for, and who makes it syncs it at
+    /// the end.
+    pub in_the_making: Arc<AtomicBool>,
 }
 
 impl StorageBackend for DatabaseFile {
@@ -230,7 +277,7 @@ impl StorageBackend for DatabaseFile {
     }
 
     fn sync_data(&self) -> Result<(), io::Error> {
-        self.file.sync_data()
+        if self.in_the_making.load(Ordering::SeqCst) { Ok(()) } else { self.file.sync_data() }
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {

@@ -85,6 +85,15 @@ impl DataFolder {
     /// # Errors
     /// [`OpenStoreError::Io`].
     pub fn mark_ready(&mut self) -> Result<(), OpenStoreError> {
+        // Late, because a file system that keeps a journal has its name by now; and whoever made the folder, because that
+        // broker may have died before it came here.
+        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        match sync_folder(parent) {
+            // Somebody else's, who made this one in it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            synced => synced.map_err(io_error("making durable", parent))?,
+        }
         write_format(&self.path, &Format { salt: self.salt, ready: true })?;
         self.is_new = false;
         Ok(())
@@ -111,13 +120,7 @@ fn create(path: &Path) -> Result<(), OpenStoreError> {
         }
         Err(error) => return Err(io_error("opening", path)(error)),
     }
-    DirBuilder::new().mode(FOLDER_MODE).recursive(true).create(path).map_err(io_error("creating", path))?;
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => {
-            sync_folder(parent).map_err(io_error("making durable", parent))
-        }
-        _ => sync_folder(Path::new(".")).map_err(io_error("making durable", Path::new("."))),
-    }
+    DirBuilder::new().mode(FOLDER_MODE).recursive(true).create(path).map_err(io_error("creating", path))
 }
 
 fn lock(folder: &Path) -> Result<File, OpenStoreError> {

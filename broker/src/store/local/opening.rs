@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::store::local::Threads;
 use crate::store::local::ballast::Ballast;
@@ -36,14 +36,15 @@ pub fn open(
 ) -> Result<Shared, OpenStoreError> {
     let root = folder.as_ref().map(|folder| folder.path.clone()).unwrap_or_default();
     if folder.as_ref().is_some_and(|folder| folder.is_new) {
-        begin_anew(disk.as_ref()).map_err(io_error("emptying", &root))?;
+        let begun = begin_anew(disk.as_ref()).and_then(|()| disk.make_folder_now(JOURNAL_FOLDER));
+        begun.map_err(io_error("emptying", &root))?;
     }
     let damaged = |failure: DatabaseFailure| OpenStoreError::DamagedDatabase {
         path: root.join(DATABASE_FILE),
         what: failure.to_string(),
     };
     let database =
-        Database::open(Arc::clone(&disk), tuning.cache_bytes).map_err(|failure| match failure {
+        Database::begin(Arc::clone(&disk), tuning.cache_bytes).map_err(|failure| match failure {
             DatabaseFailure::Redb(redb::Error::Io(error)) => {
                 io_error("opening", &root.join(DATABASE_FILE))(error)
             }
@@ -56,18 +57,20 @@ pub fn open(
     if meta.format != FORMAT_VERSION {
         return Err(OpenStoreError::NewerFormat { path: root, found: meta.format });
     }
+    let found = scan(disk.as_ref(), salt, tuning.segment_bytes, meta.settled_commit)?;
+    let pool = SegmentPool::new(Arc::clone(&disk), tuning.segment_bytes, found.next_number());
+    if database.is_new() {
+        make_durable(&database, &pool, tuning).map_err(damaged)?;
+    }
     if let Some(folder) = folder.as_mut().filter(|folder| folder.is_new) {
         folder.mark_ready()?;
     }
-
-    let found = scan(disk.as_ref(), salt, tuning.segment_bytes, meta.settled_commit)?;
     let mut state = State::new(meta, tuning.logs_max);
     let erasing = database.read(|transaction| erasing::all(&transaction.open_table(ERASING)?));
     for (log, offsets) in erasing.map_err(damaged)? {
         state.erasing.add(log, offsets);
     }
     let commits = found.groups.len();
-    let pool = SegmentPool::new(Arc::clone(&disk), tuning.segment_bytes, found.next_number());
     let segments = replay(&mut state, &database, found, &root)?;
     let shared = Shared::new(Arc::clone(&disk), folder, salt, tuning, database, pool, state);
     settle(&shared, root.join(DATABASE_FILE))?;
@@ -112,6 +115,25 @@ pub(super) fn begin_anew(disk: &dyn Disk) -> std::io::Result<()> {
         disk.remove(&format!("{JOURNAL_FOLDER}/{name}"))?;
     }
     Ok(())
+}
+
+/// Makes a new database durable, and a segment for the first group: both at a time, because the disk then flushes its cache
+/// once for both.
+fn make_durable(database: &Database, pool: &SegmentPool, tuning: Tuning) -> Result<(), DatabaseFailure> {
+    let prepare = || {
+        if let Err(error) = pool.prepare() {
+            debug!(%error, "no journal segment could be made yet; the first group makes one");
+        }
+    };
+    if tuning.reads_block {
+        prepare();
+        return database.make_durable();
+    }
+    thread::scope(|scope| {
+        // A thread that cannot be had is no reason to fail: the first group makes a segment.
+        drop(thread::Builder::new().name("store-segment".into()).spawn_scoped(scope, prepare));
+        database.make_durable()
+    })
 }
 
 fn replay(

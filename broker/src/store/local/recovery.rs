@@ -49,7 +49,7 @@ pub fn scan(disk: &dyn Disk, salt: u64, segment_bytes: u64, settled: u64) -> Res
         move |source: io::Error| OpenStoreError::Io { what: "reading", path, source }
     };
     let mut found = Found::default();
-    // Where each commit was found, to say where a missing one belongs.
+    // Where each commit was found, and whether its segment begins with it, to say where a missing one belongs.
     let mut places = BTreeMap::new();
     let mut last = settled;
     for name in disk.list(JOURNAL_FOLDER).map_err(io_error(JOURNAL_FOLDER))? {
@@ -62,9 +62,9 @@ pub fn scan(disk: &dyn Disk, salt: u64, segment_bytes: u64, settled: u64) -> Res
         {
             return Err(OpenStoreError::CutJournal { path: name.into(), bytes: bytes.len() as u64, least });
         }
-        for group in groups_of(salt, segment, &bytes) {
+        for (at, group) in groups_of(salt, segment, &bytes) {
             last = last.max(group.commit).max(group.durable);
-            places.insert(group.commit, segment);
+            places.insert(group.commit, (segment, at == 0));
             if group.commit > settled {
                 found.groups.insert(group.commit, group.payload);
             }
@@ -74,9 +74,13 @@ pub fn scan(disk: &dyn Disk, salt: u64, segment_bytes: u64, settled: u64) -> Res
     match missing {
         None => Ok(found),
         Some(commit) => {
-            let before = places.range(..commit).next_back();
-            let nearest = before.or_else(|| places.range(commit..).next());
-            let segment = nearest.map(|(_, segment)| *segment).unwrap_or_default();
+            let before = places.range(..commit).next_back().map(|(_, (segment, _))| *segment);
+            let after = places.range(commit..).next().map(|(_, place)| *place);
+            let segment = match (before, after) {
+                (_, Some((segment, false))) => segment,
+                (Some(segment), _) | (None, Some((segment, true))) => segment,
+                (None, None) => 0,
+            };
             Err(OpenStoreError::DamagedJournal { segment, commit })
         }
     }
@@ -101,14 +105,16 @@ fn least_bytes(segment: u64, segment_bytes: u64, bytes: &[u8]) -> Option<u64> {
     (bytes.len() as u64 > segment_bytes).then(|| announced(segment, bytes)).flatten()
 }
 
-fn groups_of(salt: u64, segment: u64, bytes: &[u8]) -> Vec<FoundGroup> {
+/// The groups of a segment, each with where it begins.
+fn groups_of(salt: u64, segment: u64, bytes: &[u8]) -> Vec<(usize, FoundGroup)> {
     let mut groups = Vec::new();
     let mut at = 0;
     while at < bytes.len() {
         match find(salt, segment, &bytes[at..]) {
             Some(group) => {
-                at += group.bytes;
-                groups.push(group);
+                let bytes = group.bytes;
+                groups.push((at, group));
+                at += bytes;
             }
             None => at += BLOCK_BYTES,
         }

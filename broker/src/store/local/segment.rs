@@ -14,8 +14,9 @@ use crate::store::local::group::BLOCK_BYTES;
 pub const SEGMENT_BYTES: u64 = 16 << 20;
 /// Spares kept ready: one for the next change and one for a failed segment meanwhile. More would only occupy disk.
 pub const SPARES_MAX: usize = 2;
-/// Zeros written at a time when a segment is made.
-const FILL_BYTES: usize = 1 << 20;
+/// Of a makeshift, one of so many bytes is filled: 64 KiB, enough for what is written down at a start and for the first
+/// publishes.
+const MAKESHIFT_FILLED_PART: u64 = 256;
 /// The folder of the segments.
 pub const JOURNAL_FOLDER: &str = "journal";
 
@@ -32,6 +33,10 @@ pub fn number(name: &str) -> Option<u64> {
 }
 
 /// A segment that is written to.
+///
+/// A *makeshift* has its full length and its room on the disk from the start, and is filled at its beginning only: filling
+/// all of it takes longer than who waits for its first group should wait. Behind what is filled every fdatasync has
+/// metadata to write, so it is written to until there is a spare, and never recycled.
 #[derive(Debug)]
 pub struct Segment {
     number: u64,
@@ -41,6 +46,7 @@ pub struct Segment {
     used: u64,
     bytes: u64,
     last_commit: u64,
+    is_makeshift: bool,
 }
 
 impl Segment {
@@ -48,6 +54,12 @@ impl Segment {
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Whether a spare should take its place.
+    #[must_use]
+    pub fn is_makeshift(&self) -> bool {
+        self.is_makeshift
     }
 
     /// Whether a group of `bytes` fits.
@@ -87,6 +99,12 @@ struct Inner {
     retired: Vec<Retired>,
 }
 
+impl Inner {
+    fn whole_spares(&self) -> usize {
+        self.spares.iter().filter(|spare| !spare.is_makeshift).count()
+    }
+}
+
 /// Makes segments, keeps spares, and recycles what is settled. Shared by the writer, which takes and retires, and the
 /// settler, which recycles and keeps the spares.
 #[derive(Debug)]
@@ -110,7 +128,24 @@ impl SegmentPool {
         Self { disk, segment_bytes, inner: Mutex::new(inner) }
     }
 
-    /// A segment with room for a group of `bytes`: a spare, or a new one.
+    /// Sees to it that the first group finds a segment. What it may leave under the names of files counts for nothing before
+    /// there is a group.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn prepare(&self) -> io::Result<()> {
+        let segment = self.make(0, true)?;
+        self.inner().spares.push_back(segment);
+        Ok(())
+    }
+
+    /// Whether a segment is ready that is no makeshift.
+    #[must_use]
+    pub fn has_spare(&self) -> bool {
+        self.inner().whole_spares() > 0
+    }
+
+    /// A segment with room for a group of `bytes`: a spare, or a makeshift.
     ///
     /// # Errors
     /// Those of the disk, such as that it is full.
@@ -129,7 +164,7 @@ impl SegmentPool {
             }
             None => {}
         }
-        let segment = self.make(bytes)?;
+        let segment = self.make(bytes, true)?;
         self.inner().taken.insert(segment.made);
         Ok(segment)
     }
@@ -182,11 +217,12 @@ impl SegmentPool {
             let (done, kept) = inner.retired.drain(..).partition(|r| r.segment.last_commit <= settled);
             inner.retired = kept;
             let done: Vec<Retired> = done;
-            (done, SPARES_MAX.saturating_sub(inner.spares.len()), inner.condemned_below)
+            (done, SPARES_MAX.saturating_sub(inner.whole_spares()), inner.condemned_below)
         };
         for Retired { segment, trusted } in done {
             let condemned = segment.made < condemned_below;
-            if !trusted || condemned || room == 0 || segment.bytes != self.segment_bytes {
+            let is_odd = segment.is_makeshift || segment.bytes != self.segment_bytes;
+            if !trusted || condemned || room == 0 || is_odd {
                 self.discard(segment);
                 continue;
             }
@@ -203,10 +239,10 @@ impl SegmentPool {
     /// Makes the spares that are missing.
     ///
     /// # Errors
-    /// Those of the disk. Spares are a convenience: the writer makes a segment itself when there is none.
+    /// Those of the disk. Spares are a convenience: the writer has a makeshift when there is none.
     pub fn top_up(&self) -> io::Result<()> {
-        while self.inner().spares.len() < SPARES_MAX {
-            let segment = self.make(0)?;
+        while self.inner().whole_spares() < SPARES_MAX {
+            let segment = self.make(0, false)?;
             self.inner().spares.push_back(segment);
         }
         Ok(())
@@ -223,22 +259,23 @@ impl SegmentPool {
         }
     }
 
-    fn make(&self, bytes: usize) -> io::Result<Segment> {
+    fn make(&self, bytes: usize, is_makeshift: bool) -> io::Result<Segment> {
         let number = self.next_number();
         let bytes = self.segment_bytes.max(bytes.next_multiple_of(BLOCK_BYTES) as u64);
+        let part = (bytes / MAKESHIFT_FILLED_PART).next_multiple_of(BLOCK_BYTES as u64);
+        let filled_bytes = if is_makeshift { part } else { bytes };
         let name = file_name(number);
-        let file = self.disk.open(&name)?;
+        let (file, _) = self.disk.open_now(&name)?;
+        let reserved = if is_makeshift { file.reserve(bytes) } else { Ok(()) };
         // Written, not just allocated, so that a group's fdatasync finds no metadata to write.
-        let zeros = vec![0; FILL_BYTES.min(bytes as usize)];
-        let filled = (0..bytes)
-            .step_by(zeros.len())
-            .try_for_each(|at| file.write_at(at, &zeros[..zeros.len().min((bytes - at) as usize)]))
-            .and_then(|()| file.sync_data());
-        if let Err(error) = filled {
+        let filled = reserved.and_then(|()| file.fill(filled_bytes));
+        // Its name last: file systems that keep a journal have written it down by then.
+        let durable = filled.and_then(|()| file.sync_data()).and_then(|()| self.disk.sync_names(&name));
+        if let Err(error) = durable {
             let _ = self.disk.remove(&name);
             return Err(error);
         }
-        Ok(Segment { number, made: number, file, used: 0, bytes, last_commit: 0 })
+        Ok(Segment { number, made: number, file, used: 0, bytes, last_commit: 0, is_makeshift })
     }
 
     fn reuse(&self, segment: Segment) -> io::Result<Segment> {

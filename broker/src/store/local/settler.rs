@@ -30,6 +30,8 @@ const IDLE_PAUSE: Duration = Duration::from_secs(30);
 pub struct Settler {
     shared: Arc<Shared>,
     ballast: Ballast,
+    // When spares and ballast are made.
+    spares_at: Instant,
     doomed: bool,
     erasing: bool,
     // It is tried again with the next settling, or when nothing is to be settled for a while.
@@ -43,7 +45,8 @@ impl Settler {
     pub fn new(shared: Arc<Shared>) -> Self {
         let ballast = Ballast::new(Arc::clone(&shared.disk), shared.tuning.ballast_bytes);
         let wipe = Wipe::new(Arc::clone(&shared));
-        Self { shared, ballast, doomed: true, erasing: true, erasing_failed: false, wipe }
+        let spares_at = Instant::now() + shared.tuning.spares_after;
+        Self { shared, ballast, spares_at, doomed: true, erasing: true, erasing_failed: false, wipe }
     }
 
     /// Settles until the store stops. True when everything durable is settled.
@@ -106,7 +109,8 @@ impl Settler {
                     let wipe = self.wipe.due(&state);
                     let least = if asked { ASKED_PAUSE } else { STEP_PAUSE };
                     let pause = pause.min(wipe.map_or(IDLE_PAUSE, |wipe| wipe.max(least)));
-                    let pause = pause.saturating_sub(woken.elapsed());
+                    let spares = self.spares_at.checked_duration_since(woken);
+                    let pause = pause.min(spares.unwrap_or(IDLE_PAUSE)).saturating_sub(woken.elapsed());
                     if pause.is_zero() {
                         return (Stop::No, None);
                     }
@@ -149,6 +153,9 @@ impl Settler {
     }
 
     pub(super) fn look_after_disk(&mut self) {
+        if Instant::now() < self.spares_at {
+            return;
+        }
         self.ballast.restore();
         if let Err(error) = self.shared.pool.top_up() {
             debug!(%error, "no spare journal segment could be made");

@@ -26,6 +26,9 @@ pub const SETTLE_AGE: Duration = Duration::from_secs(1);
 pub const READERS_MAX: usize = 16;
 /// Backups at a time: each keeps the database from reusing pages for as long as it takes.
 pub const BACKUPS_MAX: usize = 1;
+/// How long after its opening the store makes spare segments and the ballast: who opened it may wait for a first publish,
+/// which should not wait for the disk to take tens of megabytes.
+pub const SPARES_AFTER: Duration = Duration::from_millis(100);
 /// The file that is given up when the disk is full, so that settling has room: what one settling usually writes.
 pub const BALLAST_BYTES: u64 = 8 << 20;
 /// The first wait after a failed write, doubled up to [`BACKOFF_MAX`].
@@ -46,6 +49,8 @@ pub struct Tuning {
     pub settle_bytes: usize,
     /// See [`SETTLE_AGE`].
     pub settle_age: Duration,
+    /// See [`SPARES_AFTER`].
+    pub spares_after: Duration,
     /// See [`BALLAST_BYTES`].
     pub ballast_bytes: u64,
     /// See [`RESIDENT_LOGS_MAX`].
@@ -56,8 +61,8 @@ pub struct Tuning {
     pub erase_within: Duration,
     /// The quota.
     pub quota: QuotaLimits,
-    /// Reads of the database stay on the thread of who reads, whom they block: for the simulator, which does one thing at a
-    /// time, and would spend a third of its time on changing threads.
+    /// Reads of the database stay on the thread of who reads, whom they block, and an opening does one thing at a time: for
+    /// the simulator, which must, and would spend a third of its time on changing threads.
     pub reads_block: bool,
 }
 
@@ -67,6 +72,7 @@ impl Default for Tuning {
             segment_bytes: SEGMENT_BYTES,
             settle_bytes: SETTLE_BYTES,
             settle_age: SETTLE_AGE,
+            spares_after: SPARES_AFTER,
             ballast_bytes: BALLAST_BYTES,
             logs_max: RESIDENT_LOGS_MAX,
             cache_bytes: CACHE_BYTES,

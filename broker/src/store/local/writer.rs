@@ -160,7 +160,7 @@ impl Writer {
         let bytes = self.group.seal(seal).len();
         self.give_up_condemned();
         let mut segment = match self.segment.take() {
-            Some(segment) if segment.fits(bytes) => segment,
+            Some(segment) if segment.fits(bytes) && !self.is_replaceable(&segment) => segment,
             full => {
                 if let Some(segment) = full {
                     self.shared.pool.retire(segment, true);
@@ -177,6 +177,11 @@ impl Writer {
             Err(_) => self.shared.pool.retire(segment, false),
         }
         result
+    }
+
+    /// Whether a makeshift has served its time.
+    fn is_replaceable(&self, segment: &Segment) -> bool {
+        segment.is_makeshift() && self.shared.pool.has_spare()
     }
 
     fn is_condemned(&self) -> bool {

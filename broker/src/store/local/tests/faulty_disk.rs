@@ -39,6 +39,7 @@ struct Inner {
     faults: Faults,
     failures: usize,
     misuses: usize,
+    syncs: usize,
 }
 
 /// See the top of this file. Cloning gives another handle of the same disk.
@@ -65,6 +66,11 @@ impl FaultyDisk {
     /// How many operations have failed.
     pub(crate) fn failures(&self) -> usize {
         self.inner().failures
+    }
+
+    /// How often anything was to be made durable.
+    pub(crate) fn syncs(&self) -> usize {
+        self.inner().syncs
     }
 
     /// How often a segment was written to although a sync of it had failed.
@@ -176,6 +182,7 @@ impl Disk for FaultyDisk {
     }
 
     fn sync_names(&self, _name: &str) -> io::Result<()> {
+        self.inner().syncs += 1;
         Ok(())
     }
 
@@ -246,6 +253,7 @@ impl DiskFile for FaultyFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut inner = self.disk.inner();
+        inner.syncs += 1;
         if let Some((prefix, left, failing)) = &mut inner.faults.fail_sync
             && self.name.starts_with(*prefix)
         {

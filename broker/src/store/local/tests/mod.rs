@@ -1,6 +1,7 @@
 //! Tests of the engine on the local disk.
 
 mod backup;
+mod beginning;
 mod conform;
 mod corruption;
 mod faults;
@@ -26,6 +27,7 @@ pub(crate) fn manual() -> Tuning {
         settle_age: Duration::from_secs(3600),
         settle_bytes: usize::MAX,
         segment_bytes: 64 << 10,
+        spares_after: Duration::ZERO,
         ballast_bytes: 4096,
         cache_bytes: 1 << 20,
         ..Tuning::default()

@@ -448,6 +448,7 @@ fn condemned_segments_are_removed_and_others_recycled() {
     for condemn in [false, true] {
         let disk = FaultyDisk::new();
         let pool = SegmentPool::new(Arc::new(disk.clone()), 8192, 1);
+        pool.top_up().unwrap();
         let mut segment = pool.take(100).unwrap();
         segment.write(1, needle(1, 300).as_bytes()).unwrap();
         if condemn {

@@ -611,6 +611,10 @@ impl DiskFile for SimFile {
         self.disk.run(Op::SetLength(self.inode, bytes as usize))
     }
 
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        self.set_bytes(bytes)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.interruption();
         let fails = self.journal && std::mem::take(&mut self.disk.inner().fail_sync);

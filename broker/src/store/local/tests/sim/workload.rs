@@ -471,10 +471,13 @@ struct Life {
 }
 
 impl Life {
-    fn begin(disk: &SimDisk, rng: Rng, model: Model, models: Vec<Model>, serial: u64) -> Self {
+    fn begin(disk: &SimDisk, mut rng: Rng, model: Model, models: Vec<Model>, serial: u64) -> Self {
         let store = open(disk).unwrap();
         let mut settler = Settler::new(Arc::clone(&store.shared));
-        settler.look_after_disk();
+        // Without it the first groups are in a makeshift.
+        if rng.below(2) == 0 {
+            settler.look_after_disk();
+        }
         let front = Front {
             disk: disk.clone(),
             shared: Arc::clone(&store.shared),

@@ -1,6 +1,8 @@
 //! The directory of live sessions. A session is live while somebody uses it; then a driver task owns it.
 
-use std::sync::Arc;
+mod crowd;
+
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -9,30 +11,43 @@ use dashmap::mapref::entry::Entry;
 use longwire_core::command::{Command, Reply};
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::session_id::SessionId;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::ageing::Ageing;
 use crate::clock::Clock;
 use crate::driver::Driver;
+use crate::driver::nonce::Nonces;
+use crate::hub::crowd::{Crowd, Use};
+use crate::queue::{Sender, Unsent, queue};
 use crate::request::{Operation, ReplyTo, Request};
 use crate::store::Store;
 use crate::tail::{Tail, TailBudget, TailReader};
 
 /// Requests that wait for one session. A connection that finds it full stops reading until there is room.
 pub const SESSION_REQUESTS_MAX: usize = 256;
-/// Live sessions: each costs a task, a queue and its open state, about 16 KiB when idle.
+/// Live sessions: each costs a task, a queue and its open state, some KiB when idle. More than [`crowd::CROWD_MAX`] are live at a time
+/// only when so many are in use.
 pub const SESSIONS_LIVE_MAX: usize = 100_000;
 
 /// A live session.
 #[derive(Clone, Debug)]
 pub struct Handle {
     /// Its driver's queue.
-    pub requests: mpsc::Sender<Request>,
+    pub requests: Sender<Request>,
     /// What it shares with readers.
     pub tail: Arc<Tail>,
-    /// Closes when the driver has left the directory.
-    gone: watch::Receiver<()>,
+    /// Without a place, and closed when the driver has left the directory.
+    gone: Arc<Semaphore>,
+}
+
+/// Closes when it is dropped, also when the driver's task is dropped in the middle.
+struct Gone(Arc<Semaphore>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 /// The directory.
@@ -42,6 +57,8 @@ pub struct Hub {
     ageing: Ageing,
     idle: Duration,
     live: DashMap<SessionId, Handle>,
+    crowd: Mutex<Crowd>,
+    nonces: Arc<Nonces>,
     tails: Arc<TailBudget>,
     draining: AtomicBool,
     drivers: TaskTracker,
@@ -57,6 +74,8 @@ impl Hub {
             ageing,
             idle,
             live: DashMap::new(),
+            crowd: Mutex::default(),
+            nonces: Arc::default(),
             tails: Arc::default(),
             draining: AtomicBool::new(false),
             drivers: TaskTracker::new(),
@@ -96,9 +115,10 @@ impl Hub {
                 Err(Error::new(ErrorCode::Draining, "the broker is shutting down; connect again"))
             }
             Entry::Vacant(entry) => {
-                let (requests, inbox) = mpsc::channel(SESSION_REQUESTS_MAX);
+                let (requests, inbox) = queue(SESSION_REQUESTS_MAX);
                 let tail = Arc::new(Tail::new(Arc::clone(&self.tails)));
-                let (here, gone) = watch::channel(());
+                let gone = Arc::new(Semaphore::new(0));
+                let here = Gone(Arc::clone(&gone));
                 let handle = Handle { requests, tail: Arc::clone(&tail), gone };
                 entry.insert(handle.clone());
                 let driver = Driver::new(
@@ -108,16 +128,37 @@ impl Hub {
                     self.ageing,
                     tail,
                     inbox,
+                    Arc::clone(&self.nonces),
                     self.idle,
                 );
                 let (hub, session) = (Arc::clone(self), session.clone());
+                let name = session.clone();
                 self.drivers.spawn(async move {
                     driver.run().await;
                     // First out of the directory, then gone: who waits for the one finds the other done.
                     hub.live.remove(&session);
                     drop(here);
                 });
+                self.joined(name);
                 Ok(handle)
+            }
+        }
+    }
+
+    /// A session has become live: those of a crowd that nobody has used for longest are told to rest.
+    fn joined(&self, session: SessionId) {
+        let resting = {
+            let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
+            crowd.join(session, |session| match self.live.get(session) {
+                Some(live) if live.tail.readers() == 0 => Use::Sent(live.requests.sent()),
+                Some(_) | None => Use::Settled,
+            })
+        };
+        for session in resting {
+            if let Some(live) = self.live.get(&session) {
+                let rest = Request { operation: Operation::Rest, reply_to: ReplyTo::nobody() };
+                // A queue without room is one of a session that is used.
+                drop(live.requests.try_send(rest));
             }
         }
     }
@@ -138,7 +179,7 @@ impl Hub {
             };
             match handle.requests.send(request).await {
                 Ok(()) => return Ok(()),
-                Err(mpsc::error::SendError(back)) => request = back,
+                Err(back) => request = back,
             }
             wait_gone(handle).await;
         }
@@ -147,7 +188,7 @@ impl Hub {
     /// Passes a request on when that needs no waiting; gives it back, for [`Hub::send`], when it does.
     pub fn try_send(self: &Arc<Self>, session: &SessionId, request: Request) -> Option<Request> {
         let Ok(handle) = self.handle(session) else { return Some(request) };
-        handle.requests.try_send(request).err().map(mpsc::error::TrySendError::into_inner)
+        handle.requests.try_send(request).err().map(Unsent::into_inner)
     }
 
     /// Asks a session and waits for the answer.
@@ -159,7 +200,7 @@ impl Hub {
         session: &SessionId,
         operation: Operation,
     ) -> Result<Option<Reply>, Error> {
-        let (answers, mut answered) = mpsc::channel(1);
+        let (answers, mut answered) = queue(1);
         let request = Request { operation, reply_to: ReplyTo { request: 0, answers } };
         Arc::clone(self).send(session.clone(), request).await.map_err(|(error, _)| error)?;
         match answered.recv().await {
@@ -197,9 +238,9 @@ impl Hub {
     }
 }
 
-async fn wait_gone(mut handle: Handle) {
-    // Nothing is ever sent: this resolves when the driver's end of it is dropped.
-    while handle.gone.changed().await.is_ok() {}
+async fn wait_gone(handle: Handle) {
+    // There is never a place: this resolves when it is closed.
+    let _ = handle.gone.acquire().await;
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ use longwire_proto::raw::client_frame::Frame as ClientFrame;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
 use longwire_proto::{raw, wire};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::alarm::Alarm;
@@ -51,6 +51,7 @@ use crate::connection::reply::{Asked, answer, refused};
 use crate::connection::subscriptions::{SubscriptionEvent, Subscriptions};
 use crate::hub::Hub;
 use crate::page_token::PageTokens;
+use crate::queue;
 use crate::quota::{Quotas, SubscriptionPermit};
 use crate::request::{Answer, Operation, ReplyTo, Request};
 use crate::subscription::Event as Delivered;
@@ -115,8 +116,8 @@ struct Connection<R, W> {
     access: Access,
     turn: Turn,
     alarm: Alarm,
-    answers: mpsc::Sender<Answer>,
-    answered: mpsc::Receiver<Answer>,
+    answers: queue::Sender<Answer>,
+    answered: queue::Receiver<Answer>,
     asked: HashMap<u64, Asked>,
     next_request: u64,
     /// A request that waits for room in its session's queue; nothing is read meanwhile, so order is kept.
@@ -181,7 +182,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     fn new(context: Arc<ConnectionContext>, encoding: Encoding, source: R, sink: W, access: Access) -> Self {
         let (hub, whoever) = (Arc::clone(&context.hub), access.whoever());
         let subscriptions = Subscriptions::new(hub, whoever, encoding, sink.lanes());
-        let (answers, answered) = mpsc::channel(REQUESTS_MAX);
+        let (answers, answered) = queue::queue(REQUESTS_MAX);
         let now = Instant::now();
         let (drain, mut drained) = (context.drain.clone(), context.drain.clone());
         let heartbeat_at = now + context.times.heartbeat;
@@ -491,6 +492,11 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     }
 
     async fn heartbeat(&mut self) -> Result<(), End> {
+        // What a crowd of requests took is given back when there is none.
+        self.answered.shrink();
+        if self.asked.is_empty() {
+            self.asked = HashMap::new();
+        }
         let ends = self.subscriptions.changed_ends();
         let quiet = self.sent_at.elapsed() >= self.context.times.heartbeat;
         self.heartbeat_at = Instant::now() + self.context.times.heartbeat;

@@ -10,6 +10,7 @@ use crate::store::local::database::Database;
 use crate::store::local::disk::Disk;
 use crate::store::local::folder::DataFolder;
 use crate::store::local::health::HealthBoard;
+use crate::store::local::lookups::Lookups;
 use crate::store::local::quota::{Quota, QuotaLimits};
 use crate::store::local::segment::{SEGMENT_BYTES, SegmentPool};
 use crate::store::local::state::{RESIDENT_LOGS_MAX, State};
@@ -101,6 +102,8 @@ pub struct Shared {
     pub pool: SegmentPool,
     /// Reads of the database at a time.
     pub readers: Arc<Semaphore>,
+    /// Names that are looked up in the database.
+    pub lookups: Lookups,
     /// Backups at a time.
     pub backups: Arc<Semaphore>,
     /// The folder's files.
@@ -137,6 +140,7 @@ impl Shared {
             database,
             pool,
             readers: Arc::new(Semaphore::new(READERS_MAX)),
+            lookups: Lookups::default(),
             backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
             disk,
             salt,

@@ -114,7 +114,8 @@ async fn connect(State(context): State<Arc<HttpContext>>, mut request: Request) 
                 Ok(stream) => {
                     let (source, sink) = accept(TokioIo::new(stream), encoding, place.clone()).await;
                     let (source, sink) = serve(connections, encoding, source, sink, remote).await;
-                    end(source, sink).await;
+                    // Boxed: nothing is kept for it while the connection lasts.
+                    Box::pin(end(source, sink)).await;
                 }
                 Err(error) => tracing::debug!(%error, "the peer left during the upgrade"),
             }

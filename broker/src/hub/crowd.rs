@@ -7,8 +7,8 @@ use longwire_proto::session_id::SessionId;
 use crate::hub::SESSIONS_LIVE_MAX;
 
 /// Sessions that stay live for all of their idle time, whoever comes: more than are in use at a time on most brokers, and at some KiB
-/// each a few dozen MiB.
-pub(super) const CROWD_MAX: usize = 4096;
+/// each about ten MiB.
+pub(super) const CROWD_MAX: usize = 2048;
 /// Sessions that are looked at for each one that comes: so many of the crowd may be in use, and it still does not grow.
 const LOOKS: usize = 4;
 

@@ -61,7 +61,7 @@ pub fn open(
     }
 
     let found = scan(disk.as_ref(), salt, tuning.segment_bytes, meta.settled_commit)?;
-    let mut state = State::new(meta, tuning.logs_max);
+    let mut state = State::new(meta, tuning.logs_max, tuning.resting_max);
     let erasing = database.read(|transaction| erasing::all(&transaction.open_table(ERASING)?));
     for (log, offsets) in erasing.map_err(damaged)? {
         state.erasing.add(log, offsets);

@@ -13,10 +13,10 @@ use crate::store::local::health::HealthBoard;
 use crate::store::local::lookups::Lookups;
 use crate::store::local::quota::{Quota, QuotaLimits};
 use crate::store::local::segment::{SEGMENT_BYTES, SegmentPool};
-use crate::store::local::state::{RESIDENT_LOGS_MAX, State};
+use crate::store::local::state::{RESIDENT_LOGS_MAX, RESTING_LOGS_MAX, State};
 
 /// Bytes of redb's cache, unless configured: enough for the inner pages of a large database.
-pub const CACHE_BYTES: usize = 64 << 20;
+pub const CACHE_BYTES: usize = 32 << 20;
 /// Unsettled bytes at which settling begins: a quarter of the quota, so that writing goes on meanwhile.
 pub const SETTLE_BYTES: usize = 16 << 20;
 /// Full segments at which settling begins: small groups fill segments faster than the quota.
@@ -51,6 +51,8 @@ pub struct Tuning {
     pub ballast_bytes: u64,
     /// See [`RESIDENT_LOGS_MAX`].
     pub logs_max: usize,
+    /// See [`RESTING_LOGS_MAX`].
+    pub resting_max: usize,
     /// See [`CACHE_BYTES`].
     pub cache_bytes: usize,
     /// See [`ERASE_WITHIN`].
@@ -70,6 +72,7 @@ impl Default for Tuning {
             settle_age: SETTLE_AGE,
             ballast_bytes: BALLAST_BYTES,
             logs_max: RESIDENT_LOGS_MAX,
+            resting_max: RESTING_LOGS_MAX,
             cache_bytes: CACHE_BYTES,
             erase_within: ERASE_WITHIN,
             quota: QuotaLimits::default(),

@@ -27,7 +27,7 @@ use crate::store::local::unindexed::Unindexed;
 use crate::store::local::values::Values;
 use crate::store::{LogId, Reservation, StoreError, Term};
 
-pub use resting::FORGET_STEP;
+pub use resting::{FORGET_STEP, RESTING_LOGS_MAX};
 
 /// Logs in memory. A log that is idle for longest is forgotten, which fences who opened it: it opens it again. Each takes
 /// some 500 bytes and its projection.
@@ -95,12 +95,13 @@ pub struct State {
     next_term: u64,
     durable_commit: u64,
     logs_max: usize,
+    resting_max: usize,
 }
 
 impl State {
     /// The state over a database that is as far as `settled`.
     #[must_use]
-    pub fn new(settled: Meta, logs_max: usize) -> Self {
+    pub fn new(settled: Meta, logs_max: usize, resting_max: usize) -> Self {
         Self {
             names: BTreeMap::new(),
             logs: HashMap::new(),
@@ -132,6 +133,7 @@ impl State {
             next_term: 1,
             durable_commit: settled.settled_commit,
             logs_max,
+            resting_max,
         }
     }
 
@@ -394,7 +396,12 @@ impl State {
                 LogChange::Live { row, batches, .. } => {
                     // A log that was deleted meanwhile has dropped its batches already.
                     let done = batches.len().min(log.unsettled.len());
-                    garbage.extend(log.unsettled.drain(..done));
+                    if done == log.unsettled.len() {
+                        // With its memory: most logs have nothing more for a while.
+                        garbage.extend(std::mem::take(&mut log.unsettled));
+                    } else {
+                        garbage.extend(log.unsettled.drain(..done));
+                    }
                     log.settled_end = row.end;
                     log.settled = Some(Settled::of(row));
                     log.ancestry = row.ancestry.clone();

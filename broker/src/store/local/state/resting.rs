@@ -5,7 +5,7 @@ use crate::store::local::state::State;
 use crate::store::{LogId, Term};
 
 /// Logs in memory that nobody has open: who comes back soon finds them there, without looking into the database.
-pub(super) const RESTING_LOGS_MAX: usize = 4096;
+pub const RESTING_LOGS_MAX: usize = 2048;
 /// Resting logs that are looked at for each one that comes to rest.
 const RESTING_LOOKS: usize = 4;
 /// Resting logs that are looked at together, while nobody else has the state.
@@ -21,22 +21,23 @@ impl State {
         self.forget_resting(RESTING_LOOKS)
     }
 
-    /// Forgets those that have been resting for longest, when there are too many: of those in turn only what the database knows. What
-    /// is given back is for dropping without holding the state.
+    /// Forgets those that have been resting for longest, when there are too many and the database knows them. What is given back
+    /// is for dropping without holding the state.
     pub fn forget_resting(&mut self, looks: usize) -> Vec<Box<Log>> {
         let mut forgotten = Vec::new();
         for _ in 0..looks {
-            if self.resting.len() <= RESTING_LOGS_MAX {
+            if self.resting.len() <= self.resting_max {
                 break;
             }
-            let Some((id, term)) = self.resting.pop_front() else { break };
-            if self.logs.get(&id).is_none_or(|log| log.term != term || !log.resting) {
-                continue;
+            let Some(&(id, term)) = self.resting.front() else { break };
+            let rests = self.logs.get(&id).is_some_and(|log| log.term == term && log.resting);
+            if rests && !self.may_forget(id) {
+                // Its turn comes when it is settled, as that of those behind it.
+                break;
             }
-            if self.may_forget(id) {
+            self.resting.pop_front();
+            if rests {
                 forgotten.extend(self.forget(id));
-            } else {
-                self.resting.push_back((id, term));
             }
         }
         forgotten

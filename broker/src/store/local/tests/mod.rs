@@ -12,6 +12,7 @@ mod model;
 mod rebuild;
 mod recovery;
 mod renaming;
+mod resting;
 mod restore;
 mod sim;
 mod wiping;

@@ -273,6 +273,8 @@ mod tests {
         let mut taken = VecDeque::new();
         receiver.take_into(&mut taken, 1000);
         assert_eq!(taken.len(), 100, "what waits is not lost");
+        (0..100).for_each(|number| sender.try_send(number).unwrap());
+        while receiver.recv().now_or_never().is_some() {}
         assert!(receiver.0.waiting().items.capacity() >= 100);
         receiver.shrink();
         assert_eq!(receiver.0.waiting().items.capacity(), 0);

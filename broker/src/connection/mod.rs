@@ -394,12 +394,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         self.ask_with(number, session, command.map(Operation::Command), count);
     }
 
-    fn ask(
-        &mut self,
-        number: u64,
-        session: Result<SessionId, Error>,
-        operation: Result<Operation, Error>,
-    ) {
+    fn ask(&mut self, number: u64, session: Result<SessionId, Error>, operation: Result<Operation, Error>) {
         self.ask_with(number, session, operation, |_| Ok(Creation::None));
     }
 

@@ -88,7 +88,8 @@ mod tests {
             rested.extend(resting);
         }
         assert!(!rested.contains(&busy) && !rested.contains(&read));
-        let oldest: Vec<_> = (0..100).map(id).filter(|session| *session != busy && *session != read).collect();
+        let oldest: Vec<_> =
+            (0..100).map(id).filter(|session| *session != busy && *session != read).collect();
         assert_eq!(rested[..oldest.len()], oldest, "in the order in which they came");
         // All but the crowd, the one that is read and the one that is used.
         assert_eq!(crowd.0.len(), CROWD_MAX);

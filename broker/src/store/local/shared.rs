@@ -16,7 +16,7 @@ use crate::store::local::segment::{SEGMENT_BYTES, SegmentPool};
 use crate::store::local::state::{RESIDENT_LOGS_MAX, RESTING_LOGS_MAX, State};
 
 /// Bytes of redb's cache, unless configured: enough for the inner pages of a large database.
-pub const CACHE_BYTES: usize = 32 << 20;
+pub const CACHE_BYTES: usize = 24 << 20;
 /// Unsettled bytes at which settling begins: a quarter of the quota, so that writing goes on meanwhile.
 pub const SETTLE_BYTES: usize = 16 << 20;
 /// Full segments at which settling begins: small groups fill segments faster than the quota.

@@ -113,7 +113,11 @@ async fn names_that_are_asked_for_at_a_time_are_found_each_for_itself() {
     let disk = FaultyDisk::new();
     let store = disk.store(tuning());
     for count in (0..NAMES).step_by(2) {
-        Session::open(&store, &format!("s{count}")).await.append(&store, &[&format!("{count}")]).await.unwrap();
+        Session::open(&store, &format!("s{count}"))
+            .await
+            .append(&store, &[&format!("{count}")])
+            .await
+            .unwrap();
     }
     store.shutdown().await.unwrap();
     drop(store);

@@ -112,9 +112,10 @@ async fn connect(State(context): State<Arc<HttpContext>>, mut request: Request) 
         let served = async {
             match upgrade.await {
                 Ok(stream) => {
-                    let (source, sink) = accept(TokioIo::new(stream), encoding, place.clone()).await;
+                    // Boxed, as is the end: nothing is kept for them while the connection lasts.
+                    let accepted = Box::pin(accept(TokioIo::new(stream), encoding, place.clone()));
+                    let (source, sink) = accepted.await;
                     let (source, sink) = serve(connections, encoding, source, sink, remote).await;
-                    // Boxed: nothing is kept for it while the connection lasts.
                     Box::pin(end(source, sink)).await;
                 }
                 Err(error) => tracing::debug!(%error, "the peer left during the upgrade"),

@@ -252,6 +252,7 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
+    use crate::hub::crowd::CROWD_MAX;
     use crate::store::memory::MemoryStore;
 
     /// How long sessions stay in memory: for ever, as far as these tests go.
@@ -285,5 +286,46 @@ mod tests {
         hub.ask(&id("c"), Operation::Command(Command::Describe)).await.unwrap();
         sleep(2 * IDLE).await;
         assert_eq!(hub.live(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_records_are_read_again_and_of_many_a_snapshot_is_left() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let hub = Hub::new(Arc::clone(&store), Clock::start(), Ageing::default(), IDLE);
+        let a = SessionId::parse("a").unwrap();
+        let mut end = 0;
+        for (records, snapshot) in [(1, None), (16, None), (17, Some(17)), (33, Some(17)), (34, Some(34))] {
+            while end < records {
+                hub.ask(&a, publish()).await.unwrap();
+                end += 1;
+            }
+            sleep(3 * IDLE).await;
+            assert_eq!(hub.live(), 0);
+            let opened = store.open(&a).await.unwrap();
+            assert_eq!((opened.end, opened.snapshot_through), (records, snapshot));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_crowd_the_unused_rest_at_once_and_who_is_read_stays() {
+        let hub = Hub::new(Arc::new(MemoryStore::new()), Clock::start(), Ageing::default(), IDLE);
+        let id = |number: usize| SessionId::parse(&format!("s/{number}")).unwrap();
+        let began = tokio::time::Instant::now();
+        let mut reader = hub.attach(&id(0)).await.unwrap();
+        for round in 0..3 {
+            for number in 0..CROWD_MAX + 300 {
+                let Some(Reply::Published { from, .. }) = hub.ask(&id(number), publish()).await.unwrap()
+                else {
+                    panic!("{number} was not published");
+                };
+                assert_eq!(from, round, "{number}");
+            }
+            while hub.live() > CROWD_MAX + 1 {
+                tokio::task::yield_now().await;
+            }
+            assert!(hub.live.contains_key(&id(0)), "it is read");
+        }
+        assert_eq!(reader.loaded().await.unwrap().end, 3);
+        assert_eq!(began.elapsed(), Duration::ZERO, "nobody waited for a time");
     }
 }

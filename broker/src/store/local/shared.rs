@@ -168,6 +168,10 @@ impl Shared {
     /// # Errors
     /// [`StoreError::Unavailable`] when the store is in trouble, since nothing may become durable for long.
     pub async fn when<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> Result<T, StoreError> {
+        // Mostly there is nothing to wait for.
+        if let Some(found) = look(&mut self.state()) {
+            return Ok(found);
+        }
         let mut commits = self.durable.subscribe();
         loop {
             commits.mark_unchanged();

@@ -12,6 +12,9 @@ pub(super) const CROWD_MAX: usize = 2048;
 /// Sessions that are looked at for each one that comes: so many of the crowd may be in use, and it still does not grow.
 const LOOKS: usize = 4;
 
+/// What makes a session live is no use of it since.
+const FIRST: u64 = 1;
+
 #[derive(Debug)]
 struct Member {
     session: SessionId,
@@ -36,7 +39,7 @@ impl Crowd {
     /// A session has become live. Answers those that are to rest now: what they were sent since the last look tells whether somebody
     /// uses them.
     pub(super) fn join(&mut self, session: SessionId, used: impl Fn(&SessionId) -> Use) -> Vec<SessionId> {
-        self.0.push_back(Member { session, sent: 0 });
+        self.0.push_back(Member { session, sent: FIRST });
         let mut resting = Vec::new();
         for _ in 0..LOOKS {
             if self.0.len() <= CROWD_MAX {
@@ -45,7 +48,7 @@ impl Crowd {
             let Some(member) = self.0.pop_front() else { break };
             match used(&member.session) {
                 Use::Settled => {}
-                Use::Sent(sent) if sent == member.sent => resting.push(member.session),
+                Use::Sent(sent) if sent.max(FIRST) == member.sent => resting.push(member.session),
                 // A name is there more than once when its session rested and came back: the directory's bound is this one's, too.
                 Use::Sent(sent) if self.0.len() < SESSIONS_LIVE_MAX => {
                     self.0.push_back(Member { sent, ..member });

@@ -1,6 +1,7 @@
 //! Looking names up in the database. Those that are asked for at a time are looked up together, on one thread and in one
 //! transaction: when many sessions begin, changing threads for each takes ten times as long as the look.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use longwire_proto::session_id::SessionId;
@@ -25,7 +26,8 @@ struct Wanted {
 
 #[derive(Default)]
 struct Waiting {
-    names: Vec<Wanted>,
+    // At most one for each live session, and a few that are renamed or shared.
+    names: VecDeque<Wanted>,
     threads: usize,
 }
 
@@ -56,7 +58,7 @@ pub async fn find(shared: &Arc<Shared>, name: &SessionId) -> Result<Found, Store
     let (reply, found) = oneshot::channel();
     let begins = {
         let mut waiting = shared.lookups.waiting();
-        waiting.names.push(Wanted { name: name.clone(), reply });
+        waiting.names.push_back(Wanted { name: name.clone(), reply });
         let busy = waiting.threads * TOGETHER;
         let begins = waiting.threads < THREADS_MAX && waiting.names.len() > busy;
         waiting.threads += usize::from(begins);
@@ -88,6 +90,7 @@ impl Thread {
                 if count == 0 {
                     // Under the same lock: who asks after this begins another thread.
                     waiting.threads -= 1;
+                    waiting.names = VecDeque::new();
                     self.done = true;
                     return;
                 }
@@ -111,7 +114,7 @@ impl Drop for Thread {
         }
         let mut waiting = self.shared.lookups.waiting();
         waiting.threads -= 1;
-        let left = if waiting.threads == 0 { std::mem::take(&mut waiting.names) } else { Vec::new() };
+        let left = if waiting.threads == 0 { std::mem::take(&mut waiting.names) } else { VecDeque::new() };
         drop(waiting);
         drop(left);
     }

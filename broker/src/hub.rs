@@ -16,8 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::ageing::Ageing;
 use crate::clock::Clock;
-use crate::driver::Driver;
-use crate::driver::nonce::Nonces;
+use crate::driver::{Common, Driver};
 use crate::hub::crowd::{Crowd, Use};
 use crate::queue::{Sender, Unsent, queue};
 use crate::request::{Operation, ReplyTo, Request};
@@ -52,13 +51,9 @@ impl Drop for Gone {
 
 /// The directory.
 pub struct Hub {
-    store: Arc<dyn Store>,
-    clock: Clock,
-    ageing: Ageing,
-    idle: Duration,
+    common: Common,
     live: DashMap<SessionId, Handle>,
     crowd: Mutex<Crowd>,
-    nonces: Arc<Nonces>,
     tails: Arc<TailBudget>,
     draining: AtomicBool,
     drivers: TaskTracker,
@@ -69,13 +64,9 @@ impl Hub {
     #[must_use]
     pub fn new(store: Arc<dyn Store>, clock: Clock, ageing: Ageing, idle: Duration) -> Arc<Self> {
         Arc::new(Self {
-            store,
-            clock,
-            ageing,
-            idle,
+            common: Common { store, clock, ageing, nonces: Arc::default(), idle },
             live: DashMap::new(),
             crowd: Mutex::default(),
-            nonces: Arc::default(),
             tails: Arc::default(),
             draining: AtomicBool::new(false),
             drivers: TaskTracker::new(),
@@ -85,7 +76,7 @@ impl Hub {
     /// The store beneath.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
-        &self.store
+        &self.common.store
     }
 
     /// How many sessions are live.
@@ -121,16 +112,7 @@ impl Hub {
                 let here = Gone(Arc::clone(&gone));
                 let handle = Handle { requests, tail: Arc::clone(&tail), gone };
                 entry.insert(handle.clone());
-                let driver = Driver::new(
-                    session.clone(),
-                    Arc::clone(&self.store),
-                    self.clock,
-                    self.ageing,
-                    tail,
-                    inbox,
-                    Arc::clone(&self.nonces),
-                    self.idle,
-                );
+                let driver = Driver::new(session.clone(), self.common.clone(), tail, inbox);
                 let (hub, session) = (Arc::clone(self), session.clone());
                 let name = session.clone();
                 self.drivers.spawn(async move {

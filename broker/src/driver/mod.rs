@@ -37,6 +37,21 @@ const REPLAY_LIMIT: ReadLimit = ReadLimit { records: 4096, bytes: 1 << 20 };
 /// reservations and into what a batch may have.
 const RECORD_OVERHEAD_BYTES: usize = 512;
 
+/// What all drivers have in common.
+#[derive(Clone)]
+pub struct Common {
+    /// Where sessions are kept.
+    pub store: Arc<dyn Store>,
+    /// Record times.
+    pub clock: Clock,
+    /// Whether anything grows old.
+    pub ageing: Ageing,
+    /// Tells owners apart.
+    pub nonces: Arc<Nonces>,
+    /// A session without readers and requests for so long leaves memory.
+    pub idle: Duration,
+}
+
 /// The task that owns one session.
 pub struct Driver {
     session: SessionId,
@@ -68,16 +83,8 @@ struct Loaded {
 impl Driver {
     /// A driver for a session that is not loaded yet.
     #[must_use]
-    pub fn new(
-        session: SessionId,
-        store: Arc<dyn Store>,
-        clock: Clock,
-        ageing: Ageing,
-        tail: Arc<Tail>,
-        inbox: Receiver<Request>,
-        nonces: Arc<Nonces>,
-        idle: Duration,
-    ) -> Self {
+    pub fn new(session: SessionId, common: Common, tail: Arc<Tail>, inbox: Receiver<Request>) -> Self {
+        let Common { store, clock, ageing, nonces, idle } = common;
         let retention_not_before = Instant::now();
         let inbox = Inbox::new(inbox);
         Self { session, store, clock, ageing, tail, inbox, nonces, idle, retention_not_before }

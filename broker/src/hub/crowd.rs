@@ -102,10 +102,8 @@ mod tests {
     #[test]
     fn it_is_bounded_when_all_are_used_and_when_names_come_back() {
         let mut crowd = Crowd::default();
-        let mut now = 0;
-        for number in 0..3 * SESSIONS_LIVE_MAX {
-            now += 1;
-            let resting = crowd.join(id(number % SESSIONS_LIVE_MAX), |_| Use::Sent(now));
+        for now in 0..3 * SESSIONS_LIVE_MAX {
+            let resting = crowd.join(id(now % SESSIONS_LIVE_MAX), |_| Use::Sent(now as u64 + 2));
             assert!(resting.is_empty() && crowd.0.len() <= SESSIONS_LIVE_MAX);
         }
         for number in 0..SESSIONS_LIVE_MAX {

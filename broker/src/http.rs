@@ -114,7 +114,7 @@ async fn connect(State(context): State<Arc<HttpContext>>, mut request: Request) 
                 Ok(stream) => {
                     let (source, sink) = accept(TokioIo::new(stream), encoding, place.clone());
                     let (source, sink) = serve(connections, encoding, source, sink, remote).await;
-                    end(source, sink).await;
+                    Box::pin(end(source, sink)).await;
                 }
                 Err(error) => tracing::debug!(%error, "the peer left during the upgrade"),
             }

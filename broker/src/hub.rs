@@ -1,7 +1,9 @@
 //! The directory of live sessions. A session is live while somebody uses it; then a driver task owns it.
 
-use std::sync::Arc;
+mod crowd;
+
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -9,39 +11,49 @@ use dashmap::mapref::entry::Entry;
 use longwire_core::command::{Command, Reply};
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::session_id::SessionId;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::ageing::Ageing;
 use crate::clock::Clock;
-use crate::driver::Driver;
+use crate::driver::{Common, Driver};
+use crate::hub::crowd::{Crowd, Use};
+use crate::queue::{Sender, Unsent, queue};
 use crate::request::{Operation, ReplyTo, Request};
 use crate::store::Store;
 use crate::tail::{Tail, TailBudget, TailReader};
 
 /// Requests that wait for one session. A connection that finds it full stops reading until there is room.
 pub const SESSION_REQUESTS_MAX: usize = 256;
-/// Live sessions: each costs a task, a queue and its open state, about 16 KiB when idle.
+/// Live sessions: each costs a task, a queue and its open state, some KiB when idle. More than [`crowd::CROWD_MAX`] are live at a time
+/// only when so many are in use.
 pub const SESSIONS_LIVE_MAX: usize = 100_000;
 
 /// A live session.
 #[derive(Clone, Debug)]
 pub struct Handle {
     /// Its driver's queue.
-    pub requests: mpsc::Sender<Request>,
+    pub requests: Sender<Request>,
     /// What it shares with readers.
     pub tail: Arc<Tail>,
-    /// Closes when the driver has left the directory.
-    gone: watch::Receiver<()>,
+    /// Without a place, and closed when the driver has left the directory.
+    gone: Arc<Semaphore>,
+}
+
+/// Closes when it is dropped, also when the driver's task is dropped in the middle.
+struct Gone(Arc<Semaphore>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 /// The directory.
 pub struct Hub {
-    store: Arc<dyn Store>,
-    clock: Clock,
-    ageing: Ageing,
-    idle: Duration,
+    common: Common,
     live: DashMap<SessionId, Handle>,
+    crowd: Mutex<Crowd>,
     tails: Arc<TailBudget>,
     draining: AtomicBool,
     drivers: TaskTracker,
@@ -52,11 +64,9 @@ impl Hub {
     #[must_use]
     pub fn new(store: Arc<dyn Store>, clock: Clock, ageing: Ageing, idle: Duration) -> Arc<Self> {
         Arc::new(Self {
-            store,
-            clock,
-            ageing,
-            idle,
+            common: Common { store, clock, ageing, nonces: Arc::default(), idle },
             live: DashMap::new(),
+            crowd: Mutex::default(),
             tails: Arc::default(),
             draining: AtomicBool::new(false),
             drivers: TaskTracker::new(),
@@ -66,7 +76,7 @@ impl Hub {
     /// The store beneath.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
-        &self.store
+        &self.common.store
     }
 
     /// How many sessions are live.
@@ -96,28 +106,41 @@ impl Hub {
                 Err(Error::new(ErrorCode::Draining, "the broker is shutting down; connect again"))
             }
             Entry::Vacant(entry) => {
-                let (requests, inbox) = mpsc::channel(SESSION_REQUESTS_MAX);
+                let (requests, inbox) = queue(SESSION_REQUESTS_MAX);
                 let tail = Arc::new(Tail::new(Arc::clone(&self.tails)));
-                let (here, gone) = watch::channel(());
+                let gone = Arc::new(Semaphore::new(0));
+                let here = Gone(Arc::clone(&gone));
                 let handle = Handle { requests, tail: Arc::clone(&tail), gone };
                 entry.insert(handle.clone());
-                let driver = Driver::new(
-                    session.clone(),
-                    Arc::clone(&self.store),
-                    self.clock,
-                    self.ageing,
-                    tail,
-                    inbox,
-                    self.idle,
-                );
+                let driver = Driver::new(session.clone(), self.common.clone(), tail, inbox);
                 let (hub, session) = (Arc::clone(self), session.clone());
+                let name = session.clone();
                 self.drivers.spawn(async move {
                     driver.run().await;
                     // First out of the directory, then gone: who waits for the one finds the other done.
                     hub.live.remove(&session);
                     drop(here);
                 });
+                self.joined(name);
                 Ok(handle)
+            }
+        }
+    }
+
+    /// A session has become live: those of a crowd that nobody has used for longest are told to rest.
+    fn joined(&self, session: SessionId) {
+        let resting = {
+            let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
+            crowd.join(session, |session| match self.live.get(session) {
+                Some(live) if live.tail.readers() == 0 => Use::Sent(live.requests.sent()),
+                Some(_) | None => Use::Settled,
+            })
+        };
+        for session in resting {
+            if let Some(live) = self.live.get(&session) {
+                let rest = Request { operation: Operation::Rest, reply_to: ReplyTo::nobody() };
+                // A queue without room is one of a session that is used.
+                drop(live.requests.try_send(rest));
             }
         }
     }
@@ -138,7 +161,7 @@ impl Hub {
             };
             match handle.requests.send(request).await {
                 Ok(()) => return Ok(()),
-                Err(mpsc::error::SendError(back)) => request = back,
+                Err(back) => request = back,
             }
             wait_gone(handle).await;
         }
@@ -147,7 +170,7 @@ impl Hub {
     /// Passes a request on when that needs no waiting; gives it back, for [`Hub::send`], when it does.
     pub fn try_send(self: &Arc<Self>, session: &SessionId, request: Request) -> Option<Request> {
         let Ok(handle) = self.handle(session) else { return Some(request) };
-        handle.requests.try_send(request).err().map(mpsc::error::TrySendError::into_inner)
+        handle.requests.try_send(request).err().map(Unsent::into_inner)
     }
 
     /// Asks a session and waits for the answer.
@@ -159,7 +182,7 @@ impl Hub {
         session: &SessionId,
         operation: Operation,
     ) -> Result<Option<Reply>, Error> {
-        let (answers, mut answered) = mpsc::channel(1);
+        let (answers, mut answered) = queue(1);
         let request = Request { operation, reply_to: ReplyTo { request: 0, answers } };
         Arc::clone(self).send(session.clone(), request).await.map_err(|(error, _)| error)?;
         match answered.recv().await {
@@ -197,9 +220,9 @@ impl Hub {
     }
 }
 
-async fn wait_gone(mut handle: Handle) {
-    // Nothing is ever sent: this resolves when the driver's end of it is dropped.
-    while handle.gone.changed().await.is_ok() {}
+async fn wait_gone(handle: Handle) {
+    // There is never a place: this resolves when it is closed.
+    let _ = handle.gone.acquire().await;
 }
 
 #[cfg(test)]
@@ -211,6 +234,7 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
+    use crate::hub::crowd::CROWD_MAX;
     use crate::store::memory::MemoryStore;
 
     /// How long sessions stay in memory: for ever, as far as these tests go.
@@ -244,5 +268,46 @@ mod tests {
         hub.ask(&id("c"), Operation::Command(Command::Describe)).await.unwrap();
         sleep(2 * IDLE).await;
         assert_eq!(hub.live(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_records_are_read_again_and_of_many_a_snapshot_is_left() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let hub = Hub::new(Arc::clone(&store), Clock::start(), Ageing::default(), IDLE);
+        let a = SessionId::parse("a").unwrap();
+        let mut end = 0;
+        for (records, snapshot) in [(1, None), (16, None), (17, Some(17)), (33, Some(17)), (34, Some(34))] {
+            while end < records {
+                hub.ask(&a, publish()).await.unwrap();
+                end += 1;
+            }
+            sleep(3 * IDLE).await;
+            assert_eq!(hub.live(), 0);
+            let opened = store.open(&a).await.unwrap();
+            assert_eq!((opened.end, opened.snapshot_through), (records, snapshot));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_crowd_the_unused_rest_at_once_and_who_is_read_stays() {
+        let hub = Hub::new(Arc::new(MemoryStore::new()), Clock::start(), Ageing::default(), IDLE);
+        let id = |number: usize| SessionId::parse(&format!("s/{number}")).unwrap();
+        let began = tokio::time::Instant::now();
+        let mut reader = hub.attach(&id(0)).await.unwrap();
+        for round in 0..3 {
+            for number in 0..CROWD_MAX + 300 {
+                let Some(Reply::Published { from, .. }) = hub.ask(&id(number), publish()).await.unwrap()
+                else {
+                    panic!("{number} was not published");
+                };
+                assert_eq!(from, round, "{number}");
+            }
+            while hub.live() > CROWD_MAX + 1 {
+                tokio::task::yield_now().await;
+            }
+            assert!(hub.live.contains_key(&id(0)), "it is read");
+        }
+        assert_eq!(reader.loaded().await.unwrap().end, 3);
+        assert_eq!(began.elapsed(), Duration::ZERO, "nobody waited for a time");
     }
 }

@@ -34,6 +34,7 @@ mod patience;
 pub mod pattern_subscription;
 mod problem;
 pub mod projections;
+pub mod queue;
 pub mod quota;
 mod ramp;
 pub mod request;

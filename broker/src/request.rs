@@ -6,9 +6,9 @@ use longwire_proto::error::Error;
 use longwire_proto::position::{LineageEntry, Position};
 use longwire_proto::record::Sender;
 use longwire_proto::session_id::SessionId;
-use tokio::sync::mpsc;
 
 use crate::auth::operation::Operation as Asks;
+use crate::queue::{self, Unsent};
 use crate::store::LogId;
 
 /// What a session is asked.
@@ -28,6 +28,8 @@ pub enum Operation {
     Wake,
     /// Another log has been given this name: load it again.
     Reload,
+    /// Others have more use for its place in memory: leave it, unless somebody uses it.
+    Rest,
 }
 
 impl Operation {
@@ -89,14 +91,20 @@ pub struct ReplyTo {
     /// The asker's number.
     pub request: u64,
     /// The asker's answers.
-    pub answers: mpsc::Sender<Answer>,
+    pub answers: queue::Sender<Answer>,
 }
 
 impl ReplyTo {
+    /// Nobody wants to know.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Self { request: 0, answers: queue::queue(0).0 }
+    }
+
     /// Answers. An asker that has gone is not told.
     pub fn answer(self, result: Result<Option<Reply>, Error>) {
         let answer = Answer { request: self.request, result };
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.answers.try_send(answer) {
+        if let Err(Unsent::Full(_)) = self.answers.try_send(answer) {
             tracing::error!(
                 request = self.request,
                 "an asker has more requests open than it has room for answers"

@@ -12,6 +12,7 @@ use longwire_broker::auth::principal::Principal;
 use longwire_broker::clock::Clock;
 use longwire_broker::hub::Hub;
 use longwire_broker::pattern_subscription::{PatternFrom, PatternSubscription, PatternWish};
+use longwire_broker::queue::queue;
 use longwire_broker::request::{Answer, Operation, ReplyTo, Request};
 use longwire_broker::scheduler::{last_known_ms, write_clock};
 use longwire_broker::store::Store;
@@ -31,7 +32,7 @@ use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use longwire_proto::wire::server_frame::Frame;
 use prost::Message;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 const PUBLISHES: u64 = 1500;
 const WRITERS: u64 = 3;
@@ -58,7 +59,7 @@ fn record(text: &str) -> Bytes {
 }
 
 async fn ask(hub: &Arc<Hub>, session: &SessionId, command: Command) -> Result<Reply, Error> {
-    let (answers, mut answered) = mpsc::channel(1);
+    let (answers, mut answered) = queue(1);
     let request =
         Request { operation: Operation::Command(command), reply_to: ReplyTo { request: 0, answers } };
     Arc::clone(hub).send(session.clone(), request).await.map_err(|(error, _)| error)?;

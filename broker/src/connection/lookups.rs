@@ -13,7 +13,6 @@ use longwire_proto::{raw, wire};
 
 use crate::auth::operation::Operation;
 use crate::backup;
-use crate::connection::end::End;
 use crate::connection::reply::{described, refused, session_list};
 use crate::connection::witness::Management;
 use crate::connection::{Connection, read};
@@ -25,20 +24,19 @@ use crate::transport::{FrameSink, FrameSource};
 
 impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     /// Answers a request with what a future comes to, while others go on.
-    async fn look_up(
+    fn look_up(
         &mut self,
         request: u64,
         asks: Operation,
         session: &str,
         answer: impl FnOnce(SessionId) -> Answering,
-    ) -> Result<(), End> {
+    ) {
         match self.access.session(asks, session) {
             Ok(session) => {
                 let management = self.access.managing(asks, session.as_str());
                 self.answer_later(request, management, answer(session));
-                Ok(())
             }
-            Err(error) => self.feed(refused(request, 0, &error)).await,
+            Err(error) => self.say(refused(request, 0, &error)),
         }
     }
 
@@ -65,7 +63,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         }));
     }
 
-    pub(super) async fn list(&mut self, list: wire::ListSessions) -> Result<(), End> {
+    pub(super) fn list(&mut self, list: wire::ListSessions) {
         let request = list.request;
         let (store, principal) = (Arc::clone(self.context.hub.store()), self.access.principal());
         match Listing::from_wire(list, Arc::clone(&self.context.page_tokens)) {
@@ -78,27 +76,25 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                         Ok(session_list(request, &page))
                     }),
                 );
-                Ok(())
             }
-            Err(error) => self.feed(refused(request, 0, &error)).await,
+            Err(error) => self.say(refused(request, 0, &error)),
         }
     }
 
-    pub(super) async fn read(&mut self, read: wire::Read) -> Result<(), End> {
+    pub(super) fn read(&mut self, read: wire::Read) {
         let request = read.request;
         let session = match self.access.session(Operation::Read, &read.session) {
             Ok(session) => session,
-            Err(error) => return self.feed(refused(request, 0, &error)).await,
+            Err(error) => return self.say(refused(request, 0, &error)),
         };
         let after_requests = self.asked.values().any(|asked| asked.session == session);
         let (hub, encoding) = (Arc::clone(&self.context.hub), self.encoding);
         self.give_later(request, Management::default(), async move {
             read::page(&hub, encoding, session, read, after_requests).await
         });
-        Ok(())
     }
 
-    pub(super) async fn erase(&mut self, erase: wire::EraseRecords) -> Result<(), End> {
+    pub(super) fn erase(&mut self, erase: wire::EraseRecords) {
         let (request, name) = (erase.request, erase.session.clone());
         let (hub, sender, clock) = (Arc::clone(&self.context.hub), self.access.sender(), self.context.clock);
         self.look_up(request, Operation::Erase, &name, |session| {
@@ -107,14 +103,13 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 let gone_by_ms = clock.now_ms() + hub.store().capabilities().erased_within_ms;
                 Ok(Frame::Erased(wire::Erased { request, records, gone_by_ms }))
             })
-        })
-        .await
+        });
     }
 
-    pub(super) async fn fork(&mut self, fork: wire::ForkSession) -> Result<(), End> {
+    pub(super) fn fork(&mut self, fork: wire::ForkSession) {
         let (request, name) = (fork.request, fork.session.clone());
         if let Err(error) = self.access.session(Operation::ForkFrom, &fork.from_session) {
-            return self.feed(refused(request, 0, &error)).await;
+            return self.say(refused(request, 0, &error));
         }
         let (hub, sender) = (Arc::clone(&self.context.hub), self.access.sender());
         let meter = self.access.meter();
@@ -124,11 +119,10 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 let description = fork::fork(&hub, sender, &session, fork).await?;
                 Ok(description_frame(request, &session, description))
             })
-        })
-        .await
+        });
     }
 
-    pub(super) async fn import(&mut self, import: raw::ImportRecords) -> Result<(), End> {
+    pub(super) fn import(&mut self, import: raw::ImportRecords) {
         let (request, name) = (import.request, import.session.clone());
         let (hub, sender) = (Arc::clone(&self.context.hub), self.access.sender());
         let meter = self.access.meter();
@@ -141,11 +135,10 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 let session = finished.map(|description| described(&session, description));
                 Ok(Frame::Imported(wire::Imported { request, next, session }))
             })
-        })
-        .await
+        });
     }
 
-    pub(super) async fn commit_cursor(&mut self, commit: wire::CommitCursor) -> Result<(), End> {
+    pub(super) fn commit_cursor(&mut self, commit: wire::CommitCursor) {
         let wire::CommitCursor { request, session, cursor, position } = commit;
         let (hub, principal) = (Arc::clone(&self.context.hub), self.access.sender().principal);
         self.look_up(request, Operation::CommitCursor, &session, |session| {
@@ -154,11 +147,10 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 cursor::commit(&hub, &cursor, &session, &position).await?;
                 Ok(Frame::Done(wire::Done { request }))
             })
-        })
-        .await
+        });
     }
 
-    pub(super) async fn describe_cursor(&mut self, describe: wire::DescribeCursor) -> Result<(), End> {
+    pub(super) fn describe_cursor(&mut self, describe: wire::DescribeCursor) {
         let wire::DescribeCursor { request, session, cursor } = describe;
         let (hub, principal) = (Arc::clone(&self.context.hub), self.access.sender().principal);
         self.look_up(request, Operation::DescribeCursor, &session, |session| {
@@ -169,14 +161,13 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 let position = position.map(|position| position.to_string()).unwrap_or_default();
                 Ok(Frame::CursorDescription(wire::CursorDescription { request, position }))
             })
-        })
-        .await
+        });
     }
 
-    pub(super) async fn back_up(&mut self, back_up: wire::BackUp) -> Result<(), End> {
+    pub(super) fn back_up(&mut self, back_up: wire::BackUp) {
         let wire::BackUp { request, name } = back_up;
         if let Err(error) = self.access.everything(Operation::BackUp) {
-            return self.feed(refused(request, 0, &error)).await;
+            return self.say(refused(request, 0, &error));
         }
         let (hub, folder) = (Arc::clone(&self.context.hub), self.context.backups.clone());
         let management = self.access.managing(Operation::BackUp, "").to(&name);
@@ -190,7 +181,6 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 Ok(Frame::BackedUp(wire::BackedUp { request, folder, sessions, records, bytes }))
             }),
         );
-        Ok(())
     }
 }
 

@@ -35,7 +35,7 @@ use longwire_proto::raw::client_frame::Frame as ClientFrame;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
 use longwire_proto::{raw, wire};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::alarm::Alarm;
@@ -51,6 +51,7 @@ use crate::connection::reply::{Asked, answer, refused};
 use crate::connection::subscriptions::{SubscriptionEvent, Subscriptions};
 use crate::hub::Hub;
 use crate::page_token::PageTokens;
+use crate::queue;
 use crate::quota::{Quotas, SubscriptionPermit};
 use crate::request::{Answer, Operation, ReplyTo, Request};
 use crate::subscription::Event as Delivered;
@@ -115,8 +116,8 @@ struct Connection<R, W> {
     access: Access,
     turn: Turn,
     alarm: Alarm,
-    answers: mpsc::Sender<Answer>,
-    answered: mpsc::Receiver<Answer>,
+    answers: queue::Sender<Answer>,
+    answered: queue::Receiver<Answer>,
     asked: HashMap<u64, Asked>,
     next_request: u64,
     /// A request that waits for room in its session's queue; nothing is read meanwhile, so order is kept.
@@ -124,6 +125,11 @@ struct Connection<R, W> {
     /// Lists and pages that are being read; each becomes a whole frame.
     lookups: FuturesUnordered<BoxFuture<'static, Bytes>>,
     subscriptions: Subscriptions,
+    /// What is to be fed. There is hardly ever more than one.
+    said: Option<(Lane, FrameBytes)>,
+    said_after: Vec<(Lane, FrameBytes)>,
+    /// Nothing follows on this lane.
+    last_said: Option<LaneId>,
     /// Counts deliveries: finding the counter costs more than counting.
     deliveries: metrics::Counter,
     fed_bytes: usize,
@@ -142,13 +148,15 @@ pub async fn serve<R: FrameSource, W: FrameSink>(
 ) -> (R, W) {
     let number = context.connections.fetch_add(1, Ordering::Relaxed);
     let _counted = Counted::begin();
-    let end = match hello(&context, encoding, &mut source, number, remote).await {
+    // Boxed, like all that is over soon or comes at the end: a connection has room for what it waits in.
+    let end = match Box::pin(hello(&context, encoding, &mut source, number, remote)).await {
         Ok(access) => {
             let principal = access.principal();
             tracing::debug!(connection = number, principal = principal.id, "connected");
-            let mut connection = Connection::new(context, encoding, source, sink, access);
+            let mut connection = Box::new(Connection::new(context, encoding, source, sink, access));
             let end = connection.run(number).await;
-            (source, sink) = (connection.source, connection.sink);
+            let Connection { source: from, sink: to, .. } = *connection;
+            (source, sink) = (from, to);
             end
         }
         Err(end) => end,
@@ -156,7 +164,7 @@ pub async fn serve<R: FrameSource, W: FrameSink>(
     if let End::Goodbye(goodbye) = end {
         tracing::debug!(connection = number, error = %goodbye.error, "goodbye");
         // The client may be gone by now; then nobody is left to be told.
-        drop(timeout(GOODBYE_TIMEOUT, say_goodbye(&mut sink, encoding, goodbye)).await);
+        drop(Box::pin(timeout(GOODBYE_TIMEOUT, say_goodbye(&mut sink, encoding, goodbye))).await);
     }
     (source, sink)
 }
@@ -181,7 +189,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     fn new(context: Arc<ConnectionContext>, encoding: Encoding, source: R, sink: W, access: Access) -> Self {
         let (hub, whoever) = (Arc::clone(&context.hub), access.whoever());
         let subscriptions = Subscriptions::new(hub, whoever, encoding, sink.lanes());
-        let (answers, answered) = mpsc::channel(REQUESTS_MAX);
+        let (answers, answered) = queue::queue(REQUESTS_MAX);
         let now = Instant::now();
         let (drain, mut drained) = (context.drain.clone(), context.drain.clone());
         let heartbeat_at = now + context.times.heartbeat;
@@ -203,6 +211,9 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             passing: None,
             lookups: FuturesUnordered::new(),
             subscriptions,
+            said: None,
+            said_after: Vec::new(),
+            last_said: None,
             deliveries: metrics::counter!("longwire_deliveries_total"),
             fed_bytes: 0,
             received_at: now,
@@ -220,12 +231,18 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     }
 
     async fn exchange(&mut self, number: u64) -> Result<Goodbye, End> {
-        self.feed(welcome(&self.context, &self.access, number)).await?;
+        self.say(welcome(&self.context, &self.access, number));
+        self.feed_said().await?;
         loop {
             self.flush().await?;
             let mut event = self.event().await;
             loop {
-                if let Some(goodbye) = self.handle(event).await? {
+                if matches!(event, Event::Drain) {
+                    return Box::pin(self.finish()).await;
+                }
+                let goodbye = self.handle(event)?;
+                self.feed_said().await?;
+                if let Some(goodbye) = goodbye {
                     return Ok(goodbye);
                 }
                 self.leave_lanes();
@@ -246,33 +263,34 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         }
     }
 
-    async fn handle(&mut self, event: Event) -> Result<Option<Goodbye>, End> {
+    fn handle(&mut self, event: Event) -> Result<Option<Goodbye>, End> {
         match event {
-            Event::Drain => return self.finish().await.map(Some),
+            // See [`Connection::finish`].
+            Event::Drain => {}
             Event::Frame(frame) => {
                 self.received_at = Instant::now();
                 let frame = frame.map_err(link_end)?;
                 self.frame_bytes = frame.len();
                 let frame =
                     decode_client(self.encoding, frame).map_err(|error| End::Goodbye(error.into()))?;
-                return self.frame(frame).await;
+                return Ok(self.frame(frame));
             }
-            Event::Answer(answer) => self.answer(answer).await?,
+            Event::Answer(answer) => self.answer(answer),
             Event::Passed(outcome) => {
                 self.passing = None;
                 if let Err((error, reply_to)) = outcome {
                     reply_to.answer(Err(error));
                 }
             }
-            Event::LookedUp(frame) => self.feed_bytes(Lane::Control, frame.into()).await?,
-            Event::Subscription(event) => self.subscription(event).await?,
+            Event::LookedUp(frame) => self.say_bytes(Lane::Control, frame.into()),
+            Event::Subscription(event) => self.subscription(event),
             Event::Driven(over) => self.subscriptions.remove_lane(over?),
             Event::AccessDue => {
                 if let Err(error) = self.access.check() {
                     return Ok(Some(error.into()));
                 }
             }
-            Event::Heartbeat => self.heartbeat().await?,
+            Event::Heartbeat => self.heartbeat(),
             Event::Idle => {
                 let message = format!("no frame came for {} ms", self.context.times.idle_timeout.as_millis());
                 return Ok(Some(Error::new(ErrorCode::IdleTimeout, message).into()));
@@ -290,59 +308,60 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         }
         while !self.asked.is_empty() {
             let Some(answer) = self.answered.recv().await else { break };
-            self.answer(answer).await?;
+            self.answer(answer);
+            self.feed_said().await?;
         }
         Ok(Goodbye::drained(&self.drain))
     }
 
-    async fn frame(&mut self, frame: ClientFrame) -> Result<Option<Goodbye>, End> {
+    fn frame(&mut self, frame: ClientFrame) -> Option<Goodbye> {
         match frame {
             ClientFrame::Hello(_) => {
                 let error = Error::new(ErrorCode::HelloRepeated, "`hello` is sent once, as the first frame");
-                return Ok(Some(error.into()));
+                return Some(error.into());
             }
             ClientFrame::Ping(ping) => {
                 let pong = wire::Pong { token: ping.token, time_ms: self.context.clock.now_ms() };
-                self.feed(ServerFrame::Pong(pong)).await?;
+                self.say(ServerFrame::Pong(pong));
             }
-            ClientFrame::Publish(publish) => self.publish(publish).await?,
+            ClientFrame::Publish(publish) => self.publish(publish),
             ClientFrame::DescribeSession(describe) => {
                 let session = self.access.session(Asks::Describe, &describe.session);
-                self.ask(describe.request, session, Ok(Operation::Command(Command::Describe))).await?;
+                self.ask(describe.request, session, Ok(Operation::Command(Command::Describe)));
             }
             ClientFrame::CreateSession(create) => {
                 let asks = if create.update { Asks::Update } else { Asks::Create };
                 let (number, session) = (create.request, self.access.session(asks, &create.session));
                 let command = request::create(self.access.sender(), create).map(Operation::Command);
                 let count = |access: &mut Access| access.count_creation().map(|()| Creation::None);
-                self.ask_with(number, session, command, count).await?;
+                self.ask_with(number, session, command, count);
             }
             ClientFrame::CloseSession(close) => {
                 let (number, session) = (close.request, self.access.session(Asks::Close, &close.session));
                 let command = request::close(self.access.sender(), close);
-                self.ask(number, session, command.map(Operation::Command)).await?;
+                self.ask(number, session, command.map(Operation::Command));
             }
             ClientFrame::DeleteSession(delete) => {
                 let session = self.access.session(Asks::Delete, &delete.session);
-                self.ask(delete.request, session, Ok(Operation::Delete)).await?;
+                self.ask(delete.request, session, Ok(Operation::Delete));
             }
             ClientFrame::TrimSession(trim) => {
                 let session = self.access.session(Asks::Trim, &trim.session);
                 let before = request::position("before", &trim.before);
-                self.ask(trim.request, session, before.map(Operation::Trim)).await?;
+                self.ask(trim.request, session, before.map(Operation::Trim));
             }
-            ClientFrame::ListSessions(list) => self.list(list).await?,
-            ClientFrame::Read(read) => self.read(read).await?,
-            ClientFrame::EraseRecords(erase) => self.erase(erase).await?,
-            ClientFrame::ForkSession(fork) => self.fork(fork).await?,
-            ClientFrame::ImportRecords(import) => self.import(*import).await?,
-            ClientFrame::CommitCursor(commit) => self.commit_cursor(commit).await?,
-            ClientFrame::DescribeCursor(describe) => self.describe_cursor(describe).await?,
-            ClientFrame::BackUp(back_up) => self.back_up(back_up).await?,
-            ClientFrame::Authenticate(authenticate) => self.authenticate(authenticate).await?,
-            ClientFrame::ShareSession(share) => self.share(share).await?,
+            ClientFrame::ListSessions(list) => self.list(list),
+            ClientFrame::Read(read) => self.read(read),
+            ClientFrame::EraseRecords(erase) => self.erase(erase),
+            ClientFrame::ForkSession(fork) => self.fork(fork),
+            ClientFrame::ImportRecords(import) => self.import(*import),
+            ClientFrame::CommitCursor(commit) => self.commit_cursor(commit),
+            ClientFrame::DescribeCursor(describe) => self.describe_cursor(describe),
+            ClientFrame::BackUp(back_up) => self.back_up(back_up),
+            ClientFrame::Authenticate(authenticate) => self.authenticate(authenticate),
+            ClientFrame::ShareSession(share) => self.share(share),
             ClientFrame::RevokeToken(revoke) => self.revoke(revoke),
-            ClientFrame::Subscribe(subscribe) => self.subscribe(subscribe).await?,
+            ClientFrame::Subscribe(subscribe) => self.subscribe(subscribe),
             ClientFrame::Unsubscribe(unsubscribe) => {
                 let wire::Unsubscribe { request, subscription } = unsubscribe;
                 let frame = if self.subscriptions.remove(subscription) {
@@ -352,14 +371,14 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                     let error = Error::new(ErrorCode::SubscriptionNotFound, message).field("subscription");
                     refused(request, subscription, &error)
                 };
-                self.feed(frame).await?;
+                self.say(frame);
             }
             ClientFrame::Credit(credit) => self.subscriptions.credit(credit),
         }
-        Ok(None)
+        None
     }
 
-    async fn publish(&mut self, publish: raw::Publish) -> Result<(), End> {
+    fn publish(&mut self, publish: raw::Publish) {
         let number = publish.request;
         let session = self.access.session(Asks::Publish, &publish.session);
         let command = session.as_ref().map_err(Clone::clone).and_then(|session| {
@@ -372,33 +391,28 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             access.count_publish(records, bytes)?;
             Ok(access.begin_creation())
         };
-        self.ask_with(number, session, command.map(Operation::Command), count).await
+        self.ask_with(number, session, command.map(Operation::Command), count);
     }
 
-    async fn ask(
-        &mut self,
-        number: u64,
-        session: Result<SessionId, Error>,
-        operation: Result<Operation, Error>,
-    ) -> Result<(), End> {
-        self.ask_with(number, session, operation, |_| Ok(Creation::None)).await
+    fn ask(&mut self, number: u64, session: Result<SessionId, Error>, operation: Result<Operation, Error>) {
+        self.ask_with(number, session, operation, |_| Ok(Creation::None));
     }
 
     /// Asks a session. Rates are counted last: who is refused for anything else has used up nothing of them.
-    async fn ask_with(
+    fn ask_with(
         &mut self,
         number: u64,
         session: Result<SessionId, Error>,
         operation: Result<Operation, Error>,
         count: impl FnOnce(&mut Access) -> Result<Creation, Error>,
-    ) -> Result<(), End> {
+    ) {
         let admitted = session.and_then(|session| {
             let (operation, permit) = (operation?, self.access.begin_request(self.frame_bytes)?);
             Ok((session, operation, permit, count(&mut self.access)?))
         });
         let (session, mut operation, permit, creation) = match admitted {
             Ok(admitted) => admitted,
-            Err(error) => return self.feed(refused(number, 0, &error)).await,
+            Err(error) => return self.say(refused(number, 0, &error)),
         };
         if let Operation::Command(Command::Publish { may_create, .. }) = &mut operation {
             *may_create = !matches!(creation, Creation::Refused(_));
@@ -415,23 +429,22 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             let hub = Arc::clone(&self.context.hub);
             self.passing = Some(Box::pin(hub.send(session, back)));
         }
-        Ok(())
     }
 
-    async fn answer(&mut self, answered: Answer) -> Result<(), End> {
-        let Some(asked) = self.asked.remove(&answered.request) else { return Ok(()) };
+    fn answer(&mut self, answered: Answer) {
+        let Some(asked) = self.asked.remove(&answered.request) else { return };
         let result = self.access.end_creation(&asked.creation, answered.result);
         asked.management.done(result.as_ref().map(drop));
-        self.feed(answer(&asked, result)).await
+        self.say(answer(&asked, result));
     }
 
-    async fn subscribe(&mut self, subscribe: wire::Subscribe) -> Result<(), End> {
+    fn subscribe(&mut self, subscribe: wire::Subscribe) {
         let wire::Subscribe { request, subscriptions } = subscribe;
         if subscriptions.is_empty() || subscriptions.len() > SUBSCRIBE_MAX {
             let message = format!("a subscribe names 1 to {SUBSCRIBE_MAX} subscriptions");
             let error =
                 Error::new(ErrorCode::InvalidArgument, message).field("subscriptions").limit(SUBSCRIBE_MAX);
-            return self.feed(refused(request, 0, &error)).await;
+            return self.say(refused(request, 0, &error));
         }
         for subscription in subscriptions {
             let number = subscription.subscription;
@@ -440,7 +453,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 let opened =
                     opened.and_then(|permit| self.subscriptions.open_pattern(request, subscription, permit));
                 if let Err(error) = opened {
-                    self.feed(refused(request, number, &error)).await?;
+                    self.say(refused(request, number, &error));
                 }
                 continue;
             }
@@ -451,10 +464,9 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                     self.subscriptions.open(request, session, subscription, after_requests, permit)
                 });
             if let Err(error) = opened {
-                self.feed(refused(request, number, &error)).await?;
+                self.say(refused(request, number, &error));
             }
         }
-        Ok(())
     }
 
     /// One that replaces another has its place: it is not one more.
@@ -465,53 +477,73 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         }
     }
 
-    async fn subscription(&mut self, event: SubscriptionEvent) -> Result<(), End> {
+    fn subscription(&mut self, event: SubscriptionEvent) {
         let (subscription, lane, event) = match event {
             SubscriptionEvent::Subscribed(lane, subscribed) => {
                 let lane = lane.map_or(Lane::Control, Lane::Subscription);
-                return self.feed_to(lane, ServerFrame::Subscribed(*subscribed)).await;
+                return self.say_to(lane, ServerFrame::Subscribed(*subscribed));
             }
             SubscriptionEvent::Refused { request, subscription, error } => {
-                return self.feed(refused(request, subscription, &error)).await;
+                return self.say(refused(request, subscription, &error));
             }
             SubscriptionEvent::Delivery { subscription, lane, event } => (subscription, lane, event),
         };
         match event {
             Delivered::Delivery { frame, next: _ } => {
                 self.deliveries.increment(1);
-                self.feed_bytes(Lane::Subscription(lane), frame).await
+                self.say_bytes(Lane::Subscription(lane), frame);
             }
-            Delivered::Frame(frame) => self.feed_to(Lane::Subscription(lane), *frame).await,
+            Delivered::Frame(frame) => self.say_to(Lane::Subscription(lane), *frame),
             Delivered::Ended { epoch, next, error } => {
                 let (error, session) = (Some(error.to_wire()), String::new());
                 let ended = wire::SubscriptionEnded { subscription, epoch, next, error, session };
-                self.feed_last(lane, ServerFrame::SubscriptionEnded(ended)).await
+                self.say_to(Lane::Subscription(lane), ServerFrame::SubscriptionEnded(ended));
+                self.last_said = Some(lane);
             }
         }
     }
 
-    async fn heartbeat(&mut self) -> Result<(), End> {
+    fn heartbeat(&mut self) {
+        // What a crowd of requests took is given back when there is none.
+        self.answered.shrink();
+        if self.asked.is_empty() {
+            self.asked = HashMap::new();
+        }
         let ends = self.subscriptions.changed_ends();
         let quiet = self.sent_at.elapsed() >= self.context.times.heartbeat;
         self.heartbeat_at = Instant::now() + self.context.times.heartbeat;
-        if ends.is_empty() && !quiet {
-            return Ok(());
+        if !ends.is_empty() || quiet {
+            let time_ms = self.context.clock.now_ms();
+            self.say(ServerFrame::Heartbeat(wire::Heartbeat { time_ms, ends }));
         }
-        self.feed(ServerFrame::Heartbeat(wire::Heartbeat { time_ms: self.context.clock.now_ms(), ends }))
-            .await
     }
 
-    async fn feed(&mut self, frame: ServerFrame) -> Result<(), End> {
-        self.feed_to(Lane::Control, frame).await
+    /// Has something to say: it is fed once what happened is handled.
+    fn say(&mut self, frame: ServerFrame) {
+        self.say_to(Lane::Control, frame);
     }
 
-    async fn feed_to(&mut self, lane: Lane, frame: ServerFrame) -> Result<(), End> {
-        self.feed_bytes(lane, encode_server(self.encoding, frame).into()).await
+    fn say_to(&mut self, lane: Lane, frame: ServerFrame) {
+        self.say_bytes(lane, encode_server(self.encoding, frame).into());
     }
 
-    async fn feed_last(&mut self, lane: LaneId, frame: ServerFrame) -> Result<(), End> {
-        self.feed_to(Lane::Subscription(lane), frame).await?;
-        self.sink.finish(lane);
+    fn say_bytes(&mut self, lane: Lane, frame: FrameBytes) {
+        match &self.said {
+            None => self.said = Some((lane, frame)),
+            Some(_) => self.said_after.push((lane, frame)),
+        }
+    }
+
+    async fn feed_said(&mut self) -> Result<(), End> {
+        if let Some((lane, frame)) = self.said.take() {
+            self.feed_bytes(lane, frame).await?;
+        }
+        for (lane, frame) in std::mem::take(&mut self.said_after) {
+            self.feed_bytes(lane, frame).await?;
+        }
+        if let Some(lane) = self.last_said.take() {
+            self.sink.finish(lane);
+        }
         Ok(())
     }
 
@@ -522,11 +554,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         if let Some(fed) = feeding.as_mut().now_or_never() {
             return Ok(fed?);
         }
-        tokio::select! {
-            biased;
-            fed = timeout(self.context.times.idle_timeout, feeding) => Ok(fed.map_err(|_| Gone)??),
-            error = self.access.ends() => Err(End::Goodbye(error.into())),
-        }
+        taken(feeding, &mut self.access, self.context.times.idle_timeout).await
     }
 
     async fn flush(&mut self) -> Result<(), End> {
@@ -539,10 +567,22 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         if let Some(flushed) = flushing.as_mut().now_or_never() {
             return Ok(flushed?);
         }
+        taken(flushing, &mut self.access, self.context.times.idle_timeout).await
+    }
+}
+
+/// Waits until the client has taken what is sent, for as long as it may be connected and does not take too long. Boxed: it is rare, and
+/// every connection would have room for it.
+fn taken<'a>(
+    sending: impl Future<Output = Result<(), Gone>> + Send + 'a,
+    access: &'a mut Access,
+    idle_timeout: Duration,
+) -> BoxFuture<'a, Result<(), End>> {
+    Box::pin(async move {
         tokio::select! {
             biased;
-            flushed = timeout(self.context.times.idle_timeout, flushing) => Ok(flushed.map_err(|_| Gone)??),
-            error = self.access.ends() => Err(End::Goodbye(error.into())),
+            sent = timeout(idle_timeout, sending) => Ok(sent.map_err(|_| Gone)??),
+            error = access.ends() => Err(End::Goodbye(error.into())),
         }
-    }
+    })
 }

@@ -9,7 +9,6 @@ use longwire_proto::wire::server_frame::Frame;
 
 use crate::auth::operation::Operation;
 use crate::connection::Connection;
-use crate::connection::end::End;
 use crate::connection::lookups::boxed;
 use crate::connection::reply::refused;
 use crate::connection::witness::Management;
@@ -17,22 +16,22 @@ use crate::transport::{FrameSink, FrameSource};
 
 impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     /// What was asked before is answered as it was allowed; subscriptions that are not allowed any more end at once.
-    pub(super) async fn authenticate(&mut self, authenticate: wire::Authenticate) -> Result<(), End> {
+    pub(super) fn authenticate(&mut self, authenticate: wire::Authenticate) {
         let wire::Authenticate { request, token } = authenticate;
         if let Err(error) = self.access.refresh(&token) {
-            return self.feed(refused(request, 0, &error)).await;
+            return self.say(refused(request, 0, &error));
         }
         let ended = self.subscriptions.narrow();
         self.leave_lanes();
         for ended in ended {
-            self.feed(Frame::SubscriptionEnded(ended)).await?;
+            self.say(Frame::SubscriptionEnded(ended));
         }
         let principal = self.access.principal();
         let (id, expires_ms) = (principal.id.clone(), principal.expires_ms);
-        self.feed(Frame::Authenticated(wire::Authenticated { request, principal: id, expires_ms })).await
+        self.say(Frame::Authenticated(wire::Authenticated { request, principal: id, expires_ms }));
     }
 
-    pub(super) async fn share(&mut self, share: wire::ShareSession) -> Result<(), End> {
+    pub(super) fn share(&mut self, share: wire::ShareSession) {
         let request = share.request;
         let management = self.access.managing(Operation::Share, &share.session);
         let shared = self.shared(share);
@@ -42,7 +41,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             Ok(shared) => Frame::Shared(shared),
             Err(error) => refused(request, 0, &error),
         };
-        self.feed(frame).await
+        self.say(frame);
     }
 
     fn shared(&mut self, share: wire::ShareSession) -> Result<wire::Shared, Error> {

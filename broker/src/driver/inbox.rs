@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
 
-use tokio::sync::mpsc;
-
+use crate::queue::Receiver;
 use crate::request::Request;
 
 /// Requests that were taken off the queue ahead of their turn: what is decided together, before the store is looked after again.
@@ -12,13 +11,13 @@ const AHEAD_MAX: usize = 256;
 
 /// See the top of this file. They come out in the order in which they were sent.
 pub(super) struct Inbox {
-    requests: mpsc::Receiver<Request>,
+    requests: Receiver<Request>,
     ahead: VecDeque<Request>,
 }
 
 impl Inbox {
     /// What comes through this queue.
-    pub(super) fn new(requests: mpsc::Receiver<Request>) -> Self {
+    pub(super) fn new(requests: Receiver<Request>) -> Self {
         Self { requests, ahead: VecDeque::new() }
     }
 
@@ -32,11 +31,8 @@ impl Inbox {
 
     /// What has come by now, without taking it out.
     pub(super) fn look_ahead(&mut self) -> impl Iterator<Item = &Request> {
-        while self.ahead.len() < AHEAD_MAX
-            && let Ok(request) = self.requests.try_recv()
-        {
-            self.ahead.push_back(request);
-        }
+        let more = AHEAD_MAX.saturating_sub(self.ahead.len());
+        self.requests.take_into(&mut self.ahead, more);
         self.ahead.iter()
     }
 
@@ -52,6 +48,15 @@ impl Inbox {
 
     /// Takes out what has come.
     pub(super) fn try_next(&mut self) -> Option<Request> {
-        self.ahead.pop_front().or_else(|| self.requests.try_recv().ok())
+        drop(self.look_ahead());
+        self.next_ahead()
+    }
+
+    /// Gives back the memory that a crowd took.
+    pub(super) fn shrink(&mut self) {
+        self.requests.shrink();
+        if self.ahead.is_empty() {
+            self.ahead = VecDeque::new();
+        }
     }
 }

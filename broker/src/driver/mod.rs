@@ -3,6 +3,7 @@
 
 mod begin;
 mod inbox;
+pub mod nonce;
 mod owner;
 mod trimmer;
 
@@ -14,13 +15,14 @@ use longwire_core::machine::Machine;
 use longwire_core::state::State;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::session_id::SessionId;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::ageing::Ageing;
 use crate::clock::Clock;
 use crate::driver::inbox::Inbox;
+use crate::driver::nonce::Nonces;
 use crate::driver::owner::{Owner, Turn};
+use crate::queue::Receiver;
 use crate::request::{ReplyTo, Request};
 use crate::store::reconcile::{self, retry_read};
 use crate::store::{LogId, Opened, ReadLimit, Store, StoreError, Term, Version};
@@ -35,6 +37,21 @@ const REPLAY_LIMIT: ReadLimit = ReadLimit { records: 4096, bytes: 1 << 20 };
 /// reservations and into what a batch may have.
 const RECORD_OVERHEAD_BYTES: usize = 512;
 
+/// What all drivers have in common.
+#[derive(Clone)]
+pub struct Common {
+    /// Where sessions are kept.
+    pub store: Arc<dyn Store>,
+    /// Record times.
+    pub clock: Clock,
+    /// Whether anything grows old.
+    pub ageing: Ageing,
+    /// Tells owners apart.
+    pub nonces: Arc<Nonces>,
+    /// A session without readers and requests for so long leaves memory.
+    pub idle: Duration,
+}
+
 /// The task that owns one session.
 pub struct Driver {
     session: SessionId,
@@ -43,6 +60,7 @@ pub struct Driver {
     ageing: Ageing,
     tail: Arc<Tail>,
     inbox: Inbox,
+    nonces: Arc<Nonces>,
     idle: Duration,
     /// When the retention is looked after again at the earliest: a trim that fails leads to the next turn.
     retention_not_before: Instant,
@@ -65,18 +83,11 @@ struct Loaded {
 impl Driver {
     /// A driver for a session that is not loaded yet.
     #[must_use]
-    pub fn new(
-        session: SessionId,
-        store: Arc<dyn Store>,
-        clock: Clock,
-        ageing: Ageing,
-        tail: Arc<Tail>,
-        inbox: mpsc::Receiver<Request>,
-        idle: Duration,
-    ) -> Self {
+    pub fn new(session: SessionId, common: Common, tail: Arc<Tail>, inbox: Receiver<Request>) -> Self {
+        let Common { store, clock, ageing, nonces, idle } = common;
         let retention_not_before = Instant::now();
         let inbox = Inbox::new(inbox);
-        Self { session, store, clock, ageing, tail, inbox, idle, retention_not_before }
+        Self { session, store, clock, ageing, tail, inbox, nonces, idle, retention_not_before }
     }
 
     /// Owns the session until nobody uses it.
@@ -93,7 +104,7 @@ impl Driver {
                     return self.give_up(error);
                 }
             };
-            let nonce = match getrandom::u64() {
+            let nonce = match self.nonces.next() {
                 Ok(nonce) => nonce,
                 Err(error) => {
                     let message = format!("the system has no randomness: {error}");
@@ -107,7 +118,7 @@ impl Driver {
                     tracing::debug!(session = %self.session, "loading the session again");
                     asked_next = ask_next;
                 }
-                Turn::Rest => return,
+                Turn::Rest => return turn.leave(),
                 Turn::Gone => {
                     let error = Error::new(ErrorCode::SessionDeleted, "the session was deleted");
                     // Requests that came after the delete are for a session of the same name that begins anew; askers

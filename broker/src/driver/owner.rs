@@ -26,7 +26,7 @@ use crate::driver::owner::admission::{Admission, Prepared};
 use crate::driver::owner::pruning::Pruning;
 use crate::driver::trimmer::{Plan, Stage, Trimming};
 use crate::driver::{Driver, Loaded, begin, unknown};
-use crate::request::{Begin, ReplyTo, Request};
+use crate::request::{Begin, Operation, ReplyTo, Request};
 use crate::store::reconcile;
 use crate::store::{
     Batch, BatchId, Projection, Reservation, Snapshot, Store, StoreError, StoreFuture, Version,
@@ -38,6 +38,9 @@ use crate::tail::{Progress, Tail};
 const RETENTION_PAUSE: Duration = Duration::from_secs(1);
 /// How long a session that is to leave memory waits for its snapshot before it looks again: what a settling takes.
 const SNAPSHOT_PAUSE: Duration = Duration::from_secs(1);
+/// Records behind the last snapshot with which a session still leaves memory without another one: reading so few takes about as long as
+/// reading a snapshot's rows, and a snapshot each time would write more than the records of a session that is used now and then.
+const REST_REPLAY_MAX: u64 = 16;
 /// How long a session that does not exist stays in memory after somebody asked for it: long enough for a publish that creates it,
 /// and too short for anybody to fill the directory with names.
 const ABSENT_TIME: Duration = Duration::from_secs(1);
@@ -174,6 +177,7 @@ impl Owner {
     pub(super) async fn run(&mut self, inbox: &mut Inbox) -> Turn {
         let mut idle_since = Instant::now();
         let (mut abandoned, mut snapshotted, mut pausing) = (false, false, false);
+        let mut told_to_rest = false;
         loop {
             self.release();
             if self.loaded.machine.failed() {
@@ -196,6 +200,11 @@ impl Owner {
             if abandoned && self.at_rest() {
                 return Turn::Rest;
             }
+            if told_to_rest && self.at_rest() {
+                told_to_rest = false;
+                idle_since = Instant::now();
+                pausing = self.rest(inbox, &mut snapshotted);
+            }
             let idle_for = if pausing { self.idle.min(SNAPSHOT_PAUSE) } else { self.idle_time() };
             let idle_at = idle_since + idle_for;
             let event = poll_fn(|context| self.poll_event(context, inbox, idle_at, abandoned)).await;
@@ -216,9 +225,10 @@ impl Owner {
                     }
                 }
                 Event::Pruned(step) => self.pruned(step),
+                Event::Asked(Request { operation: Operation::Rest, .. }) => told_to_rest = !snapshotted,
                 Event::Asked(request) => {
                     idle_since = Instant::now();
-                    (snapshotted, pausing) = (false, false);
+                    (snapshotted, pausing, told_to_rest) = (false, false, false);
                     self.prepay(&request, inbox);
                     self.admit(request);
                     while self.takes()
@@ -230,21 +240,35 @@ impl Owner {
                 Event::Due => self.look_after_age(),
                 Event::Abandoned => {
                     abandoned = true;
-                    self.loaded.machine.request_snapshot();
+                    self.take_snapshot();
                 }
                 Event::Idle => {
                     idle_since = Instant::now();
-                    pausing = false;
-                    // Taken while requests are: whoever comes after the inbox is closed waits until the session has left.
-                    if self.at_rest() && !snapshotted && self.takes_snapshot() {
-                        (snapshotted, pausing) = (true, true);
-                    } else if self.at_rest() && self.tail.retire() {
-                        // What was sent before this is still received, then the end.
-                        inbox.close();
-                    }
+                    inbox.shrink();
+                    pausing = self.at_rest() && self.rest(inbox, &mut snapshotted);
                 }
             }
         }
+    }
+
+    /// Goes on the way out of memory: first a snapshot, when one is worth it, then nobody is let in any more. Whether it waits for the
+    /// snapshot.
+    fn rest(&mut self, inbox: &mut Inbox, snapshotted: &mut bool) -> bool {
+        // Taken while requests are: whoever comes after the inbox is closed waits until the session has left.
+        if !*snapshotted && self.take_snapshot() {
+            *snapshotted = true;
+            return true;
+        }
+        if self.tail.retire() {
+            // What was sent before this is still received, then the end.
+            inbox.close();
+        }
+        false
+    }
+
+    /// Tells the store that nobody uses the log any more.
+    pub(super) fn leave(&self) {
+        self.store.release(self.loaded.log, self.loaded.term);
     }
 
     /// Whether another request is taken in.
@@ -403,9 +427,13 @@ impl Owner {
         }
     }
 
-    /// Begins a snapshot, when the last one does not have everything.
-    fn takes_snapshot(&mut self) -> bool {
-        self.loaded.machine.request_snapshot();
+    /// Begins a snapshot before the session leaves memory, when loading it would take long without. Whether it did.
+    fn take_snapshot(&mut self) -> bool {
+        let machine = &mut self.loaded.machine;
+        if machine.state().end().saturating_sub(machine.snapshot_through()) <= REST_REPLAY_MAX {
+            return false;
+        }
+        machine.request_snapshot();
         self.release();
         !self.snapshots.is_empty()
     }

@@ -330,6 +330,10 @@ impl<S: Store> Store for Hostile<S> {
         })
     }
 
+    fn release(&self, log: LogId, term: Term) {
+        self.shared.inner.release(log, term);
+    }
+
     fn reserve(&self, log: LogId, bytes: usize) -> StoreFuture<Reservation> {
         if self.shared.happens(self.shared.faults.refusals) {
             return Box::pin(async { Err(StoreError::Overloaded { scope: "the store", limit: 0 }) });

@@ -220,6 +220,10 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Corrupt`] or [`StoreError::Read`].
     fn open(&self, session: &SessionId) -> StoreFuture<Opened>;
 
+    /// Who opened a log uses it no more: it need not be kept ready for this opening. Only a hint, which takes nothing away from whoever
+    /// opens it later.
+    fn release(&self, _log: LogId, _term: Term) {}
+
     /// Reserves room for `bytes` of records of a log before a command is decided. Waits for settling to make room, for
     /// at most a named time.
     ///

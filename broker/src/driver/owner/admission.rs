@@ -81,6 +81,8 @@ impl Owner {
             Operation::Reload => return self.end(Ending::Reload, reply_to),
             Operation::Trim(before) => return self.trim(before, reply_to),
             Operation::Wake => return self.wake(reply_to),
+            // Not admitted: it changes nothing that others see.
+            Operation::Rest => return,
         };
         let bytes = room(&command);
         let key = self.loaded.machine.key(&command);

@@ -11,6 +11,7 @@ use crate::store::ancestry::{ANCESTORS_MAX, Ancestry};
 use crate::store::local::erasing::ERASING_RANGES_MAX;
 use crate::store::local::group::{Create, Delete, Erase, Rename, Trim};
 use crate::store::local::log::{Log, Stage};
+use crate::store::local::lookups;
 use crate::store::local::queued::Queued;
 use crate::store::local::reader::{self, Lookup, failure, log_row};
 use crate::store::local::shared::Shared;
@@ -138,8 +139,10 @@ impl LocalStore {
         for id in logs {
             loop {
                 let evictions = {
-                    let state = shared.state();
-                    if state.logs.contains_key(&id) {
+                    let mut state = shared.state();
+                    if let Some(log) = state.logs.get_mut(&id) {
+                        // Somebody needs it to be there for a moment.
+                        log.resting = false;
                         break;
                     }
                     state.evictions
@@ -169,12 +172,7 @@ impl LocalStore {
             if let Some(id) = shared.state().names.get(session) {
                 return Ok(*id);
             }
-            let name = session.clone();
-            let look_up = move |shared: &Shared| {
-                let evictions = shared.state().evictions;
-                Ok((reader::look_up(&shared.database, &name)?, evictions))
-            };
-            let (lookup, evictions) = reader::blocking(shared, look_up).await?;
+            let (lookup, evictions) = lookups::find(shared, session).await?;
             let mut state = shared.state();
             if let Some(id) = state.names.get(session) {
                 return Ok(*id);

@@ -142,6 +142,8 @@ pub struct Log {
     pub pending: Option<PendingSnapshot>,
     /// Is being settled.
     pub settling: Option<Arc<Rows>>,
+    /// Nobody has it open, and nobody needs it to be in memory.
+    pub resting: bool,
 }
 
 impl Log {
@@ -170,6 +172,7 @@ impl Log {
             snapshot_through: None,
             pending: None,
             settling: None,
+            resting: false,
         }
     }
 
@@ -199,6 +202,7 @@ impl Log {
             snapshot_through: row.snapshot_through,
             pending: None,
             settling: None,
+            resting: false,
         }
     }
 

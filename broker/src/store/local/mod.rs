@@ -26,6 +26,7 @@ pub mod keyed;
 pub mod lifecycle;
 pub mod listing;
 pub mod log;
+pub mod lookups;
 pub mod opening;
 pub mod partial;
 pub mod place;
@@ -401,6 +402,11 @@ fn with_overhead(bytes: usize) -> usize {
 impl Store for LocalStore {
     fn open(&self, session: &SessionId) -> StoreFuture<Opened> {
         Box::pin(Self::open_session(Arc::clone(&self.shared), session.clone()))
+    }
+
+    fn release(&self, log: LogId, term: Term) {
+        let forgotten = self.shared.state().release(log, term);
+        drop(forgotten);
     }
 
     fn reserve(&self, log: LogId, bytes: usize) -> StoreFuture<Reservation> {

@@ -65,7 +65,7 @@ pub fn open(
     if let Some(folder) = folder.as_mut().filter(|folder| folder.is_new) {
         folder.mark_ready()?;
     }
-    let mut state = State::new(meta, tuning.logs_max);
+    let mut state = State::new(meta, tuning.logs_max, tuning.resting_max);
     let erasing = database.read(|transaction| erasing::all(&transaction.open_table(ERASING)?));
     for (log, offsets) in erasing.map_err(damaged)? {
         state.erasing.add(log, offsets);

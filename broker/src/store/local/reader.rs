@@ -73,28 +73,47 @@ pub fn log_row(database: &Database, log: LogId) -> Result<Option<LogRow>, Databa
     })
 }
 
-/// What the database knows about a session.
-///
-/// # Errors
-/// [`StoreError::Corrupt`] or [`StoreError::Read`].
-pub fn look_up(database: &Database, session: &SessionId) -> Result<Lookup, StoreError> {
-    // In one transaction: the name may be given up or deleted meanwhile.
+/// What the database knows about sessions, each for itself.
+pub fn look_up(database: &Database, sessions: &[SessionId]) -> Vec<Result<Lookup, StoreError>> {
+    // In one transaction: a name may be given up or deleted meanwhile.
     let found = database.read(|transaction| {
-        let log = match names::of(&transaction.open_table(NAMES)?, session.as_str())? {
-            Name::Deleted { next_epoch } => return Ok(Ok(Lookup::Vacant(next_epoch))),
-            Name::Log(log) => log,
+        let (names, logs) = (transaction.open_table(NAMES)?, transaction.open_table(LOGS)?);
+        let mut others = None;
+        let mut find = |session: &SessionId| {
+            let name = match (names::of(&names, session.as_str())?, others) {
+                (Some(name), _) | (None, Some(name)) => name,
+                (None, None) => *others.insert(names::others(&names)?),
+            };
+            let log = match name {
+                Name::Deleted { next_epoch } => return Ok(Ok(Lookup::Vacant(next_epoch))),
+                Name::Log(log) => log,
+            };
+            let row = match logs.get(log.0)? {
+                Some(value) => LogRow::decode(log, value.value()),
+                None => Err(Damage("its row is missing")),
+            };
+            let row = row.and_then(|row| {
+                let same = row.name == *session;
+                if same { Ok(Box::new(row)) } else { Err(Damage("its row is of another session")) }
+            });
+            Ok(row.map(|row| Lookup::Found(log, row)).map_err(|damage| failure(log, 0, damage.into())))
         };
-        let row = match transaction.open_table(LOGS)?.get(log.0)? {
-            Some(value) => LogRow::decode(log, value.value()),
-            None => Err(Damage("its row is missing")),
+        let each = |session: &SessionId| match find(session) {
+            // It is one name's, and the others are as they are.
+            Err(DatabaseFailure::Damage(damage)) => Ok(Err(failure(LogId(0), 0, damage.into()))),
+            found => found,
         };
-        let row = row.and_then(|row| {
-            let same = row.name == *session;
-            if same { Ok(Box::new(row)) } else { Err(Damage("its row is of another session")) }
-        });
-        Ok(row.map(|row| Lookup::Found(log, row)).map_err(|damage| failure(log, 0, damage.into())))
+        sessions.iter().map(each).collect::<Result<Vec<_>, DatabaseFailure>>()
     });
-    found.map_err(|error| failure(LogId(0), 0, error))?
+    match found {
+        Ok(found) => found,
+        Err(error) if sessions.len() > 1 => {
+            // What failed may be one name's alone: the others are not to suffer for it.
+            drop(error);
+            sessions.iter().flat_map(|session| look_up(database, std::slice::from_ref(session))).collect()
+        }
+        Err(error) => vec![Err(failure(LogId(0), 0, error))],
+    }
 }
 
 /// Records of a log from `from` on, from memory or the database, from the logs that hold them.

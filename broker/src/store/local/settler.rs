@@ -12,6 +12,7 @@ use crate::store::local::health::Part;
 use crate::store::local::plan::Plan;
 use crate::store::local::queued::Stop;
 use crate::store::local::shared::{BACKOFF_MAX, BACKOFF_MIN, SETTLE_SEGMENTS, Shared};
+use crate::store::local::state::FORGET_STEP;
 use crate::store::local::table::doomed;
 use crate::store::local::table::erasing::{self, ERASING};
 use crate::store::local::wipe::Wipe;
@@ -145,11 +146,21 @@ impl Settler {
             }
         }
         finish(&self.shared, plan);
+        self.forget_resting();
         self.shared.health.well(Part::Database);
         self.doomed = true;
         self.erasing |= erases || self.erasing_failed;
         histogram!("longwire_store_settle_seconds").record(started.elapsed().as_secs_f64());
         true
+    }
+
+    /// What is settled need not stay in memory, when nobody has it open. In steps, as others wait for the state.
+    fn forget_resting(&self) {
+        let resting = self.shared.state().resting();
+        for _ in 0..resting.div_ceil(FORGET_STEP) {
+            let forgotten = self.shared.state().forget_resting(FORGET_STEP);
+            drop(forgotten);
+        }
     }
 
     pub(super) fn look_after_disk(&mut self) {

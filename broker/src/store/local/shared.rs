@@ -10,12 +10,13 @@ use crate::store::local::database::Database;
 use crate::store::local::disk::Disk;
 use crate::store::local::folder::DataFolder;
 use crate::store::local::health::HealthBoard;
+use crate::store::local::lookups::Lookups;
 use crate::store::local::quota::{Quota, QuotaLimits};
 use crate::store::local::segment::{SEGMENT_BYTES, SegmentPool};
-use crate::store::local::state::{RESIDENT_LOGS_MAX, State};
+use crate::store::local::state::{RESIDENT_LOGS_MAX, RESTING_LOGS_MAX, State};
 
 /// Bytes of redb's cache, unless configured: enough for the inner pages of a large database.
-pub const CACHE_BYTES: usize = 64 << 20;
+pub const CACHE_BYTES: usize = 24 << 20;
 /// Unsettled bytes at which settling begins: a quarter of the quota, so that writing goes on meanwhile.
 pub const SETTLE_BYTES: usize = 16 << 20;
 /// Full segments at which settling begins: small groups fill segments faster than the quota.
@@ -55,6 +56,8 @@ pub struct Tuning {
     pub ballast_bytes: u64,
     /// See [`RESIDENT_LOGS_MAX`].
     pub logs_max: usize,
+    /// See [`RESTING_LOGS_MAX`].
+    pub resting_max: usize,
     /// See [`CACHE_BYTES`].
     pub cache_bytes: usize,
     /// See [`ERASE_WITHIN`].
@@ -75,6 +78,7 @@ impl Default for Tuning {
             spares_after: SPARES_AFTER,
             ballast_bytes: BALLAST_BYTES,
             logs_max: RESIDENT_LOGS_MAX,
+            resting_max: RESTING_LOGS_MAX,
             cache_bytes: CACHE_BYTES,
             erase_within: ERASE_WITHIN,
             quota: QuotaLimits::default(),
@@ -107,6 +111,8 @@ pub struct Shared {
     pub pool: SegmentPool,
     /// Reads of the database at a time.
     pub readers: Arc<Semaphore>,
+    /// Names that are looked up in the database.
+    pub lookups: Lookups,
     /// Backups at a time.
     pub backups: Arc<Semaphore>,
     /// The folder's files.
@@ -143,6 +149,7 @@ impl Shared {
             database,
             pool,
             readers: Arc::new(Semaphore::new(READERS_MAX)),
+            lookups: Lookups::default(),
             backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
             disk,
             salt,
@@ -167,6 +174,10 @@ impl Shared {
     /// # Errors
     /// [`StoreError::Unavailable`] when the store is in trouble, since nothing may become durable for long.
     pub async fn when<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> Result<T, StoreError> {
+        // Mostly there is nothing to wait for.
+        if let Some(found) = look(&mut self.state()) {
+            return Ok(found);
+        }
         let mut commits = self.durable.subscribe();
         loop {
             commits.mark_unchanged();

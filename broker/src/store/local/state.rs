@@ -6,6 +6,8 @@
 //! into the database and then removes it here. It leaves memory only after the commit that has it is visible, so a
 //! reader that looks here first and into the database after that misses nothing.
 
+mod resting;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,6 +27,8 @@ use crate::store::local::unindexed::Unindexed;
 use crate::store::local::values::Values;
 use crate::store::{LogId, Reservation, StoreError, Term};
 
+pub use resting::{FORGET_STEP, RESTING_LOGS_MAX};
+
 /// Logs in memory. A log that is idle for longest is forgotten, which fences who opened it: it opens it again. Each takes
 /// some 500 bytes and its projection.
 pub const RESIDENT_LOGS_MAX: usize = 131_072;
@@ -40,8 +44,8 @@ pub const QUEUE_ITEMS_MAX: usize = 65_536;
 pub struct State {
     /// The current log of every resident name.
     pub names: BTreeMap<SessionId, LogId>,
-    /// Every resident log.
-    pub logs: HashMap<LogId, Log>,
+    /// Every resident log. Boxed: the table has room for as many as there ever were at a time.
+    pub logs: HashMap<LogId, Box<Log>>,
     /// The values of the table.
     pub values: Values,
     /// What logs are found by that the database does not know.
@@ -82,6 +86,8 @@ pub struct State {
     erased: Vec<Erase>,
     erases: bool,
     by_term: BTreeMap<Term, LogId>,
+    // Nobody has them open since this opening, in the order in which they were left. Others may have opened them again.
+    resting: VecDeque<(LogId, Term)>,
     dirty: BTreeSet<LogId>,
     // In the plan that is being settled: until that is done the database may still say otherwise about them.
     settling: BTreeSet<LogId>,
@@ -89,12 +95,13 @@ pub struct State {
     next_term: u64,
     durable_commit: u64,
     logs_max: usize,
+    resting_max: usize,
 }
 
 impl State {
     /// The state over a database that is as far as `settled`.
     #[must_use]
-    pub fn new(settled: Meta, logs_max: usize) -> Self {
+    pub fn new(settled: Meta, logs_max: usize, resting_max: usize) -> Self {
         Self {
             names: BTreeMap::new(),
             logs: HashMap::new(),
@@ -119,12 +126,14 @@ impl State {
             erased: Vec::new(),
             erases: false,
             by_term: BTreeMap::new(),
+            resting: VecDeque::new(),
             dirty: BTreeSet::new(),
             settling: BTreeSet::new(),
             next_log: settled.next_log.max(1),
             next_term: 1,
             durable_commit: settled.settled_commit,
             logs_max,
+            resting_max,
         }
     }
 
@@ -141,13 +150,14 @@ impl State {
         self.by_term.remove(&log.term);
         self.by_term.insert(term, id);
         log.term = term;
+        log.resting = false;
         Some(log)
     }
 
     /// Makes a log of the database resident.
     pub fn load(&mut self, id: LogId, row: LogRow) {
         let term = self.take_term();
-        self.insert(id, Log::settled(row, term));
+        self.insert(id, Box::new(Log::settled(row, term)));
     }
 
     /// Gives a name that has no log an id. The first append creates it.
@@ -155,7 +165,7 @@ impl State {
         let id = LogId(self.next_log);
         self.next_log += 1;
         let term = self.take_term();
-        self.insert(id, Log::reserved(name, epoch, term));
+        self.insert(id, Box::new(Log::reserved(name, epoch, term)));
         id
     }
 
@@ -237,7 +247,7 @@ impl State {
             Item::Create(create) => {
                 self.next_log = self.next_log.max(create.log.0 + 1);
                 let term = self.take_term();
-                self.insert(create.log, Log::reserved(create.name.clone(), 0, term));
+                self.insert(create.log, Box::new(Log::reserved(create.name.clone(), 0, term)));
                 create.log
             }
             Item::Append(Append { log, .. })
@@ -386,7 +396,12 @@ impl State {
                 LogChange::Live { row, batches, .. } => {
                     // A log that was deleted meanwhile has dropped its batches already.
                     let done = batches.len().min(log.unsettled.len());
-                    garbage.extend(log.unsettled.drain(..done));
+                    if done == log.unsettled.len() {
+                        // With its memory: most logs have nothing more for a while.
+                        garbage.extend(std::mem::take(&mut log.unsettled));
+                    } else {
+                        garbage.extend(log.unsettled.drain(..done));
+                    }
                     log.settled_end = row.end;
                     log.settled = Some(Settled::of(row));
                     log.ancestry = row.ancestry.clone();
@@ -527,7 +542,7 @@ impl State {
         }
     }
 
-    fn insert(&mut self, id: LogId, log: Log) {
+    fn insert(&mut self, id: LogId, log: Box<Log>) {
         self.evict();
         self.by_term.insert(log.term, id);
         self.names.insert(log.name.clone(), id);
@@ -538,15 +553,23 @@ impl State {
         if self.logs.len() < self.logs_max {
             return;
         }
-        let idle = self.by_term.iter().take(EVICTION_SCAN).find(|(_, id)| {
-            let known = !self.dirty.contains(id) && !self.settling.contains(id);
-            known && self.logs.get(id).is_none_or(Log::is_idle)
-        });
+        let idle = self.by_term.iter().take(EVICTION_SCAN).find(|(_, id)| self.may_forget(**id));
         let Some((&term, &id)) = idle else { return };
         self.by_term.remove(&term);
-        if let Some(log) = self.logs.remove(&id) {
-            self.forget_name(log.name, id);
-        }
+        drop(self.forget(id));
+    }
+
+    /// Whether the database has all there is of a log.
+    fn may_forget(&self, id: LogId) -> bool {
+        let known = !self.dirty.contains(&id) && !self.settling.contains(&id);
+        known && self.logs.get(&id).is_none_or(|log| log.is_idle())
+    }
+
+    fn forget(&mut self, id: LogId) -> Option<Box<Log>> {
+        let log = self.logs.remove(&id)?;
+        self.by_term.remove(&log.term);
+        self.forget_name(log.name.clone(), id);
+        Some(log)
     }
 
     /// Who looks a name up in the database meanwhile must look again.

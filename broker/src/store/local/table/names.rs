@@ -63,18 +63,24 @@ impl Name {
     }
 }
 
-/// What a name stands for; one of which nothing is known is like a deleted one.
+/// What a name stands for that has no row of its own.
+///
+/// # Errors
+/// Those of redb, or that the row is damaged.
+pub fn others(names: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Name, DatabaseFailure> {
+    Ok(match names.get(OTHERS)? {
+        Some(value) => Name::decode(OTHERS, value.value())?,
+        None => Name::Deleted { next_epoch: 0 },
+    })
+}
+
+/// What a name stands for; when there is nothing about it, it is like all [`others`].
 ///
 /// # Errors
 /// Those of redb, or that the row is damaged.
 pub fn of(
     names: &impl ReadableTable<&'static str, &'static [u8]>,
     name: &str,
-) -> Result<Name, DatabaseFailure> {
-    for key in [name, OTHERS] {
-        if let Some(value) = names.get(key)? {
-            return Ok(Name::decode(key, value.value())?);
-        }
-    }
-    Ok(Name::Deleted { next_epoch: 0 })
+) -> Result<Option<Name>, DatabaseFailure> {
+    Ok(names.get(name)?.map(|value| Name::decode(name, value.value())).transpose()?)
 }

@@ -13,6 +13,7 @@ mod model;
 mod rebuild;
 mod recovery;
 mod renaming;
+mod resting;
 mod restore;
 mod sim;
 mod wiping;

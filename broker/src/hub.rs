@@ -310,4 +310,20 @@ mod tests {
         assert_eq!(reader.loaded().await.unwrap().end, 3);
         assert_eq!(began.elapsed(), Duration::ZERO, "nobody waited for a time");
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_told_to_rest_while_it_is_loaded_does_so_once_it_has_answered() {
+        let hub = Hub::new(Arc::new(MemoryStore::new()), Clock::start(), Ageing::default(), IDLE);
+        let (a, began) = (SessionId::parse("a").unwrap(), tokio::time::Instant::now());
+        let (answers, mut answered) = queue(1);
+        let request = Request { operation: publish(), reply_to: ReplyTo { request: 0, answers } };
+        assert!(hub.try_send(&a, request).is_none());
+        let rest = Request { operation: Operation::Rest, reply_to: ReplyTo::nobody() };
+        assert!(hub.try_send(&a, rest).is_none());
+        assert!(answered.recv().await.unwrap().result.is_ok());
+        while hub.live() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
 }

@@ -234,6 +234,8 @@ impl Owner {
                     while self.takes()
                         && let Some(request) = inbox.next_ahead()
                     {
+                        // It may have come right behind what made the session live, while that was being loaded.
+                        told_to_rest = matches!(request.operation, Operation::Rest);
                         self.admit(request);
                     }
                 }

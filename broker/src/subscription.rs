@@ -4,9 +4,12 @@
 //! nothing else, so whatever happens in between, it delivers every record from its start exactly once, in order.
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use longwire_proto::codec::{DeliveryBody, Encoding, FrameBytes};
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::outcome::Outcome;
@@ -17,7 +20,7 @@ use tokio::sync::watch;
 use crate::filter::{Filter, Passed};
 use crate::ramp::Ramp;
 use crate::store::reconcile::retry_read;
-use crate::store::{ReadLimit, Store};
+use crate::store::{Chunk, ReadLimit, Store, StoreError};
 use crate::store_error::{corrupt, in_session};
 use crate::tail::{Progress, Tail, TailRead, TailReader, TailState};
 
@@ -76,16 +79,23 @@ pub(crate) struct Window {
     /// Deliveries that are not consumed: the offset after each, and its bytes.
     sent: VecDeque<(u64, u64)>,
     sent_bytes: u64,
+    /// Until there is news of what is consumed.
+    waiting: Option<BoxFuture<'static, ()>>,
 }
 
 impl Window {
     /// A window of so many bytes, of which nothing is used.
     pub(crate) fn new(bytes_max: u64, consumed_through: watch::Receiver<u64>) -> Self {
-        Self { bytes_max, consumed_through, sent: VecDeque::new(), sent_bytes: 0 }
+        Self { bytes_max, consumed_through, sent: VecDeque::new(), sent_bytes: 0, waiting: None }
     }
 
     /// Waits until something may be sent.
     pub(crate) async fn wait_for_room(&mut self) {
+        std::future::poll_fn(|context| self.poll_room(context)).await;
+    }
+
+    /// Whether something may be sent; who was told that nothing may is woken when it is worth to look again.
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
             let consumed = *self.consumed_through.borrow_and_update();
             while let Some((_, bytes)) = self.sent.front().copied().filter(|(next, _)| *next <= consumed) {
@@ -93,12 +103,20 @@ impl Window {
                 self.sent_bytes -= bytes;
             }
             if self.sent_bytes < self.bytes_max || self.sent.is_empty() {
-                return;
+                self.waiting = None;
+                return Poll::Ready(());
             }
-            if self.consumed_through.changed().await.is_err() {
-                // The connection that grants credit has gone; so will this subscription.
-                std::future::pending::<()>().await;
-            }
+            let waiting = self.waiting.get_or_insert_with(|| {
+                let mut consumed_through = self.consumed_through.clone();
+                Box::pin(async move {
+                    if consumed_through.changed().await.is_err() {
+                        // The connection that grants credit has gone; so will this subscription.
+                        pending::<()>().await;
+                    }
+                })
+            });
+            ready!(waiting.as_mut().poll(context));
+            self.waiting = None;
         }
     }
 
@@ -143,6 +161,8 @@ pub struct Subscription {
     ramp: Ramp,
     window: Option<Window>,
     filter: Option<Filter>,
+    /// What is being read of the store.
+    reading: Option<BoxFuture<'static, Result<Chunk, StoreError>>>,
     ended: bool,
 }
 
@@ -167,6 +187,7 @@ impl Subscription {
             ramp: Ramp::default(),
             window: None,
             filter: None,
+            reading: None,
             ended: false,
         }
     }
@@ -209,43 +230,48 @@ impl Subscription {
         self
     }
 
-    /// The next delivery, or the end; `None` after the end. Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Option<Event> {
+    /// The next delivery, or the end; `None` after the end. Who was told that there is none yet is woken when it is worth to look again.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
         while !self.ended {
             if let Some(window) = &mut self.window {
-                window.wait_for_room().await;
+                ready!(window.poll_room(context));
             }
-            match self.reader.read(self.next) {
+            if let Some(reading) = &mut self.reading {
+                let read = ready!(reading.as_mut().poll(context));
+                self.reading = None;
+                return Poll::Ready(Some(self.caught_up(read)));
+            }
+            match self.reader.read(self.next, context) {
                 TailRead::Batch(batch) => {
                     let part = batch.part(self.next, self.ramp.bytes_max());
                     let next = self.next + part.len() as u64;
                     let bytes = part.iter().map(Bytes::len).sum();
                     self.ramp.given(bytes);
-                    return Some(match &self.filter {
+                    return Poll::Ready(Some(match &self.filter {
                         None => self.deliver(batch.body(self.encoding, self.next, part), next, bytes),
                         Some(filter) => {
                             let passed = filter.apply(self.next, part);
                             self.deliver_passed(next, passed)
                         }
-                    });
+                    }));
                 }
                 TailRead::Behind(end) => match self.reader.tail().progress() {
                     Some(progress) if progress.log != self.progress.log => {
                         if let Some(ended) = self.another_log(progress) {
-                            return Some(ended);
+                            return Poll::Ready(Some(ended));
                         }
                     }
-                    _ => return Some(self.catch_up(end).await),
+                    _ => self.catch_up(end),
                 },
                 TailRead::AtEnd(state) => {
-                    if let Some(ended) = self.end_reached(state) {
-                        return Some(ended);
-                    }
-                    self.reader.changed().await;
+                    return match self.end_reached(state) {
+                        Some(ended) => Poll::Ready(Some(ended)),
+                        None => Poll::Pending,
+                    };
                 }
             }
         }
-        None
+        Poll::Ready(None)
     }
 
     fn end_reached(&mut self, state: TailState) -> Option<Event> {
@@ -278,12 +304,18 @@ impl Subscription {
         None
     }
 
-    async fn catch_up(&mut self, end: u64) -> Event {
+    /// Begins to read of the store, up to this end.
+    fn catch_up(&mut self, end: u64) {
         // A delivery is of one epoch: a reader makes positions of it.
         let until = self.progress.lineage.until(self.next).map_or(end, |until| until.min(end));
         let records = usize::try_from(until - self.next).unwrap_or(usize::MAX);
         let limit = ReadLimit { records: records.min(CATCH_UP_RECORDS), bytes: self.ramp.bytes_max() };
-        let chunk = match retry_read(|| self.store.read(self.progress.log, self.next, limit)).await {
+        let (store, log, next) = (Arc::clone(&self.store), self.progress.log, self.next);
+        self.reading = Some(Box::pin(async move { retry_read(|| store.read(log, next, limit)).await }));
+    }
+
+    fn caught_up(&mut self, read: Result<Chunk, StoreError>) -> Event {
+        let chunk = match read {
             Ok(chunk) => chunk,
             Err(error) => return self.end(in_session(&self.progress.session, &error)),
         };

@@ -1,23 +1,23 @@
 //! The tail of a live session: what its driver shares with everyone who reads it.
 //!
 //! The driver is the only writer. It keeps the last durable records in memory, as the deliveries that all subscribers
-//! share, beside where the session stands; both change under one lock, and a `watch` says that they changed. A reader that
-//! finds its offset below the tail reads the store; one that finds it at the end waits; so the hand-over from catch-up to
-//! live has no gap to fall into.
+//! share, beside where the session stands; both change under one lock. A reader that finds its offset below the tail reads the
+//! store; one that finds it at the end is woken by the next change, for which it registers under that lock; so the hand-over from
+//! catch-up to live has no gap to fall into.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
 
+use crate::store::LogId;
 use bytes::Bytes;
 use longwire_proto::codec::{DeliveryBody, Encoding};
 use longwire_proto::error::Error;
 use longwire_proto::limits::DELIVERY_BYTES_MAX;
 use longwire_proto::position::Lineage;
 use longwire_proto::session_id::SessionId;
-use tokio::sync::watch;
-
-use crate::store::LogId;
 
 /// Bytes of records that the tail of one session keeps. A reader that lags further reads the store.
 pub const TAIL_BYTES_MAX: usize = 1 << 20;
@@ -138,8 +138,44 @@ struct Kept {
     batches: VecDeque<Arc<TailBatch>>,
     bytes: usize,
     end: u64,
-    readers: usize,
+    /// Who is to be woken: a place for each reader.
+    waiting: Vec<Option<Waker>>,
+    /// The places that no reader has.
+    free: Vec<usize>,
     retired: bool,
+}
+
+impl Kept {
+    fn readers(&self) -> usize {
+        self.waiting.len() - self.free.len()
+    }
+
+    /// Whoever waits, to be woken once the lock is given back.
+    fn take_waiting(&mut self) -> Vec<Waker> {
+        self.waiting.iter_mut().filter_map(Option::take).collect()
+    }
+
+    fn enter(&mut self) -> usize {
+        self.free.pop().unwrap_or_else(|| {
+            self.waiting.push(None);
+            self.waiting.len() - 1
+        })
+    }
+
+    fn leave(&mut self, place: usize) {
+        self.waiting[place] = None;
+        self.free.push(place);
+        if self.readers() == 0 {
+            (self.waiting, self.free) = (Vec::new(), Vec::new());
+        }
+    }
+
+    fn wait(&mut self, place: usize, context: &Context<'_>) {
+        let waker = &mut self.waiting[place];
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            *waker = Some(context.waker().clone());
+        }
+    }
 }
 
 /// Bytes that all tails keep.
@@ -150,8 +186,6 @@ pub struct TailBudget(AtomicUsize);
 #[derive(Debug)]
 pub struct Tail {
     kept: Mutex<Kept>,
-    /// Sent to after every change of what is kept: a reader marks it seen before it looks, so no change escapes it.
-    changed: watch::Sender<()>,
     budget: Arc<TailBudget>,
 }
 
@@ -159,7 +193,7 @@ impl Tail {
     /// The tail of a session that is being loaded.
     #[must_use]
     pub fn new(budget: Arc<TailBudget>) -> Self {
-        Self { kept: Mutex::default(), changed: watch::Sender::new(()), budget }
+        Self { kept: Mutex::default(), budget }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -173,8 +207,7 @@ impl Tail {
         self.drop_batches(&mut kept, 0);
         kept.end = progress.end;
         kept.state = TailState::Live(progress);
-        drop(kept);
-        self.changed.send_replace(());
+        wake(kept);
     }
 
     /// Adds records that became durable.
@@ -186,7 +219,7 @@ impl Tail {
         progress.closed |= closed;
         let epoch = progress.epoch();
         kept.end = end;
-        if kept.readers > 0 {
+        if kept.readers() > 0 {
             for batch in deliveries(epoch, from, records) {
                 kept.bytes += batch.bytes;
                 self.budget.0.fetch_add(batch.bytes, Ordering::Relaxed);
@@ -197,8 +230,7 @@ impl Tail {
         } else {
             self.drop_batches(&mut kept, 0);
         }
-        drop(kept);
-        self.changed.send_replace(());
+        wake(kept);
     }
 
     /// Drops what is kept: readers go by the store, which has other bytes now.
@@ -209,16 +241,18 @@ impl Tail {
 
     /// The records below `start` are gone.
     pub fn trimmed(&self, start: u64) {
-        if let TailState::Live(progress) = &mut self.kept().state {
+        let mut kept = self.kept();
+        if let TailState::Live(progress) = &mut kept.state {
             progress.start = progress.start.max(start);
         }
-        self.changed.send_replace(());
+        wake(kept);
     }
 
     /// Ends the tail for every reader, after what they have not read yet.
     pub fn end(&self, error: Error) {
-        self.kept().state = TailState::Ended(error);
-        self.changed.send_replace(());
+        let mut kept = self.kept();
+        kept.state = TailState::Ended(error);
+        wake(kept);
     }
 
     /// Where the session stands; `None` when it is not loaded or has ended.
@@ -233,7 +267,7 @@ impl Tail {
     /// Marks the tail as left by its driver, unless somebody reads it. Nobody can begin to read it after that.
     pub fn retire(&self) -> bool {
         let mut kept = self.kept();
-        kept.retired |= kept.readers == 0;
+        kept.retired |= kept.readers() == 0;
         kept.retired
     }
 
@@ -245,7 +279,7 @@ impl Tail {
     /// How many read it.
     #[must_use]
     pub fn readers(&self) -> usize {
-        self.kept().readers
+        self.kept().readers()
     }
 
     /// Begins to read; `None` when the driver has left.
@@ -255,8 +289,8 @@ impl Tail {
         if kept.retired {
             return None;
         }
-        kept.readers += 1;
-        Some(TailReader { tail: Arc::clone(self), changed: self.changed.subscribe() })
+        let place = kept.enter();
+        Some(TailReader { tail: Arc::clone(self), place })
     }
 
     fn drop_batches(&self, kept: &mut Kept, limit: usize) {
@@ -273,6 +307,13 @@ impl Drop for Tail {
         let mut kept = std::mem::take(&mut *self.kept());
         self.drop_batches(&mut kept, 0);
     }
+}
+
+/// Gives the lock back, and wakes whoever waits for a change.
+fn wake(mut kept: MutexGuard<'_, Kept>) {
+    let waiting = kept.take_waiting();
+    drop(kept);
+    waiting.into_iter().for_each(Waker::wake);
 }
 
 fn deliveries(epoch: u64, mut from: u64, records: Vec<Bytes>) -> Vec<TailBatch> {
@@ -297,16 +338,15 @@ fn deliveries(epoch: u64, mut from: u64, records: Vec<Bytes>) -> Vec<TailBatch> 
 #[derive(Debug)]
 pub struct TailReader {
     tail: Arc<Tail>,
-    changed: watch::Receiver<()>,
+    place: usize,
 }
 
 impl TailReader {
-    /// What the tail has at `next`. Whatever changes after this is told by [`TailReader::changed`].
-    #[must_use]
-    pub fn read(&mut self, next: u64) -> TailRead {
-        self.changed.mark_unchanged();
-        let kept = self.tail.kept();
+    /// What the tail has at `next`. Who is at the end is woken when that changes.
+    pub fn read(&mut self, next: u64, context: &Context<'_>) -> TailRead {
+        let mut kept = self.tail.kept();
         if next >= kept.end {
+            kept.wait(self.place, context);
             return TailRead::AtEnd(kept.state.clone());
         }
         let index = kept.batches.partition_point(|batch| batch.next() <= next);
@@ -316,28 +356,23 @@ impl TailReader {
         }
     }
 
-    /// Waits for a change since the last look.
-    pub async fn changed(&mut self) {
-        if self.changed.changed().await.is_err() {
-            // The sender lives in `self.tail`, so this is not reached; waiting for ever is what "no change" means.
-            std::future::pending::<()>().await;
-        }
-    }
-
     /// Waits until the session is loaded.
     ///
     /// # Errors
     /// Why it could not be.
     pub async fn loaded(&mut self) -> Result<Progress, Error> {
-        loop {
-            self.changed.mark_unchanged();
-            let state = self.tail.kept().state.clone();
-            match state {
-                TailState::Loading => self.changed().await,
-                TailState::Live(progress) => return Ok(progress),
-                TailState::Ended(error) => return Err(error),
+        poll_fn(|context| {
+            let mut kept = self.tail.kept();
+            match &kept.state {
+                TailState::Live(progress) => Poll::Ready(Ok(progress.clone())),
+                TailState::Ended(error) => Poll::Ready(Err(error.clone())),
+                TailState::Loading => {
+                    kept.wait(self.place, context);
+                    Poll::Pending
+                }
             }
-        }
+        })
+        .await
     }
 
     /// The tail that is read.
@@ -349,7 +384,7 @@ impl TailReader {
 
 impl Drop for TailReader {
     fn drop(&mut self) {
-        self.tail.kept().readers -= 1;
+        self.tail.kept().leave(self.place);
     }
 }
 
@@ -371,6 +406,49 @@ mod tests {
         tail
     }
 
+    fn read(reader: &mut TailReader, next: u64) -> TailRead {
+        reader.read(next, &Context::from_waker(Waker::noop()))
+    }
+
+    /// Counts how often somebody was woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn who_is_at_the_end_is_woken_once_by_a_change_and_nobody_else_is() {
+        let tail = live(5);
+        let woken: [Arc<Woken>; 3] = Default::default();
+        let mut readers = woken.each_ref().map(|_| tail.attach().unwrap());
+        let look = |reader: &mut TailReader, woken: &Arc<Woken>, next| {
+            reader.read(next, &Context::from_waker(&Waker::from(Arc::clone(woken))))
+        };
+        let times = || woken.each_ref().map(|woken| woken.0.load(Ordering::Relaxed));
+        for (reader, woken) in readers.iter_mut().zip(&woken).take(2) {
+            assert!(matches!(look(reader, woken, 5), TailRead::AtEnd(_)));
+            assert!(matches!(look(reader, woken, 5), TailRead::AtEnd(_)));
+        }
+        assert!(matches!(look(&mut readers[2], &woken[2], 4), TailRead::Behind(_)));
+        tail.extend(5, records(1, 10), false);
+        assert_eq!(times(), [1, 1, 0]);
+        tail.extend(6, records(1, 10), false);
+        assert_eq!(times(), [1, 1, 0], "they have not looked since");
+        let [first, second, third] = readers;
+        drop((first, third));
+        let mut again = tail.attach().unwrap();
+        assert!(matches!(look(&mut again, &woken[2], 7), TailRead::AtEnd(_)));
+        tail.trimmed(3);
+        assert_eq!(times(), [1, 1, 1], "a place that was left is another reader's");
+        assert_eq!(tail.readers(), 2);
+        drop((second, again));
+        assert!(tail.retire());
+    }
+
     fn records(count: usize, bytes: usize) -> Vec<Bytes> {
         vec![Bytes::from(vec![0; bytes]); count]
     }
@@ -379,15 +457,15 @@ mod tests {
     fn a_reader_finds_its_batch_its_end_or_the_store() {
         let tail = live(5);
         let mut reader = tail.attach().unwrap();
-        assert!(matches!(reader.read(4), TailRead::Behind(_)));
-        assert!(matches!(reader.read(5), TailRead::AtEnd(TailState::Live(_))));
+        assert!(matches!(read(&mut reader, 4), TailRead::Behind(_)));
+        assert!(matches!(read(&mut reader, 5), TailRead::AtEnd(TailState::Live(_))));
         tail.extend(5, records(3, 10), false);
         tail.extend(8, records(1, 10), false);
-        let TailRead::Batch(batch) = reader.read(6) else { panic!("offset 6 is kept") };
+        let TailRead::Batch(batch) = read(&mut reader, 6) else { panic!("offset 6 is kept") };
         assert_eq!((batch.from, batch.next()), (5, 8));
-        assert!(matches!(reader.read(8), TailRead::Batch(batch) if batch.from == 8));
-        assert!(matches!(reader.read(9), TailRead::AtEnd(TailState::Live(_))));
-        assert!(matches!(reader.read(4), TailRead::Behind(_)));
+        assert!(matches!(read(&mut reader, 8), TailRead::Batch(batch) if batch.from == 8));
+        assert!(matches!(read(&mut reader, 9), TailRead::AtEnd(TailState::Live(_))));
+        assert!(matches!(read(&mut reader, 4), TailRead::Behind(_)));
     }
 
     #[test]
@@ -396,7 +474,7 @@ mod tests {
         let mut readers = [tail.attach().unwrap(), tail.attach().unwrap()];
         tail.extend(0, vec![Bytes::from_static(&[0x92, 0x01, 0x01, b'x']); 3], false);
         for encoding in Encoding::ALL {
-            let shared = readers.each_mut().map(|reader| match reader.read(0) {
+            let shared = readers.each_mut().map(|reader| match read(reader, 0) {
                 TailRead::Batch(batch) => {
                     batch.body(encoding, 0, batch.part(0, usize::MAX)).unwrap().shared().as_ptr()
                 }
@@ -424,8 +502,8 @@ mod tests {
             tail.extend(round * 10, records(10, 10_000), false);
             assert!(budget.0.load(Ordering::Relaxed) <= TAIL_BYTES_MAX);
         }
-        assert!(matches!(reader.read(0), TailRead::Behind(_)));
-        assert!(matches!(reader.read(999), TailRead::Batch(_)));
+        assert!(matches!(read(&mut reader, 0), TailRead::Behind(_)));
+        assert!(matches!(read(&mut reader, 999), TailRead::Batch(_)));
         drop(reader);
         tail.extend(1000, records(1, 10), false);
         assert_eq!(budget.0.load(Ordering::Relaxed), 0, "nobody reads: nothing is kept");
@@ -436,7 +514,7 @@ mod tests {
         let tail = live(0);
         let mut reader = tail.attach().unwrap();
         tail.extend(0, records(10, DELIVERY_BYTES_MAX / 4), false);
-        let TailRead::Batch(batch) = reader.read(9) else { panic!("the last part is kept") };
+        let TailRead::Batch(batch) = read(&mut reader, 9) else { panic!("the last part is kept") };
         assert_eq!((batch.from, batch.next()), (8, 10));
     }
 
@@ -445,7 +523,7 @@ mod tests {
         let tail = live(0);
         let mut reader = tail.attach().unwrap();
         tail.extend(0, records(10, 100), false);
-        let TailRead::Batch(batch) = reader.read(0) else { panic!("the batch is kept") };
+        let TailRead::Batch(batch) = read(&mut reader, 0) else { panic!("the batch is kept") };
         let parts = [(0, 1000), (3, 1000), (0, 999), (0, 350), (8, 350), (0, 1), (9, 1)];
         let lengths = parts.map(|(from, bytes_max)| batch.part(from, bytes_max).len());
         assert_eq!(lengths, [10, 7, 9, 3, 2, 1, 1]);

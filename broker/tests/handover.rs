@@ -1,12 +1,13 @@
 //! A reader that has read everything and waits is told of the next record, however the two come to meet.
 #![allow(clippy::unwrap_used)] // tests: a panic is their failure
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use longwire_broker::store::LogId;
 use longwire_broker::tail::{Progress, Tail, TailRead};
 use longwire_proto::position::Lineage;
@@ -33,18 +34,31 @@ fn live() -> Arc<Tail> {
     tail
 }
 
-/// Between looking and waiting a reader does other things. What changes meanwhile is told at once when it waits.
+/// Counts how often somebody is woken.
+#[derive(Default)]
+struct Woken(AtomicU64);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Between looking and waiting a reader does other things. What changes meanwhile wakes it.
 #[test]
 fn a_change_between_looking_and_waiting_is_told() {
-    let tail = live();
+    let (tail, woken) = (live(), Arc::new(Woken::default()));
+    let waker = Waker::from(Arc::clone(&woken));
+    let (context, times) = (Context::from_waker(&waker), || woken.0.load(Ordering::Relaxed));
     let mut reader = tail.attach().unwrap();
-    assert!(matches!(reader.read(0), TailRead::AtEnd(_)));
-    assert!(reader.changed().now_or_never().is_none(), "nothing has changed");
-    assert!(matches!(reader.read(0), TailRead::AtEnd(_)));
+    assert!(matches!(reader.read(0, &context), TailRead::AtEnd(_)));
+    assert_eq!(times(), 0, "nothing has changed");
+    assert!(matches!(reader.read(0, &context), TailRead::AtEnd(_)));
     tail.extend(0, vec![Bytes::from_static(b"record")], false);
-    assert!(reader.changed().now_or_never().is_some(), "the record is not told");
-    assert!(matches!(reader.read(0), TailRead::Batch(_)));
-    assert!(reader.changed().now_or_never().is_none(), "it was seen");
+    assert_eq!(times(), 1, "the record is not told, or twice");
+    assert!(matches!(reader.read(0, &context), TailRead::Batch(_)));
+    tail.extend(1, vec![Bytes::from_static(b"record")], false);
+    assert_eq!(times(), 1, "it does not wait");
 }
 
 /// The writer makes one record as soon as the reader has seen the one before, which is when the reader looks again,
@@ -70,20 +84,22 @@ async fn no_change_escapes_a_reader_that_begins_to_wait() {
     });
     let mut next = 0;
     while next < ROUNDS {
-        match reader.read(next) {
+        let read = poll_fn(|context| match reader.read(next, context) {
+            TailRead::AtEnd(_) => Poll::Pending,
+            read => Poll::Ready(read),
+        });
+        let Ok(read) = tokio::time::timeout(PATIENCE, read).await else {
+            // Or the writer would spin for ever.
+            seen.store(ROUNDS, Ordering::Release);
+            panic!("the reader at {next} was not told that there is more");
+        };
+        match read {
             TailRead::Batch(batch) => {
                 assert_eq!(batch.part(next, usize::MAX).len() as u64, batch.next() - next);
                 next = batch.next();
                 seen.store(next, Ordering::Release);
             }
-            TailRead::AtEnd(_) => {
-                let told = tokio::time::timeout(PATIENCE, reader.changed()).await;
-                if told.is_err() {
-                    // Or the writer would spin for ever.
-                    seen.store(ROUNDS, Ordering::Release);
-                    panic!("the reader at {next} was not told that there is more");
-                }
-            }
+            TailRead::AtEnd(_) => unreachable!("it is waited for"),
             TailRead::Behind(end) => panic!("{next} is not kept, and the end is {end}"),
         }
     }

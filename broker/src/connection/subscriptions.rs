@@ -1,11 +1,12 @@
 //! The subscriptions of one connection.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::{AbortHandle, Abortable, BoxFuture};
-use futures_util::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt, unfold};
+use futures_util::stream::{BoxStream, FuturesUnordered, SelectAll, Stream, StreamExt, unfold};
 use longwire_proto::codec::Encoding;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::{PATTERNS_MAX, SUBSCRIPTIONS_MAX};
@@ -31,7 +32,8 @@ use crate::transport::lanes::{LaneId, Lanes, WithRoom};
 struct Entry {
     lane: LaneId,
     abort: AbortHandle,
-    consumed_through: watch::Sender<u64>,
+    /// What the client has consumed, when it grants a window.
+    consumed_through: Option<watch::Sender<u64>>,
     tail: Option<Arc<Tail>>,
     /// The end that the last heartbeat told.
     told_end: u64,
@@ -90,6 +92,31 @@ pub(super) enum SubscriptionEvent {
     },
 }
 
+/// What one registration has for the connection, with its number and lane. Small: it is moved at every step.
+struct Feed {
+    number: u32,
+    lane: LaneId,
+    source: FeedSource,
+}
+
+enum FeedSource {
+    Session(Box<Subscription>),
+    Pattern(BoxStream<'static, Event>),
+}
+
+impl Stream for Feed {
+    type Item = (u32, LaneId, Event);
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Self { number, lane, source } = self.get_mut();
+        let event = match source {
+            FeedSource::Session(subscription) => subscription.poll_next(context),
+            FeedSource::Pattern(events) => events.poll_next_unpin(context),
+        };
+        event.map(|event| event.map(|event| (*number, *lane, event)))
+    }
+}
+
 /// The subscriptions of one connection, and what they have for it.
 pub(super) struct Subscriptions {
     hub: Arc<Hub>,
@@ -101,7 +128,7 @@ pub(super) struct Subscriptions {
     /// may have lost what allowed them.
     ending: HashMap<u32, Entry>,
     opening: FuturesUnordered<BoxFuture<'static, Opened>>,
-    deliveries: SelectAll<BoxStream<'static, (u32, LaneId, Event)>>,
+    deliveries: SelectAll<Abortable<WithRoom<Feed>>>,
     registrations: u64,
     lanes: Option<Lanes>,
     /// Lanes of which nothing more is wanted.
@@ -233,9 +260,8 @@ impl Subscriptions {
         self.registrations += 1;
         let lane = LaneId(self.registrations);
         let (abort, _) = AbortHandle::new_pair();
-        let consumed_through = watch::Sender::new(0);
         let is_pattern = session.is_none();
-        let (tail, told_end, next) = (None, 0, None);
+        let (consumed_through, tail, told_end, next) = (None, None, 0, None);
         let entry =
             Entry { lane, abort, consumed_through, tail, told_end, is_pattern, session, next, permit };
         self.entries.insert(number, entry);
@@ -274,8 +300,9 @@ impl Subscriptions {
 
     /// Takes over what a client consumed. Unknown numbers are credit that crossed an end on its way.
     pub(super) fn credit(&mut self, credit: wire::Credit) {
-        if let Some(entry) = self.entries.get(&credit.subscription) {
-            entry.consumed_through.send_if_modified(|consumed| {
+        let entry = self.entries.get(&credit.subscription);
+        if let Some(consumed_through) = entry.and_then(|entry| entry.consumed_through.as_ref()) {
+            consumed_through.send_if_modified(|consumed| {
                 let rises = credit.consumed_through > *consumed;
                 *consumed = credit.consumed_through.max(*consumed);
                 rises
@@ -412,15 +439,12 @@ impl Subscriptions {
         entry.told_end = subscription.known_end();
         entry.next = Some(subscription.next_offset());
         if let Some(window_bytes) = window_bytes {
-            subscription = subscription.with_window(window_bytes, entry.consumed_through.subscribe());
+            let consumed_through = entry.consumed_through.insert(watch::Sender::new(0));
+            subscription = subscription.with_window(window_bytes, consumed_through.subscribe());
         }
         let room = self.lanes.as_ref().map(|lanes| lanes.room(lane));
-        // Each step moves it into a future and back.
-        let events = unfold(Box::new(subscription), move |mut subscription| async move {
-            subscription.next().await.map(|event| ((number, lane, event), subscription))
-        });
-        let events = WithRoom::new(Box::pin(events), room);
-        self.deliveries.push(Box::pin(Abortable::new(events, registration)));
+        let events = Feed { number, lane, source: FeedSource::Session(Box::new(subscription)) };
+        self.deliveries.push(Abortable::new(WithRoom::new(events, room), registration));
     }
 
     fn follow_pattern(
@@ -434,15 +458,16 @@ impl Subscriptions {
         let (abort, registration) = AbortHandle::new_pair();
         entry.abort = abort;
         if let Some(window_bytes) = window_bytes {
-            subscription = subscription.with_window(window_bytes, entry.consumed_through.subscribe());
+            let consumed_through = entry.consumed_through.insert(watch::Sender::new(0));
+            subscription = subscription.with_window(window_bytes, consumed_through.subscribe());
         }
         let room = self.lanes.as_ref().map(|lanes| lanes.room(lane));
         // Each step moves it into a future and back.
-        let events = unfold(Box::new(subscription), move |mut subscription| async move {
-            subscription.next().await.map(|event| ((number, lane, event), subscription))
+        let events = unfold(Box::new(subscription), |mut subscription| async move {
+            subscription.next().await.map(|event| (event, subscription))
         });
-        let events = WithRoom::new(Box::pin(events), room);
-        self.deliveries.push(Box::pin(Abortable::new(events, registration)));
+        let events = Feed { number, lane, source: FeedSource::Pattern(Box::pin(events)) };
+        self.deliveries.push(Abortable::new(WithRoom::new(events, room), registration));
     }
 }
 

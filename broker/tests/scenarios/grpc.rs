@@ -18,6 +18,7 @@ use crate::support::broker::{Broker, LONGWIRE, folder, hostile, wait_until};
 use crate::support::certificates::{Authority, Time};
 use crate::support::grpc_client::{Call, GrpcClient, client_frame, framed, hello};
 use crate::support::proxy::Proxy;
+use crate::support::quic_client::soon;
 use crate::support::tokens::{AUTH, Tokens, token};
 
 /// A hang is a failure; nothing here takes this long.
@@ -462,7 +463,19 @@ async fn a_socket_that_has_the_last_place_can_use_it_again() {
     let broker = Broker::start_with(&data, &[("CONNECTIONS_MAX", "1")]);
     let client = GrpcClient::connect(broker.address()).await;
     for _ in 0..3 {
-        let mut call = attach(&client).await;
+        // The place is free soon after the end of the call was heard, and until then there is none.
+        let used_again = async {
+            loop {
+                let mut call = client.begin("Attach").await;
+                call.send(hello(), false);
+                match call.frame().await.unwrap() {
+                    Frame::Welcome(_) => break call,
+                    Frame::Goodbye(goodbye) => assert_eq!(goodbye.error.unwrap().code, "overloaded"),
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        let mut call = soon("the place is free", used_again).await;
         call.send("", true);
         assert_eq!(call.status().await.number, 0);
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test: a panic is its failure
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,10 +114,12 @@ async fn read(hub: Arc<Hub>, session: SessionId, until: u64) -> Vec<String> {
         // Begun anew now and then: another hand-over from catch-up to live.
         let again = next + 200;
         while (seen.len() as u64) < until.min(again) {
-            match subscription.next().await.unwrap() {
+            match poll_fn(|context| subscription.poll_next(context)).await.unwrap() {
                 Event::Frame(frame) => panic!("{frame:?} is of a pattern"),
                 Event::Delivery { frame, next } => {
-                    let Frame::Delivery(delivery) = decode_server(Encoding::Proto, frame).unwrap() else {
+                    let Frame::Delivery(delivery) =
+                        decode_server(Encoding::Proto, frame.into_bytes()).unwrap()
+                    else {
                         panic!()
                     };
                     assert_eq!((delivery.from, delivery.next), (seen.len() as u64, next));
@@ -277,7 +280,8 @@ async fn a_pattern_reads_on_when_reads_fail_and_hints_are_missed() {
                 other => panic!("{other:?}"),
             },
             Event::Delivery { frame, .. } => {
-                let Frame::Delivery(delivery) = decode_server(Encoding::Proto, frame).unwrap() else {
+                let Frame::Delivery(delivery) = decode_server(Encoding::Proto, frame.into_bytes()).unwrap()
+                else {
                     panic!()
                 };
                 let place = places.get_mut(&delivery.session).unwrap();

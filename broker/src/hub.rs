@@ -25,7 +25,7 @@ use crate::tail::{Tail, TailBudget, TailReader};
 
 /// Requests that wait for one session. A connection that finds it full stops reading until there is room.
 pub const SESSION_REQUESTS_MAX: usize = 256;
-/// Live sessions: each costs a task, a queue and its open state, some KiB when idle. More than [`crowd::CROWD_MAX`] are live at a time
+/// Live sessions: each costs a task, a queue and its open state, some KiB when idle. More than `crowd::CROWD_MAX` are live at a time
 /// only when so many are in use.
 pub const SESSIONS_LIVE_MAX: usize = 100_000;
 

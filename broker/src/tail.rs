@@ -162,12 +162,14 @@ impl Kept {
         })
     }
 
-    fn leave(&mut self, place: usize) {
-        self.waiting[place] = None;
+    /// What is given back is for dropping once the lock is given back.
+    fn leave(&mut self, place: usize) -> Option<Waker> {
+        let waker = self.waiting[place].take();
         self.free.push(place);
         if self.readers() == 0 {
             (self.waiting, self.free) = (Vec::new(), Vec::new());
         }
+        waker
     }
 
     fn wait(&mut self, place: usize, context: &Context<'_>) {
@@ -384,7 +386,8 @@ impl TailReader {
 
 impl Drop for TailReader {
     fn drop(&mut self) {
-        self.tail.kept().leave(self.place);
+        let waker = self.tail.kept().leave(self.place);
+        drop(waker);
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 use bytes::{Buf, Bytes, BytesMut};
 use longwire_proto::limits::FRAME_BYTES_MAX;
 
-/// Frames that are longer are given their whole memory when their header has come; others are received in pieces of so many bytes.
+/// What is received at a time. The rest of a longer frame is received to where the frame is.
 pub(super) const PIECE_BYTES: usize = 16 << 10;
 /// Bytes of what a control frame carries (RFC 6455, section 5.5).
 pub(super) const CONTROL_BYTES_MAX: usize = 125;
@@ -107,10 +107,18 @@ impl Incoming {
         }
     }
 
-    /// Where the rest of a long frame is received to.
+    /// Where the rest of a long frame is received to. Its memory at most doubles what has come of it: who only announces a large
+    /// frame gets none.
     pub(super) fn long(&mut self) -> Option<&mut BytesMut> {
-        let header = self.header.as_ref()?;
-        (header.length - self.buffer.len() > PIECE_BYTES).then_some(&mut self.buffer)
+        let come = self.buffer.len();
+        let missing = self.header.as_ref()?.length - come;
+        if missing <= PIECE_BYTES {
+            return None;
+        }
+        if self.buffer.capacity() == come {
+            self.buffer.reserve(missing.min(come.max(PIECE_BYTES)));
+        }
+        Some(&mut self.buffer)
     }
 
     #[cfg(test)]
@@ -183,9 +191,6 @@ impl Incoming {
         let Some((&mask, rest)) = rest.split_first_chunk::<MASK_BYTES>() else { return Ok(None) };
         let header_bytes = self.buffer.len() - rest.len();
         self.buffer.advance(header_bytes);
-        if length > self.buffer.len() + PIECE_BYTES {
-            self.buffer.reserve(length - self.buffer.len());
-        }
         Ok(Some(Header { is_final, opcode, length, mask }))
     }
 

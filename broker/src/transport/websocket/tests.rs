@@ -356,6 +356,24 @@ async fn the_reason_of_a_close_is_cut_between_letters() {
 }
 
 #[tokio::test]
+async fn a_large_frame_that_is_only_announced_gets_no_memory() {
+    let (mut source, _sink, mut peer) = link(1 << 20).await;
+    let bytes =
+        Sent { first: 0x82, masked: true, payload: vec![7; FRAME_BYTES_MAX], length_bytes: 1 }.bytes();
+    let mut sent = 0;
+    for length in [14, 100, 10_000, 100_000, 400_000] {
+        peer.write_all(&bytes[sent..sent + length]).await.unwrap();
+        sent += length;
+        assert!(source.next().now_or_never().is_none());
+        let kept = lock(&source.socket).incoming.kept_bytes();
+        assert!(kept <= 2 * sent + 2 * PIECE_BYTES, "{kept} bytes of memory for {sent} that came");
+    }
+    let rest = tokio::spawn(async move { peer.write_all(&bytes[sent..]).await.map(|()| peer) });
+    assert_eq!(source.next().await.unwrap(), vec![7; FRAME_BYTES_MAX]);
+    rest.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn an_idle_link_keeps_no_buffers() {
     let (mut source, mut sink, peer) = link(1 << 20).await;
     let mut peer = WebSocketStream::from_raw_socket(peer, Role::Client, None).await;

@@ -9,11 +9,12 @@ use tokio::sync::oneshot;
 
 use crate::store::ancestry::{ANCESTORS_MAX, Ancestry};
 use crate::store::local::erasing::ERASING_RANGES_MAX;
+use crate::store::local::finder;
 use crate::store::local::group::{Create, Delete, Erase, Rename, Trim};
 use crate::store::local::log::{Log, Stage};
-use crate::store::local::lookups;
+use crate::store::local::lookups::Lookup;
 use crate::store::local::queued::Queued;
-use crate::store::local::reader::{self, Lookup, failure, log_row};
+use crate::store::local::reader::{self, failure, log_row};
 use crate::store::local::shared::Shared;
 use crate::store::local::state::State;
 use crate::store::local::{LocalStore, Outcome};
@@ -172,7 +173,7 @@ impl LocalStore {
             if let Some(id) = shared.state().names.get(session) {
                 return Ok(*id);
             }
-            let (lookup, evictions) = lookups::find(shared, session).await?;
+            let (lookup, evictions) = finder::find(shared, session).await?;
             let mut state = shared.state();
             if let Some(id) = state.names.get(session) {
                 return Ok(*id);

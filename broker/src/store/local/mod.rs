@@ -17,6 +17,7 @@ pub mod disk;
 pub mod erasing;
 pub mod error;
 pub mod feed;
+pub mod finder;
 pub mod folder;
 pub mod format;
 pub mod group;

@@ -14,6 +14,7 @@ use crate::store::local::database::Database;
 use crate::store::local::database_failure::DatabaseFailure;
 use crate::store::local::erasing::mask;
 use crate::store::local::log::{Rows, Stage};
+use crate::store::local::lookups::Lookup;
 use crate::store::local::place::{Extent, Place};
 use crate::store::local::shared::Shared;
 use crate::store::local::table::Damage;
@@ -22,15 +23,6 @@ use crate::store::local::table::logs::{LOGS, LogRow};
 use crate::store::local::table::names::{self, NAMES, Name};
 use crate::store::local::table::rows::{self, ROWS};
 use crate::store::{Chunk, LogId, ReadLimit, StoreError};
-
-/// What the database knows about a name.
-#[derive(Debug)]
-pub enum Lookup {
-    /// It has a log.
-    Found(LogId, Box<LogRow>),
-    /// It has none; a log created now begins with this epoch.
-    Vacant(u64),
-}
 
 /// Runs `work` on a thread that may block, when one of the bounded number is free.
 ///

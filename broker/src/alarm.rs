@@ -14,9 +14,14 @@ impl Alarm {
         Self(Box::pin(sleep_until(at)))
     }
 
+    /// Whether it is set for a time after this one: then it has to be told before it goes off.
+    pub(crate) fn is_later_than(&self, at: Instant) -> bool {
+        at < self.0.deadline()
+    }
+
     /// Whether the time has come.
     pub(crate) fn poll(&mut self, context: &mut Context<'_>, at: Instant) -> Poll<()> {
-        if at < self.0.deadline() {
+        if self.is_later_than(at) {
             self.0.as_mut().reset(at);
         }
         loop {

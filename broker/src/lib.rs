@@ -9,6 +9,7 @@ pub mod audit;
 pub mod auth;
 pub mod backup;
 mod bearer;
+mod bell;
 pub mod clock;
 pub mod config;
 pub mod connection;

@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::stream::StreamExt;
@@ -53,12 +53,25 @@ impl Turn {
 }
 
 impl<R: FrameSource, W: FrameSink> Connection<R, W> {
-    pub(super) async fn event(&mut self) -> Event {
-        poll_fn(|context| self.poll_event(context)).await
+    /// What is next. None when there is nothing yet, and something waits to be flushed before it is waited for.
+    pub(super) async fn event(&mut self) -> Option<Event> {
+        poll_fn(|context| {
+            if !std::mem::take(&mut self.is_quiet)
+                && let Poll::Ready(event) = self.poll_event(context)
+            {
+                return Poll::Ready(Some(event));
+            }
+            if self.fed_bytes > 0 {
+                self.is_quiet = true;
+                return Poll::Ready(None);
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// What is next. What comes and goes is looked at by turns, so that nothing keeps anything else from being heard; changes of rights and
-    /// times are compared, and waited for only when there is nothing.
+    /// times are compared, and what comes rarely is asked when it has rung.
     fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Event> {
         let open = self.asked.len() + self.lookups.len() + self.subscriptions.opening();
         let reads = self.passing.is_none() && open < REQUESTS_MAX;
@@ -85,37 +98,54 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                     Poll::Ready(None) | Poll::Pending => Poll::Pending,
                 },
                 Turn::Subscriptions => self.subscriptions.poll_next(context).map(Event::Subscription),
-                Turn::Others => self.poll_others(context),
+                Turn::Others => self.poll_others(context, reads.then_some(idle_at)),
             };
             if event.is_ready() {
                 return event;
             }
         }
-        if self.access.poll_changed(context).is_ready() {
-            return Poll::Ready(Event::AccessDue);
-        }
-        let mut at = self.heartbeat_at.min(self.access.look_at());
-        if reads {
-            at = at.min(idle_at);
-        }
-        match self.alarm.poll(context, at) {
-            Poll::Ready(()) => self.poll_event(context),
-            Poll::Pending => Poll::Pending,
-        }
+        Poll::Pending
     }
 
-    fn poll_others(&mut self, context: &mut Context<'_>) -> Poll<Event> {
+    /// What comes rarely; none when it is to be looked at the times again.
+    fn poll_rare(&mut self, context: &mut Context<'_>, at: Instant) -> Poll<Option<Event>> {
+        if self.drained.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Some(Event::Drain));
+        }
+        if self.access.poll_changed(context).is_ready() {
+            return Poll::Ready(Some(Event::AccessDue));
+        }
+        self.alarm.poll(context, at).map(|()| None)
+    }
+
+    fn poll_others(&mut self, context: &mut Context<'_>, idle_at: Option<Instant>) -> Poll<Event> {
         if let Some(passing) = &mut self.passing
             && let Poll::Ready(outcome) = passing.as_mut().poll(context)
         {
             return Poll::Ready(Event::Passed(outcome));
         }
-        if let Poll::Ready(Some(frame)) = self.lookups.poll_next_unpin(context) {
+        if !self.lookups.is_empty()
+            && let Poll::Ready(Some(frame)) = self.lookups.poll_next_unpin(context)
+        {
             return Poll::Ready(Event::LookedUp(frame));
         }
         if let Poll::Ready(driven) = pin!(self.sink.drive()).poll(context) {
             return Poll::Ready(Event::Driven(driven));
         }
-        self.drained.as_mut().poll(context).map(|()| Event::Drain)
+        let at = self.heartbeat_at.min(self.access.look_at());
+        let at = idle_at.map_or(at, |idle_at| at.min(idle_at));
+        if self.alarm.is_later_than(at) {
+            self.bell.ring();
+        }
+        let Some(waker) = self.bell.answer(context) else { return Poll::Pending };
+        let rare = self.poll_rare(&mut Context::from_waker(&waker), at);
+        if rare.is_ready() {
+            // Those behind it were not asked.
+            self.bell.ring();
+        }
+        match ready!(rare) {
+            Some(event) => Poll::Ready(event),
+            None => self.poll_event(context),
+        }
     }
 }

@@ -42,6 +42,7 @@ use crate::alarm::Alarm;
 use crate::audit::Audit;
 use crate::auth::guard::Guard;
 use crate::auth::operation::Operation as Asks;
+use crate::bell::Bell;
 use crate::clock::Clock;
 use crate::connection::access::{Access, Creation};
 use crate::connection::end::{End, Goodbye, link_end, say_goodbye};
@@ -116,6 +117,10 @@ struct Connection<R, W> {
     access: Access,
     turn: Turn,
     alarm: Alarm,
+    /// Rung by what is waited for all the time and comes rarely.
+    bell: Bell,
+    /// Nothing was ready when it was last looked, and whatever becomes ready wakes this task: there is no need to look again before.
+    is_quiet: bool,
     answers: queue::Sender<Answer>,
     answered: queue::Receiver<Answer>,
     asked: HashMap<u64, Asked>,
@@ -204,6 +209,8 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             access,
             turn: Turn::Frames,
             alarm: Alarm::new(heartbeat_at),
+            bell: Bell::default(),
+            is_quiet: false,
             answers,
             answered,
             asked: HashMap::new(),
@@ -234,25 +241,21 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         self.say(welcome(&self.context, &self.access, number));
         self.feed_said().await?;
         loop {
-            self.flush().await?;
-            let mut event = self.event().await;
-            loop {
-                if matches!(event, Event::Drain) {
-                    return Box::pin(self.finish()).await;
-                }
-                let goodbye = self.handle(event)?;
-                self.feed_said().await?;
-                if let Some(goodbye) = goodbye {
-                    return Ok(goodbye);
-                }
-                self.leave_lanes();
-                if self.fed_bytes >= FLUSH_BYTES {
-                    break;
-                }
-                match self.event().now_or_never() {
-                    Some(next) => event = next,
-                    None => break,
-                }
+            let Some(event) = self.event().await else {
+                self.flush().await?;
+                continue;
+            };
+            if matches!(event, Event::Drain) {
+                return Box::pin(self.finish()).await;
+            }
+            let goodbye = self.handle(event)?;
+            self.feed_said().await?;
+            if let Some(goodbye) = goodbye {
+                return Ok(goodbye);
+            }
+            self.leave_lanes();
+            if self.fed_bytes >= FLUSH_BYTES {
+                self.flush().await?;
             }
         }
     }
@@ -567,6 +570,8 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         if let Some(flushed) = flushing.as_mut().now_or_never() {
             return Ok(flushed?);
         }
+        // Who woke this task meanwhile is not known any more.
+        self.is_quiet = false;
         taken(flushing, &mut self.access, self.context.times.idle_timeout).await
     }
 }

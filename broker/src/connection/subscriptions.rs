@@ -117,6 +117,52 @@ impl Stream for Feed {
     }
 }
 
+/// What is read, and by whom it may be ended.
+type Reading = Abortable<WithRoom<Feed>>;
+
+/// What is read by turns. Most connections read one session: that needs no turns, and nobody who knows whose it is.
+enum Feeds {
+    One(Option<Reading>),
+    Many(SelectAll<Reading>),
+}
+
+impl Default for Feeds {
+    fn default() -> Self {
+        Self::One(None)
+    }
+}
+
+impl Feeds {
+    fn push(&mut self, feed: Reading) {
+        match self {
+            Self::One(one @ None) => *one = Some(feed),
+            Self::One(one) => *self = Self::Many(one.take().into_iter().chain([feed]).collect()),
+            Self::Many(many) => many.push(feed),
+        }
+    }
+
+    /// What one of them has next; none when there is none of them.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(u32, LaneId, Event)>> {
+        match self {
+            Self::One(one) => {
+                let Some(feed) = one else { return Poll::Ready(None) };
+                let next = feed.poll_next_unpin(context);
+                if let Poll::Ready(None) = next {
+                    *one = None;
+                }
+                next
+            }
+            Self::Many(many) => {
+                let next = many.poll_next_unpin(context);
+                if let Poll::Ready(None) = next {
+                    *self = Self::default();
+                }
+                next
+            }
+        }
+    }
+}
+
 /// The subscriptions of one connection, and what they have for it.
 pub(super) struct Subscriptions {
     hub: Arc<Hub>,
@@ -128,7 +174,7 @@ pub(super) struct Subscriptions {
     /// may have lost what allowed them.
     ending: HashMap<u32, Entry>,
     opening: FuturesUnordered<BoxFuture<'static, Opened>>,
-    deliveries: SelectAll<Abortable<WithRoom<Feed>>>,
+    deliveries: Feeds,
     registrations: u64,
     lanes: Option<Lanes>,
     /// Lanes of which nothing more is wanted.
@@ -144,7 +190,7 @@ impl Subscriptions {
             entries: HashMap::new(),
             ending: HashMap::new(),
             opening: FuturesUnordered::new(),
-            deliveries: SelectAll::new(),
+            deliveries: Feeds::default(),
             registrations: 0,
             lanes,
             left: Vec::new(),
@@ -326,12 +372,14 @@ impl Subscriptions {
 
     /// What the subscriptions have next.
     pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<SubscriptionEvent> {
-        while let Poll::Ready(Some(opened)) = self.opening.poll_next_unpin(context) {
+        while !self.opening.is_empty()
+            && let Poll::Ready(Some(opened)) = self.opening.poll_next_unpin(context)
+        {
             if let Some(event) = self.opened(opened) {
                 return Poll::Ready(event);
             }
         }
-        while let Poll::Ready(Some((subscription, lane, event))) = self.deliveries.poll_next_unpin(context) {
+        while let Poll::Ready(Some((subscription, lane, event))) = self.deliveries.poll_next(context) {
             if !self.is_current(subscription, lane) {
                 continue;
             }

@@ -7,6 +7,7 @@
 //!                                                        reads ◀────┘  └── reads, once settled
 //! ```
 
+pub mod alone;
 pub mod backup;
 pub mod ballast;
 pub mod compact;
@@ -66,6 +67,7 @@ use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::{oneshot, watch};
 
+use crate::store::local::alone::Alone;
 use crate::store::local::disk::{Disk, RealDisk};
 use crate::store::local::error::OpenStoreError;
 use crate::store::local::folder::DataFolder;
@@ -279,7 +281,13 @@ impl LocalStore {
         };
         let (reply, durable) = oneshot::channel();
         state.queue.push_back(Queued::Append { create, append, reservation, bytes, reply });
-        shared.work.notify_one();
+        match Alone::take(&mut state, bytes) {
+            Some(writer) => {
+                drop(state);
+                writer.write_alone();
+            }
+            None => state.alone.call(&shared.work),
+        }
         Ok((version, Some(durable)))
     }
 

@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use tracing::{debug, info};
 
 use crate::store::local::Threads;
+use crate::store::local::alone::Watch;
 use crate::store::local::ballast::Ballast;
 use crate::store::local::database::Database;
 use crate::store::local::database_failure::DatabaseFailure;
@@ -88,7 +89,7 @@ pub fn open(
 /// # Errors
 /// [`OpenStoreError::Thread`].
 pub(super) fn start(shared: &Arc<Shared>) -> Result<Threads, OpenStoreError> {
-    let writer = Writer::new(Arc::clone(shared));
+    let (writer, watch) = (Writer::new(Arc::clone(shared)), Watch::here());
     let settler = Settler::new(Arc::clone(shared));
     let settler: JoinHandle<bool> = thread::Builder::new()
         .name("store-settler".into())
@@ -96,7 +97,7 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<Threads, OpenStoreError> {
         .map_err(OpenStoreError::Thread)?;
     let writer = thread::Builder::new()
         .name("store-writer".into())
-        .spawn(move || writer.run())
+        .spawn(move || writer.run(watch))
         .map_err(OpenStoreError::Thread)?;
     Ok(Threads { writer, settler })
 }

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use longwire_proto::session_id::SessionId;
 
+use crate::store::local::alone::Alone;
 use crate::store::local::erasing::Erasing;
 use crate::store::local::group::{Append, Create, Delete, Erase, Item, Put, Rename, Trim};
 use crate::store::local::log::{Head, Log, Settled, Stage, Unsettled};
@@ -52,6 +53,8 @@ pub struct State {
     pub unindexed: Unindexed,
     /// What waits for the writer.
     pub queue: VecDeque<Queued>,
+    /// The writer, while nobody writes.
+    pub alone: Alone,
     /// How the threads are to end.
     pub stop: Stop,
     /// Set when everything that will be durable is.
@@ -108,6 +111,7 @@ impl State {
             values: Values::default(),
             unindexed: Unindexed::default(),
             queue: VecDeque::new(),
+            alone: Alone::default(),
             stop: Stop::No,
             writer_done: false,
             settle_now: false,

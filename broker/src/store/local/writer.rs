@@ -4,17 +4,21 @@
 //!
 //! A group that fails is written again under its commit number into another segment, until it is durable or the process
 //! ends. Nothing later becomes durable first.
+//!
+//! While nothing waits the writer lies in the state, and who queues something then may write it itself: see `alone.rs`.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use metrics::{counter, histogram};
 
+use crate::store::local::alone::{Alone, Watch};
 use crate::store::local::group::{GroupWriter, Seal};
 use crate::store::local::health::Part;
 use crate::store::local::queued::{Queued, Stop};
 use crate::store::local::segment::Segment;
 use crate::store::local::shared::{BACKOFF_MAX, BACKOFF_MIN, SETTLE_SEGMENTS, Shared};
+use crate::store::local::state::State;
 
 /// Bytes of a group, unless a single batch is longer: more would make the first of the group wait for the disk to take
 /// the last, and win nothing.
@@ -27,6 +31,10 @@ pub struct Writer {
     segment: Option<Segment>,
     group: GroupWriter,
     commit: u64,
+    /// The group that is encoded, which somebody could not write.
+    unwritten: Option<Vec<Queued>>,
+    /// How long the last write took, and when it ended.
+    last_write: Option<(Duration, Instant)>,
 }
 
 impl Writer {
@@ -34,38 +42,107 @@ impl Writer {
     #[must_use]
     pub fn new(shared: Arc<Shared>) -> Self {
         let commit = shared.state().durable_commit();
-        Self { shared, segment: None, group: GroupWriter::default(), commit }
+        let group = GroupWriter::default();
+        Self { shared, segment: None, group, commit, unwritten: None, last_write: None }
     }
 
-    /// Writes until the store stops.
-    pub fn run(mut self) {
-        while self.step() {}
-        let mut state = self.shared.state();
+    /// Writes until the store stops. With the `watch` others may write meanwhile.
+    pub fn run(self, mut watch: Watch) {
+        let shared = Arc::clone(&self.shared);
+        let mut writer = Box::new(self);
+        loop {
+            writer = writer.lend(&mut watch);
+            if !writer.step() {
+                break;
+            }
+        }
+        let mut state = shared.state();
         // Who waits for these is told that the outcome is unknown.
         let abandoned = std::mem::take(&mut state.queue);
         state.writer_done = true;
-        self.shared.settle.notify_one();
+        shared.settle.notify_one();
         drop(state);
-        drop(abandoned);
+        drop((abandoned, writer));
+    }
+
+    /// Waits for something to do. Until then whoever is alone may write.
+    fn lend(self: Box<Self>, watch: &mut Watch) -> Box<Self> {
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.state();
+        state.alone.lay_down(self);
+        watch.begin(&mut state);
+        loop {
+            if let Some(writer) = Alone::take_needed(&mut state) {
+                return writer;
+            }
+            state = watch.wait(&shared, state);
+        }
+    }
+
+    /// Whether there is something to do for its thread.
+    pub(super) fn is_needed(&self, state: &State) -> bool {
+        !state.queue.is_empty() || state.stop != Stop::No || self.unwritten.is_some() || self.is_condemned()
     }
 
     /// Waits for a group, makes it durable and tells the callers, or gives up a segment that is to be removed. False when
     /// the store stops.
     pub(super) fn step(&mut self) -> bool {
-        let Some(items) = self.next_items() else { return false };
-        if items.is_empty() {
-            self.give_up_condemned();
-            return true;
-        }
-        self.encode(&items);
+        let items = match self.unwritten.take() {
+            Some(items) => items,
+            None => {
+                let Some(items) = self.next_items() else { return false };
+                if items.is_empty() {
+                    self.give_up_condemned();
+                    return true;
+                }
+                self.encode(&items);
+                items
+            }
+        };
         if !self.persist() {
             return false;
         }
+        self.publish(items);
+        true
+    }
+
+    /// Writes what its caller has queued alone, and puts the writer back. What cannot be written is left to the thread.
+    pub(super) fn write_alone(mut self: Box<Self>) {
+        let shared = Arc::clone(&self.shared);
+        if let Some(items) = self.next_items().filter(|items| !items.is_empty()) {
+            self.encode(&items);
+            if self.write_once() {
+                self.publish(items);
+            } else {
+                self.unwritten = Some(items);
+            }
+        }
+        let mut state = shared.state();
+        let is_needed = self.is_needed(&state);
+        state.alone.lay_down(self);
+        if is_needed {
+            state.alone.call(&shared.work);
+        }
+    }
+
+    /// Whether there is a group that somebody could not write.
+    pub(super) fn has_unwritten(&self) -> bool {
+        self.unwritten.is_some()
+    }
+
+    /// How long the last write took, and when it ended.
+    pub(super) fn last_write(&self) -> Option<(Duration, Instant)> {
+        self.last_write
+    }
+
+    /// Makes a durable group visible and tells its callers.
+    fn publish(&self, items: Vec<Queued>) {
         let count = items.len();
         let replies = {
             let mut state = self.shared.state();
             let was_clean = state.unsettled_since.is_none();
             let replies = state.publish(self.commit, items);
+            state.alone.wrote(count);
             let full = state.unsettled_bytes >= self.shared.tuning.settle_bytes
                 || self.shared.pool.retired() >= SETTLE_SEGMENTS;
             if was_clean || full {
@@ -80,7 +157,6 @@ impl Writer {
         }
         counter!("longwire_store_groups_total").increment(1);
         histogram!("longwire_store_group_batches").record(count as f64);
-        true
     }
 
     fn next_items(&self) -> Option<Vec<Queued>> {
@@ -129,29 +205,35 @@ impl Writer {
 
     /// Makes the group durable, however often it takes. False when the store stops before that.
     fn persist(&mut self) -> bool {
-        let commit = self.commit + 1;
         let mut backoff = BACKOFF_MIN;
-        loop {
-            match self.write(commit) {
-                Ok(()) => {
-                    self.commit = commit;
-                    self.shared.health.well(Part::Journal);
-                    return true;
-                }
-                Err(error) => {
-                    counter!("longwire_store_journal_failures_total").increment(1);
-                    if error.kind() == std::io::ErrorKind::StorageFull {
-                        self.shared.pool.release_spares();
-                        // Settled segments are the room that the journal can win back.
-                        self.shared.settle_soon();
-                    }
-                    self.shared.health.trouble(Part::Journal, format!("writing the journal failed: {error}"));
-                }
-            }
+        while !self.write_once() {
             if !self.wait(backoff) {
                 return false;
             }
             backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+        true
+    }
+
+    /// Makes the group durable, if that can be done now.
+    fn write_once(&mut self) -> bool {
+        let commit = self.commit + 1;
+        match self.write(commit) {
+            Ok(()) => {
+                self.commit = commit;
+                self.shared.health.well(Part::Journal);
+                true
+            }
+            Err(error) => {
+                counter!("longwire_store_journal_failures_total").increment(1);
+                if error.kind() == std::io::ErrorKind::StorageFull {
+                    self.shared.pool.release_spares();
+                    // Settled segments are the room that the journal can win back.
+                    self.shared.settle_soon();
+                }
+                self.shared.health.trouble(Part::Journal, format!("writing the journal failed: {error}"));
+                false
+            }
         }
     }
 
@@ -170,7 +252,10 @@ impl Writer {
         };
         let started = Instant::now();
         let result = segment.write(commit, self.group.seal(Seal { segment: segment.number(), ..seal }));
-        histogram!("longwire_store_fdatasync_seconds").record(started.elapsed().as_secs_f64());
+        let ended = Instant::now();
+        let took = ended - started;
+        self.last_write = Some((took, ended));
+        histogram!("longwire_store_fdatasync_seconds").record(took.as_secs_f64());
         counter!("longwire_store_journal_bytes_total").increment(bytes as u64);
         match result {
             Ok(()) => self.segment = Some(segment),

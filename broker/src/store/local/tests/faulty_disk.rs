@@ -151,6 +151,11 @@ impl FaultyDisk {
         file.durable = file.cached.clone();
     }
 
+    /// Nothing is read, written or synced until what this answers is dropped.
+    pub(crate) fn hold(&self) -> impl Sized + '_ {
+        self.inner()
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap()
     }

@@ -1,11 +1,12 @@
 //! Tests of the engine on the local disk.
 
+mod alone;
 mod backup;
 mod beginning;
 mod conform;
 mod corruption;
 mod faults;
-mod faulty_disk;
+pub(crate) mod faulty_disk;
 mod fixture;
 mod folder;
 mod limits;

@@ -16,8 +16,14 @@ use crate::{raw, wire};
 const DELIVERY_FIELD: u32 = 5;
 /// The number of `subscription` in a `Delivery`.
 const SUBSCRIPTION_FIELD: u32 = 1;
+/// The numbers of `epoch`, `from` and `next` in a `Delivery`.
+const PLACE_FIELDS: [u32; 3] = [2, 3, 4];
+/// The number of `records` in a `Delivery`.
+const RECORDS_FIELD: u32 = 5;
 /// The number of `session` in a `Delivery`.
 const SESSION_FIELD: u32 = 7;
+/// What [`put_delivered`] puts in front of a record at most: a key of one byte and a length.
+pub const FRAMING_BYTES_MAX: usize = 1 + 4;
 
 /// How frames are written on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -195,6 +201,42 @@ impl From<Bytes> for FrameBytes {
     }
 }
 
+/// Opens a delivery of so many bytes, of which so many more fit in what this gives.
+fn delivery_head(length: usize, own: usize) -> BytesMut {
+    let length = length as u64;
+    let front = key_len(DELIVERY_FIELD) + encoded_len_varint(length);
+    let mut head = BytesMut::with_capacity(front + own);
+    encode_key(DELIVERY_FIELD, WireType::LengthDelimited, &mut head);
+    encode_varint(length, &mut head);
+    head
+}
+
+fn put_number(head: &mut BytesMut, field: u32, number: u64) {
+    encode_key(field, WireType::Varint, head);
+    encode_varint(number, head);
+}
+
+/// Adds a record to the `records` of a delivery, as protobuf has them.
+pub fn put_delivered(fields: &mut Vec<u8>, record: &[u8]) {
+    encode_key(RECORDS_FIELD, WireType::LengthDelimited, fields);
+    encode_varint(record.len() as u64, fields);
+    fields.extend_from_slice(record);
+}
+
+/// The whole frame of a delivery for one subscriber, in protobuf: all records of a range, from [`put_delivered`].
+#[must_use]
+pub fn frame_delivered(subscription: u32, epoch: u64, range: Range<u64>, fields: Bytes) -> FrameBytes {
+    let numbers = [SUBSCRIPTION_FIELD, PLACE_FIELDS[0], PLACE_FIELDS[1], PLACE_FIELDS[2]]
+        .into_iter()
+        .zip([u64::from(subscription), epoch, range.start, range.end])
+        // As the generated code does.
+        .filter(|(_, number)| *number != 0);
+    let own = numbers.clone().map(|(field, number)| key_len(field) + encoded_len_varint(number)).sum();
+    let mut head = delivery_head(own + fields.len(), own);
+    numbers.for_each(|(field, number)| put_number(&mut head, field, number));
+    FrameBytes { head: head.freeze(), body: fields }
+}
+
 /// The part of a delivery that is the same for every subscriber, encoded once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliveryBody {
@@ -257,13 +299,8 @@ impl DeliveryBody {
                 if !name.is_empty() {
                     own += key_len(SESSION_FIELD) + encoded_len_varint(name.len() as u64) + name.len();
                 }
-                let length = (own + self.body.len()) as u64;
-                let front = key_len(DELIVERY_FIELD) + encoded_len_varint(length);
-                let mut head = BytesMut::with_capacity(front + own);
-                encode_key(DELIVERY_FIELD, WireType::LengthDelimited, &mut head);
-                encode_varint(length, &mut head);
-                encode_key(SUBSCRIPTION_FIELD, WireType::Varint, &mut head);
-                encode_varint(number, &mut head);
+                let mut head = delivery_head(own + self.body.len(), own);
+                put_number(&mut head, SUBSCRIPTION_FIELD, number);
                 if !name.is_empty() {
                     encode_key(SESSION_FIELD, WireType::LengthDelimited, &mut head);
                     encode_varint(name.len() as u64, &mut head);
@@ -348,6 +385,24 @@ mod tests {
                 let delivery = wire::Delivery { session: session.to_string(), ..delivery };
                 let frame = body.frame(subscription, Some(&session)).into_bytes();
                 assert_eq!(decode_server(encoding, frame).unwrap(), ServerFrame::Delivery(delivery));
+            }
+        }
+    }
+
+    #[test]
+    fn records_that_are_framed_one_by_one_make_the_same_delivery() {
+        for count in [1, 2, 300] {
+            let record = |index: usize| Bytes::from(record(&"a".repeat(index)).encode_to_vec());
+            let records: Vec<Bytes> = (0..count).map(record).collect();
+            for (epoch, from) in [(0, 0), (1, 40), (300, u64::from(u32::MAX))] {
+                let next = from + count as u64;
+                let mut fields = Vec::new();
+                records.iter().for_each(|record| put_delivered(&mut fields, record));
+                let bytes: usize = records.iter().map(Bytes::len).sum();
+                assert!(fields.len() <= bytes + count * FRAMING_BYTES_MAX);
+                let body = DeliveryBody::new(Encoding::Proto, epoch, from, &records).unwrap();
+                let frame = frame_delivered(7, epoch, from..next, fields.into());
+                assert_eq!(frame.into_bytes(), body.frame(7, None).into_bytes());
             }
         }
     }

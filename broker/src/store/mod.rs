@@ -21,6 +21,7 @@ pub mod batch;
 pub mod change;
 #[cfg(test)]
 mod conformance;
+pub mod framed;
 #[cfg(any(test, feature = "hostile"))]
 pub mod hostile;
 pub mod list;
@@ -42,6 +43,7 @@ use tokio::sync::watch;
 pub use crate::store::backed_up::BackedUp;
 pub use crate::store::batch::{Batch, Origin, Projection, Reservation, Reserved};
 pub use crate::store::change::{Change, Changes, Due};
+pub use crate::store::framed::Framed;
 pub use crate::store::list::{ListPage, ListQuery, Listed};
 pub use crate::store::table::Cas;
 
@@ -255,6 +257,15 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Corrupt`] names the first damaged offset when not even one record before it can be returned.
     fn read(&self, log: LogId, from: u64, limit: ReadLimit) -> StoreFuture<Chunk>;
+
+    /// The same as a delivery has it, for who looks at no record.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    fn read_framed(&self, log: LogId, from: u64, limit: ReadLimit) -> StoreFuture<Framed> {
+        let read = self.read(log, from, limit);
+        Box::pin(async move { Ok(read.await?.into()) })
+    }
 
     /// Reads rows of the log's snapshot, in the order of `keys`.
     ///

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use longwire_proto::record::{Sealed, Sender, Stamp, erased, kind, seal};
 
-use crate::store::conformance::{ALL, Session, batch, id};
+use crate::store::conformance::{ALL, Session, batch, id, read};
 use crate::store::{Batch, ReadLimit, Store, StoreError};
 
 /// A record as the broker keeps it.
@@ -52,7 +52,7 @@ impl Session {
         let mut all = Vec::new();
         loop {
             let next = from + all.len() as u64;
-            let chunk = store.read(self.opened.log, next, ReadLimit { records, ..ALL }).await.unwrap();
+            let chunk = read(store, self.opened.log, next, ReadLimit { records, ..ALL }).await;
             assert_eq!(chunk.from, next);
             if chunk.records.is_empty() {
                 return all;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use longwire_proto::position::{Lineage, LineageEntry};
 use longwire_proto::session_id::SessionId;
 
-use crate::store::conformance::{ALL, Session, batch, id, texts};
+use crate::store::conformance::{ALL, Session, batch, id, read, texts};
 use crate::store::{Batch, BatchId, ListQuery, LogId, Origin, ReadLimit, Snapshot, Store, StoreError};
 
 /// A lineage whose entries are these epochs and offsets.
@@ -47,7 +47,7 @@ impl Session {
     async fn texts(&self, store: &impl Store, from: u64) -> Vec<String> {
         let mut all = Vec::new();
         loop {
-            let chunk = store.read(self.opened.log, from + all.len() as u64, ALL).await.unwrap();
+            let chunk = read(store, self.opened.log, from + all.len() as u64, ALL).await;
             assert_eq!(chunk.from, from + all.len() as u64);
             if chunk.records.is_empty() {
                 return all;

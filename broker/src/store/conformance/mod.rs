@@ -9,8 +9,8 @@ use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
 
 use crate::store::{
-    Batch, BatchId, Chunk, Health, ListPage, ListQuery, Opened, Projection, ReadLimit, Reservation, Snapshot,
-    Store, StoreError, Version,
+    Batch, BatchId, Chunk, Health, ListPage, ListQuery, LogId, Opened, Projection, ReadLimit, Reservation,
+    Snapshot, Store, StoreError, Version,
 };
 
 pub(crate) use crate::store::conformance::erasure::{erases, erases_what_others_show};
@@ -47,6 +47,22 @@ pub(crate) fn texts(chunk: &Chunk) -> Vec<String> {
     chunk.records.iter().map(|record| String::from_utf8(record.to_vec()).unwrap()).collect()
 }
 
+/// Reads either way, which give the same: at most what the limit allows, and none only at the end.
+pub(crate) async fn read(store: &impl Store, log: LogId, from: u64, limit: ReadLimit) -> Chunk {
+    let chunk = store.read(log, from, limit).await.unwrap();
+    let framed = store.read_framed(log, from, limit).await.unwrap();
+    assert_eq!((framed.from, framed.count == 0), (chunk.from, chunk.records.is_empty()));
+    let count = usize::try_from(framed.count).unwrap();
+    assert!(count <= limit.records && (framed.record_bytes <= limit.bytes || count == 1), "{framed:?}");
+    // Either may end earlier.
+    let mut both = chunk.clone();
+    both.records.truncate(count);
+    if both.records.len() == count {
+        assert_eq!(framed, both.into());
+    }
+    chunk
+}
+
 /// An open session that remembers its version and end.
 pub(crate) struct Session {
     pub(crate) opened: Opened,
@@ -74,7 +90,7 @@ impl Session {
     pub(crate) async fn read(&self, store: &impl Store) -> Vec<String> {
         let mut all = Vec::new();
         loop {
-            let chunk = store.read(self.opened.log, all.len() as u64, ALL).await.unwrap();
+            let chunk = read(store, self.opened.log, all.len() as u64, ALL).await;
             assert_eq!(chunk.from, all.len() as u64);
             if chunk.records.is_empty() {
                 return all;

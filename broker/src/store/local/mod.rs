@@ -14,6 +14,7 @@ pub mod compact;
 pub mod database;
 pub mod database_failure;
 pub mod deleted;
+pub mod delivered;
 pub mod disk;
 pub mod erasing;
 pub mod error;
@@ -81,8 +82,8 @@ use crate::store::local::shared::{CACHE_BYTES, ERASE_WITHIN, Shared, Tuning};
 use crate::store::local::size::{check_size, cost};
 use crate::store::local::state::State;
 use crate::store::{
-    BackedUp, Batch, Capabilities, Cas, Changes, Chunk, Due, Health, ListPage, ListQuery, LogId, Opened,
-    ReadLimit, Reservation, Snapshot, Store, StoreError, StoreFuture, Term, Version,
+    BackedUp, Batch, Capabilities, Cas, Changes, Chunk, Due, Framed, Health, ListPage, ListQuery, LogId,
+    Opened, ReadLimit, Reservation, Snapshot, Store, StoreError, StoreFuture, Term, Version,
 };
 
 /// Bytes of one batch's records and projection: the largest publish (4 MiB) with what sealing adds to its records. Less
@@ -470,6 +471,10 @@ impl Store for LocalStore {
 
     fn read(&self, log: LogId, from: u64, limit: ReadLimit) -> StoreFuture<Chunk> {
         Box::pin(reader::read(Arc::clone(&self.shared), log, from, limit))
+    }
+
+    fn read_framed(&self, log: LogId, from: u64, limit: ReadLimit) -> StoreFuture<Framed> {
+        Box::pin(delivered::read_framed(Arc::clone(&self.shared), log, from, limit))
     }
 
     fn rows(&self, log: LogId, keys: Vec<Bytes>) -> StoreFuture<Vec<Option<Bytes>>> {

@@ -14,15 +14,18 @@ use std::ops::Range;
 use bytes::{Buf, Bytes};
 use redb::TableDefinition;
 
+use crate::store::framed::Framer;
 use crate::store::local::record::{Record, checksum};
 use crate::store::local::table::Damage;
 use crate::store::{LogId, ReadLimit};
 
 /// The table.
 pub const CHUNKS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("chunks");
-/// A chunk is closed when it is this long: a page run that redb reads at once, and what one read copies at most beyond
-/// what it was asked for.
-pub const CHUNK_BYTES: usize = 64 << 10;
+/// A chunk is at most this long, unless one record alone is longer. redb gives it a run of pages, whose number is a power of
+/// two, and reads and writes all of them: a chunk of 64 KiB and a byte would take 128 KiB.
+pub const CHUNK_BYTES: usize = (64 << 10) - LEAF_BYTES;
+/// What redb puts around the one value of a page run is less.
+const LEAF_BYTES: usize = 64;
 /// The last chunk of a log is extended while it is shorter than this; extending a longer one would rewrite too much for
 /// a few records.
 pub const EXTEND_BELOW_BYTES: usize = 16 << 10;
@@ -104,6 +107,30 @@ impl<'v> Packed<'v> {
             }
         }
         packer.close().map(|(_, value)| value)
+    }
+
+    /// Bytes of it.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        HEADER_BYTES + self.records.len()
+    }
+
+    /// Frames its records from `from` on and below `until`, each verified, as far as there is room. Whether there may be more
+    /// behind it: neither room nor a record was missing.
+    #[must_use]
+    pub fn frame(&self, from: u64, until: u64, framer: &mut Framer) -> bool {
+        let mut rest = self.records;
+        for offset in self.base..self.end().min(until) {
+            let Some((record, crc)) = split_record(&mut rest) else { return false };
+            if offset < from {
+                continue;
+            }
+            if !framer.has_room(record.len()) || checksum(self.log, offset, record) != crc {
+                return false;
+            }
+            framer.push(record);
+        }
+        self.end() < until
     }
 
     /// Its records from `from` on, each verified, within `limit`; at least one, unless it is damaged.
@@ -206,10 +233,12 @@ impl Packer {
         }
     }
 
-    /// Adds a record. Gives the key and value of the chunk that this closes.
+    /// Adds a record. Gives the key and value of the chunk that it found no room in.
     pub fn push(&mut self, record: &Record) -> Option<((u64, u64), Vec<u8>)> {
+        let bytes = self.value.len() + RECORD_HEADER_BYTES + record.bytes.len();
+        let closed = (bytes > CHUNK_BYTES).then(|| self.close()).flatten();
         self.add(&record.bytes, record.crc);
-        (self.value.len() + RECORD_HEADER_BYTES >= CHUNK_BYTES).then(|| self.close()).flatten()
+        closed
     }
 
     fn add(&mut self, record: &[u8], crc: u32) {
@@ -230,5 +259,84 @@ impl Packer {
         closed.value[..4].copy_from_slice(&crc.to_le_bytes());
         closed.value[4..8].copy_from_slice(&closed.count.to_le_bytes());
         Some(((closed.log.0, closed.base), closed.value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LOG: LogId = LogId(7);
+    const BASE: u64 = 40;
+
+    type Chunks = Vec<((u64, u64), Vec<u8>)>;
+
+    fn pack(lengths: &[usize]) -> (Vec<Bytes>, Chunks) {
+        let record = |(index, length): (usize, &usize)| Bytes::from(vec![index as u8; *length]);
+        let records: Vec<Bytes> = lengths.iter().enumerate().map(record).collect();
+        let mut packer = Packer::new(LOG, BASE);
+        let mut chunks = Vec::new();
+        for (offset, bytes) in (BASE..).zip(&records) {
+            let crc = checksum(LOG, offset, bytes);
+            chunks.extend(packer.push(&Record { bytes: bytes.clone(), crc }));
+        }
+        chunks.extend(packer.close());
+        (records, chunks)
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_fit_their_pages_and_give_back_what_was_packed_either_way(
+            lengths in prop::collection::vec(prop_oneof![0..300_usize, 0..40_000_usize, 60_000..70_000_usize], 1..40),
+            skip in 0..40_u64,
+            left in 0..40_u64,
+            most in 1..40_usize,
+            bytes in 0..200_000_usize,
+        ) {
+            let (records, chunks) = pack(&lengths);
+            let end = BASE + records.len() as u64;
+            let (from, until) = ((BASE + skip).min(end - 1), (end - left.min(end - BASE)).max(BASE));
+            let limit = ReadLimit { records: most, bytes };
+            let mut whole = Vec::new();
+            for (index, ((log, base), value)) in chunks.iter().enumerate() {
+                prop_assert_eq!((*log, *base), (LOG.0, BASE + whole.len() as u64));
+                let packed = Packed::parse(LOG, *base, value).unwrap();
+                prop_assert_eq!(packed.bytes(), value.len());
+                prop_assert!(value.len() <= CHUNK_BYTES || packed.count == 1);
+                if let Some((_, next)) = chunks.get(index + 1) {
+                    let first = next.len().min(HEADER_BYTES + RECORD_HEADER_BYTES + records[(packed.end() - BASE) as usize].len());
+                    prop_assert!(value.len() + first - HEADER_BYTES > CHUNK_BYTES, "it is as full as it may be");
+                }
+                let all = packed.unpack(*base, ReadLimit { records: usize::MAX, bytes: usize::MAX });
+                prop_assert_eq!(all.damaged, None);
+                whole.extend(all.records);
+                if !(*base..packed.end()).contains(&from) || until <= from {
+                    continue;
+                }
+                let unpacked = packed.unpack(from, limit);
+                let few: Vec<Bytes> = unpacked.records.into_iter().take((until - from) as usize).collect();
+                let mut framer = Framer::new(limit);
+                let goes_on = packed.frame(from, until, &mut framer);
+                prop_assert_eq!(goes_on, from + few.len() as u64 == packed.end() && packed.end() < until);
+                let chunk = crate::store::Chunk { from, records: few };
+                prop_assert_eq!(framer.finish(from), chunk.into());
+            }
+            prop_assert_eq!(whole, records);
+        }
+    }
+
+    #[test]
+    fn what_is_framed_ends_before_damage() {
+        let (records, chunks) = pack(&[10, 10, 10]);
+        let mut value = chunks[0].1.clone();
+        let last = value.len() - 1;
+        value[last] ^= 1;
+        let packed = Packed::parse(LOG, BASE, &value).unwrap();
+        let mut framer = Framer::new(ReadLimit { records: 9, bytes: 99 });
+        assert!(!packed.frame(BASE, BASE + 9, &mut framer));
+        let chunk = crate::store::Chunk { from: BASE, records: records[..2].to_vec() };
+        assert_eq!(framer.finish(BASE), chunk.into());
     }
 }

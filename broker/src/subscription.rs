@@ -4,23 +4,23 @@
 //! nothing else, so whatever happens in between, it delivers every record from its start exactly once, in order.
 
 use std::collections::VecDeque;
-use std::future::pending;
+use std::future::{self, pending};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use longwire_proto::codec::{DeliveryBody, Encoding, FrameBytes};
+use longwire_proto::codec::{DeliveryBody, Encoding, FrameBytes, frame_delivered};
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::outcome::Outcome;
 use longwire_proto::position::{Position, Resume};
 use longwire_proto::wire;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::filter::{Filter, Passed};
 use crate::ramp::Ramp;
 use crate::store::reconcile::retry_read;
-use crate::store::{Chunk, ReadLimit, Store, StoreError};
+use crate::store::{Chunk, Framed, ReadLimit, Store, StoreError};
 use crate::store_error::{corrupt, in_session};
 use crate::tail::{Progress, Tail, TailRead, TailReader, TailState};
 
@@ -150,6 +150,46 @@ pub enum Event {
     },
 }
 
+/// Records of the store.
+enum Came {
+    /// One by one, for who looks at them.
+    Records(Chunk),
+    /// As they are delivered.
+    Framed(Framed),
+}
+
+impl Came {
+    fn from(&self) -> u64 {
+        match self {
+            Self::Records(chunk) => chunk.from,
+            Self::Framed(framed) => framed.from,
+        }
+    }
+
+    fn next(&self) -> u64 {
+        match self {
+            Self::Records(chunk) => chunk.next(),
+            Self::Framed(framed) => framed.next(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Records(chunk) => chunk.records.iter().map(Bytes::len).sum(),
+            Self::Framed(framed) => framed.record_bytes,
+        }
+    }
+}
+
+/// What is being read of the store.
+struct Reading {
+    came: BoxFuture<'static, Result<Came, StoreError>>,
+    /// The tail's count when it began.
+    rewrites: u64,
+    /// Kept for as long as it is ahead.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
 /// One reader's way through a session.
 pub struct Subscription {
     number: u32,
@@ -161,8 +201,7 @@ pub struct Subscription {
     ramp: Ramp,
     window: Option<Window>,
     filter: Option<Filter>,
-    /// What is being read of the store.
-    reading: Option<BoxFuture<'static, Result<Chunk, StoreError>>>,
+    reading: Option<Reading>,
     ended: bool,
 }
 
@@ -236,13 +275,9 @@ impl Subscription {
             if let Some(window) = &mut self.window {
                 ready!(window.poll_room(context));
             }
-            if let Some(reading) = &mut self.reading {
-                let read = ready!(reading.as_mut().poll(context));
-                self.reading = None;
-                return Poll::Ready(Some(self.caught_up(read)));
-            }
             match self.reader.read(self.next, context) {
                 TailRead::Batch(batch) => {
+                    self.reading = None;
                     let part = batch.part(self.next, self.ramp.bytes_max());
                     let next = self.next + part.len() as u64;
                     let bytes = part.iter().map(Bytes::len).sum();
@@ -261,9 +296,14 @@ impl Subscription {
                             return Poll::Ready(Some(ended));
                         }
                     }
-                    _ => self.catch_up(end),
+                    _ => {
+                        if let Some(event) = ready!(self.poll_catch_up(end, context)) {
+                            return Poll::Ready(Some(event));
+                        }
+                    }
                 },
                 TailRead::AtEnd(state) => {
+                    self.reading = None;
                     return match self.end_reached(state) {
                         Some(ended) => Poll::Ready(Some(ended)),
                         None => Poll::Pending,
@@ -304,38 +344,85 @@ impl Subscription {
         None
     }
 
-    /// Begins to read of the store, up to this end.
-    fn catch_up(&mut self, end: u64) {
+    /// The delivery that the store has next, up to this end; `None` when it must be looked for again.
+    fn poll_catch_up(&mut self, end: u64, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        if self.reading.is_none() {
+            self.reading = Some(self.read_up_to(end, None));
+        }
+        let Some(reading) = &mut self.reading else { return Poll::Ready(None) };
+        let read = ready!(reading.came.as_mut().poll(context));
+        let is_stale = reading.rewrites != self.reader.tail().rewrites();
+        self.reading = None;
+        if is_stale {
+            return Poll::Ready(None);
+        }
+        let event = self.caught_up(read);
+        self.read_ahead(end);
+        Poll::Ready(Some(event))
+    }
+
+    /// Has the next delivery read while this one is on its way. Where the log shows another one's records, what becomes of
+    /// those is not known here, so they are read when they can be sent.
+    fn read_ahead(&mut self, end: u64) {
+        if self.ended || self.next >= end || self.progress.lineage.until(self.next).is_some() {
+            return;
+        }
+        let Some(permit) = self.reader.tail().may_read_ahead() else { return };
+        let mut reading = self.read_up_to(end, Some(permit));
+        // It begins when it is polled; whoever wants what it came to polls it again.
+        if let Poll::Ready(came) = reading.came.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            reading.came = Box::pin(future::ready(came));
+        }
+        self.reading = Some(reading);
+    }
+
+    fn read_up_to(&self, end: u64, permit: Option<OwnedSemaphorePermit>) -> Reading {
         // A delivery is of one epoch: a reader makes positions of it.
         let until = self.progress.lineage.until(self.next).map_or(end, |until| until.min(end));
         let records = usize::try_from(until - self.next).unwrap_or(usize::MAX);
         let limit = ReadLimit { records: records.min(CATCH_UP_RECORDS), bytes: self.ramp.bytes_max() };
         let (store, log, next) = (Arc::clone(&self.store), self.progress.log, self.next);
-        self.reading = Some(Box::pin(async move { retry_read(|| store.read(log, next, limit)).await }));
+        let is_framed = self.encoding == Encoding::Proto && self.filter.is_none();
+        let came = async move {
+            if is_framed {
+                retry_read(|| store.read_framed(log, next, limit)).await.map(Came::Framed)
+            } else {
+                retry_read(|| store.read(log, next, limit)).await.map(Came::Records)
+            }
+        };
+        Reading { came: Box::pin(came), rewrites: self.reader.tail().rewrites(), _permit: permit }
     }
 
-    fn caught_up(&mut self, read: Result<Chunk, StoreError>) -> Event {
-        let chunk = match read {
-            Ok(chunk) => chunk,
+    fn caught_up(&mut self, read: Result<Came, StoreError>) -> Event {
+        let came = match read {
+            Ok(came) => came,
             Err(error) => return self.end(in_session(&self.progress.session, &error)),
         };
-        if chunk.from > self.next {
-            let message = format!("records up to {} were trimmed before they could be delivered", chunk.from);
+        let (from, next, bytes) = (came.from(), came.next(), came.bytes());
+        if from > self.next {
+            let message = format!("records up to {from} were trimmed before they could be delivered");
             return self.end(Error::new(ErrorCode::Trimmed, message));
         }
-        if chunk.from != self.next || chunk.records.is_empty() {
+        if from != self.next || next == from {
             let what = format!("at offset {}: records are missing", self.next);
             return self.end(corrupt(&self.progress.session, what));
         }
-        let bytes = chunk.records.iter().map(Bytes::len).sum();
         self.ramp.given(bytes);
-        if let Some(filter) = &self.filter {
-            let passed = filter.apply(chunk.from, &chunk.records);
-            return self.deliver_passed(chunk.next(), passed);
+        let epoch = self.progress.lineage.epoch_at(next);
+        match (came, &self.filter) {
+            (Came::Framed(framed), _) => {
+                let frame = frame_delivered(self.number, epoch, from..next, framed.fields);
+                self.delivered(frame, next, bytes)
+            }
+            (Came::Records(chunk), Some(filter)) => {
+                let passed = filter.apply(from, &chunk.records);
+                self.deliver_passed(next, passed)
+            }
+            (Came::Records(chunk), None) => {
+                let body = DeliveryBody::new(self.encoding, epoch, from, &chunk.records);
+                self.deliver(body, next, bytes)
+            }
         }
-        let epoch = self.progress.lineage.epoch_at(chunk.next());
-        let body = DeliveryBody::new(self.encoding, epoch, chunk.from, &chunk.records);
-        self.deliver(body, chunk.next(), bytes)
     }
 
     /// A delivery of its own: what passes a filter is not shared with others.
@@ -349,13 +436,7 @@ impl Subscription {
 
     fn deliver(&mut self, body: Result<DeliveryBody, Error>, next: u64, bytes: usize) -> Event {
         match body {
-            Ok(body) => {
-                self.next = next;
-                if let Some(window) = &mut self.window {
-                    window.sent(next, bytes);
-                }
-                Event::Delivery { frame: body.frame(self.number, None), next }
-            }
+            Ok(body) => self.delivered(body.frame(self.number, None), next, bytes),
             Err(error) => {
                 let what = format!("at or after offset {}: {error}", self.next);
                 self.end(corrupt(&self.progress.session, what))
@@ -363,20 +444,35 @@ impl Subscription {
         }
     }
 
+    fn delivered(&mut self, frame: FrameBytes, next: u64, bytes: usize) -> Event {
+        self.next = next;
+        if let Some(window) = &mut self.window {
+            window.sent(next, bytes);
+        }
+        Event::Delivery { frame, next }
+    }
+
     fn end(&mut self, error: Error) -> Event {
         self.ended = true;
+        self.reading = None;
         Event::Ended { epoch: self.progress.lineage.epoch_at(self.next), next: self.next, error }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
+    use longwire_proto::codec::decode_server;
     use longwire_proto::position::Lineage;
+    use longwire_proto::record::{Sealed, Sender, Stamp, kind, seal};
     use longwire_proto::session_id::SessionId;
 
     use super::*;
-    use crate::store::LogId;
+    use crate::store::memory::MemoryStore;
+    use crate::store::{Batch, BatchId, LogId, Reservation};
     use wire::from::From;
+    use wire::server_frame::Frame;
 
     fn progress(closed: bool) -> Progress {
         Progress {
@@ -413,6 +509,79 @@ mod tests {
         assert_eq!(resolve(None, &progress(false)).unwrap().from, 20);
         let bad = resolve(Some(&From::Position("12".into())), &progress(false)).unwrap_err();
         assert_eq!(bad.code, ErrorCode::InvalidPosition);
+    }
+
+    /// More than a first delivery has room for, so each comes by itself.
+    const RECORD_BYTES: usize = 5000;
+    const RECORDS: u64 = 3;
+
+    fn record(time_ms: u64) -> Bytes {
+        let stamp = Stamp { time_ms, sender: Sender::default(), producer: None };
+        let text = wire::Record {
+            body: Some(wire::record::Body::Text("x".repeat(RECORD_BYTES))),
+            ..wire::Record::default()
+        };
+        seal(&stamp, &[prost::Message::encode_to_vec(&text).into()]).remove(0)
+    }
+
+    fn batch(base: u64, records: Vec<Bytes>, erase: Vec<std::ops::Range<u64>>) -> Batch {
+        Batch {
+            id: BatchId(u128::from(base)),
+            base,
+            last_time_ms: base,
+            records,
+            projection: None,
+            origin: None,
+            erase,
+            reservation: Reservation::none(),
+        }
+    }
+
+    /// The kinds of the next delivery's records, from this offset on.
+    async fn kinds(subscription: &mut Subscription, from: u64) -> Vec<u32> {
+        match poll_fn(|context| subscription.poll_next(context)).await {
+            Some(Event::Delivery { frame, next }) => {
+                let decoded = decode_server(Encoding::Proto, frame.into_bytes()).unwrap();
+                let Frame::Delivery(delivery) = decoded else { panic!("{decoded:?}") };
+                assert_eq!((delivery.from, delivery.next), (from, next));
+                delivery.records.iter().map(|record| record.kind).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_read_ahead_is_what_the_store_has_when_it_is_delivered() {
+        let store = MemoryStore::new();
+        let opened = store.open(&SessionId::parse("a").unwrap()).await.unwrap();
+        let (log, term) = (opened.log, opened.term);
+        let records = (0..RECORDS).map(record).collect();
+        let version = store.append(log, term, opened.version, batch(0, records, Vec::new())).await.unwrap();
+        let tail = Arc::new(Tail::new(Arc::default()));
+        let lineage = Arc::new(opened.lineage);
+        let progress = Progress { log, lineage, start: 0, end: RECORDS, ..progress(false) };
+        tail.loaded(progress.clone());
+        let subscribe = || {
+            let (store, reader) = (Arc::new(store.clone()), tail.attach().unwrap());
+            Subscription::new(1, Encoding::Proto, store, reader, progress.clone(), 0)
+        };
+        let (mut subscription, mut other) = (subscribe(), subscribe());
+        assert_eq!(kinds(&mut subscription, 0).await, [kind::MESSAGE]);
+        assert!(subscription.reading.is_some(), "the next one is being read");
+        let erased = batch(RECORDS, Vec::new(), std::iter::once(1..2).collect());
+        store.append(log, term, version, erased).await.unwrap();
+        tail.forget();
+        assert_eq!(kinds(&mut subscription, 1).await, [kind::TOMBSTONE]);
+        let tombstone = store.read(log, 1, ReadLimit { records: 1, bytes: 1 }).await.unwrap();
+        assert_eq!(Sealed::parse(&tombstone.records[0]).unwrap().kind, kind::TOMBSTONE);
+
+        let permits: Vec<_> = std::iter::from_fn(|| tail.may_read_ahead()).collect();
+        assert!(!permits.is_empty(), "and the last one is being read ahead");
+        assert_eq!(kinds(&mut other, 0).await, [kind::MESSAGE]);
+        assert!(other.reading.is_none(), "no more are read ahead than there are permits");
+        assert_eq!(kinds(&mut other, 1).await, [kind::TOMBSTONE]);
+        assert_eq!(kinds(&mut subscription, 2).await, [kind::MESSAGE]);
+        assert!(subscription.reading.is_none() && tail.may_read_ahead().is_some(), "it gave its permit back");
     }
 
     #[test]

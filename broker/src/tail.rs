@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -18,11 +18,16 @@ use longwire_proto::error::Error;
 use longwire_proto::limits::DELIVERY_BYTES_MAX;
 use longwire_proto::position::Lineage;
 use longwire_proto::session_id::SessionId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes of records that the tail of one session keeps. A reader that lags further reads the store.
 pub const TAIL_BYTES_MAX: usize = 1 << 20;
 /// Bytes of records that all tails keep; above it a session keeps only its last delivery.
 pub const TAILS_BYTES_MAX: usize = 256 << 20;
+
+/// Deliveries that are read of the store before they can be sent, by all readers together; each has at most one. A reader beyond
+/// them reads its next one when it can be sent.
+pub const READ_AHEAD_MAX: usize = 256;
 
 /// Where a session stands, as far as it is durable.
 #[derive(Clone, Debug)]
@@ -180,14 +185,24 @@ impl Kept {
     }
 }
 
-/// Bytes that all tails keep.
-#[derive(Debug, Default)]
-pub struct TailBudget(AtomicUsize);
+/// What all tails keep, and what their readers have read ahead.
+#[derive(Debug)]
+pub struct TailBudget {
+    bytes: AtomicUsize,
+    ahead: Arc<Semaphore>,
+}
+
+impl Default for TailBudget {
+    fn default() -> Self {
+        Self { bytes: AtomicUsize::new(0), ahead: Arc::new(Semaphore::new(READ_AHEAD_MAX)) }
+    }
+}
 
 /// The tail of one live session.
 #[derive(Debug)]
 pub struct Tail {
     kept: Mutex<Kept>,
+    rewrites: AtomicU64,
     budget: Arc<TailBudget>,
 }
 
@@ -195,7 +210,19 @@ impl Tail {
     /// The tail of a session that is being loaded.
     #[must_use]
     pub fn new(budget: Arc<TailBudget>) -> Self {
-        Self { kept: Mutex::default(), budget }
+        Self { kept: Mutex::default(), rewrites: AtomicU64::new(0), budget }
+    }
+
+    /// How often records were replaced by others: who has read of the store before that may have the former ones.
+    #[must_use]
+    pub fn rewrites(&self) -> u64 {
+        self.rewrites.load(Ordering::Acquire)
+    }
+
+    /// The permit to read a delivery before it can be sent; it is given back when that is taken.
+    #[must_use]
+    pub fn may_read_ahead(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.budget.ahead).try_acquire_owned().ok()
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -224,10 +251,10 @@ impl Tail {
         if kept.readers() > 0 {
             for batch in deliveries(epoch, from, records) {
                 kept.bytes += batch.bytes;
-                self.budget.0.fetch_add(batch.bytes, Ordering::Relaxed);
+                self.budget.bytes.fetch_add(batch.bytes, Ordering::Relaxed);
                 kept.batches.push_back(Arc::new(batch));
             }
-            let over = self.budget.0.load(Ordering::Relaxed) > TAILS_BYTES_MAX;
+            let over = self.budget.bytes.load(Ordering::Relaxed) > TAILS_BYTES_MAX;
             self.drop_batches(&mut kept, if over { DELIVERY_BYTES_MAX } else { TAIL_BYTES_MAX });
         } else {
             self.drop_batches(&mut kept, 0);
@@ -238,6 +265,7 @@ impl Tail {
     /// Drops what is kept: readers go by the store, which has other bytes now.
     pub fn forget(&self) {
         let mut kept = self.kept();
+        self.rewrites.fetch_add(1, Ordering::Release);
         self.drop_batches(&mut kept, 0);
     }
 
@@ -299,7 +327,7 @@ impl Tail {
         while kept.bytes > limit && (limit == 0 || kept.batches.len() > 1) {
             let Some(batch) = kept.batches.pop_front() else { break };
             kept.bytes -= batch.bytes;
-            self.budget.0.fetch_sub(batch.bytes, Ordering::Relaxed);
+            self.budget.bytes.fetch_sub(batch.bytes, Ordering::Relaxed);
         }
     }
 }
@@ -503,13 +531,13 @@ mod tests {
         let mut reader = tail.attach().unwrap();
         for round in 0..100 {
             tail.extend(round * 10, records(10, 10_000), false);
-            assert!(budget.0.load(Ordering::Relaxed) <= TAIL_BYTES_MAX);
+            assert!(budget.bytes.load(Ordering::Relaxed) <= TAIL_BYTES_MAX);
         }
         assert!(matches!(read(&mut reader, 0), TailRead::Behind(_)));
         assert!(matches!(read(&mut reader, 999), TailRead::Batch(_)));
         drop(reader);
         tail.extend(1000, records(1, 10), false);
-        assert_eq!(budget.0.load(Ordering::Relaxed), 0, "nobody reads: nothing is kept");
+        assert_eq!(budget.bytes.load(Ordering::Relaxed), 0, "nobody reads: nothing is kept");
     }
 
     #[test]

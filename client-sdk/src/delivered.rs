@@ -1,9 +1,78 @@
-//! The records of a delivery, each with its offset. A record is large, so they stay where they were decoded until they are
-//! taken.
+//! The records of a delivery, each with its offset. A record is large, so they stay where they came until they are taken.
 
 use std::vec::IntoIter;
 
-use longwire_proto::wire;
+use bytes::Bytes;
+use longwire_proto::error::ErrorCode;
+use longwire_proto::{raw, wire};
+use prost::Message as _;
+
+use crate::error::{Refusal, SubscriptionError};
+use crate::record::Record;
+
+/// A delivery as it came.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    pub(crate) subscription: u32,
+    pub(crate) epoch: u64,
+    pub(crate) from: u64,
+    pub(crate) next: u64,
+    /// Empty when the records are dense.
+    pub(crate) offsets: Vec<u64>,
+    pub(crate) records: Records,
+}
+
+impl From<wire::Delivery> for Arrived {
+    fn from(delivery: wire::Delivery) -> Self {
+        let wire::Delivery { subscription, epoch, from, next, records, offsets, .. } = delivery;
+        Self { subscription, epoch, from, next, offsets, records: Records::Decoded(records.into_iter()) }
+    }
+}
+
+impl From<raw::Delivery> for Arrived {
+    fn from(delivery: raw::Delivery) -> Self {
+        let raw::Delivery { subscription, epoch, from, next, records, offsets, .. } = delivery;
+        Self { subscription, epoch, from, next, offsets, records: Records::Encoded(records.into_iter()) }
+    }
+}
+
+/// Records, as they came.
+#[derive(Debug)]
+pub(crate) enum Records {
+    Decoded(IntoIter<wire::Record>),
+    Encoded(IntoIter<Bytes>),
+}
+
+impl Default for Records {
+    fn default() -> Self {
+        Self::Encoded(IntoIter::default())
+    }
+}
+
+impl Records {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Decoded(records) => records.len(),
+            Self::Encoded(records) => records.len(),
+        }
+    }
+}
+
+/// The stream ends: what a broker delivers as a record, and this client does not know as one, would be no other over a new
+/// connection.
+fn no_record(offset: u64, error: &prost::DecodeError) -> SubscriptionError {
+    let code = ErrorCode::InvalidRecord;
+    SubscriptionError::Refused(Refusal {
+        code: Some(code),
+        code_text: code.as_str().to_owned(),
+        message: format!("what was delivered at offset {offset} is no record: {error}"),
+        field: String::new(),
+        limit: 0,
+        expected: 0,
+        retryable: false,
+        retry_after_ms: 0,
+    })
+}
 
 /// See the top of this file.
 #[derive(Debug, Default)]
@@ -12,18 +81,18 @@ pub(crate) struct Delivered {
     next: u64,
     /// Those of the others; empty when they are dense.
     offsets: IntoIter<u64>,
-    records: IntoIter<wire::Record>,
+    records: Records,
 }
 
 impl Delivered {
     /// All that a delivery covers.
-    pub(crate) fn dense(from: u64, records: Vec<wire::Record>) -> Self {
-        Self { next: from, offsets: IntoIter::default(), records: records.into_iter() }
+    pub(crate) fn dense(from: u64, records: Records) -> Self {
+        Self { next: from, offsets: IntoIter::default(), records }
     }
 
     /// Some of what it covers; as many offsets as records.
-    pub(crate) fn sparse(offsets: Vec<u64>, records: Vec<wire::Record>) -> Self {
-        Self { next: 0, offsets: offsets.into_iter(), records: records.into_iter() }
+    pub(crate) fn sparse(offsets: Vec<u64>, records: Records) -> Self {
+        Self { next: 0, offsets: offsets.into_iter(), records }
     }
 
     /// Whether all were taken.
@@ -32,14 +101,31 @@ impl Delivered {
     }
 }
 
-impl Iterator for Delivered {
-    type Item = (u64, wire::Record);
+impl Delivered {
+    /// The next record, which is of this epoch. Made where it is wanted, because it is large.
+    #[inline]
+    pub(crate) fn take(&mut self, epoch: u64) -> Option<Result<Record, SubscriptionError>> {
+        match &mut self.records {
+            Records::Decoded(records) => {
+                let record = records.next()?;
+                Some(Ok(Record::new(epoch, self.next_offset(), record)))
+            }
+            Records::Encoded(records) => {
+                let encoded = records.next()?;
+                let offset = self.next_offset();
+                let mut record = wire::Record::default();
+                match record.merge(encoded) {
+                    Ok(()) => Some(Ok(Record::new(epoch, offset, record))),
+                    Err(error) => Some(Err(no_record(offset, &error))),
+                }
+            }
+        }
+    }
 
-    fn next(&mut self) -> Option<Self::Item> {
-        let record = self.records.next()?;
+    fn next_offset(&mut self) -> u64 {
         let offset = self.offsets.next().unwrap_or(self.next);
         self.next = offset + 1;
-        Some((offset, record))
+        offset
     }
 }
 
@@ -47,22 +133,41 @@ impl Iterator for Delivered {
 mod tests {
     use super::*;
 
-    fn records(count: usize) -> Vec<wire::Record> {
-        (0..count).map(|id| wire::Record { id: id.to_string(), ..wire::Record::default() }).collect()
+    fn records(count: usize) -> [Records; 2] {
+        let record = |id: usize| wire::Record { id: id.to_string(), ..wire::Record::default() };
+        let decoded: Vec<wire::Record> = (0..count).map(record).collect();
+        let encoded: Vec<Bytes> = decoded.iter().map(|record| record.encode_to_vec().into()).collect();
+        [Records::Decoded(decoded.into_iter()), Records::Encoded(encoded.into_iter())]
     }
 
     #[test]
     fn every_record_has_its_own_offset() {
-        let told = |delivered: Delivered| -> Vec<(u64, String)> {
-            delivered.map(|(offset, record)| (offset, record.id)).collect()
+        let told = |mut delivered: Delivered| -> Vec<(u64, String)> {
+            let taken = std::iter::from_fn(|| delivered.take(1)).map(Result::unwrap);
+            taken.map(|record| (record.offset, record.id)).collect()
         };
         let named = |pairs: &[(u64, &str)]| -> Vec<(u64, String)> {
             pairs.iter().map(|(offset, id)| (*offset, (*id).to_owned())).collect()
         };
-        assert_eq!(told(Delivered::dense(7, records(3))), named(&[(7, "0"), (8, "1"), (9, "2")]));
-        assert_eq!(told(Delivered::sparse(vec![2, 5], records(2))), named(&[(2, "0"), (5, "1")]));
-        let mut delivered = Delivered::dense(0, records(1));
-        assert!(!delivered.is_empty() && delivered.next().is_some() && delivered.is_empty());
+        for records in records(3) {
+            assert_eq!(told(Delivered::dense(7, records)), named(&[(7, "0"), (8, "1"), (9, "2")]));
+        }
+        for records in records(2) {
+            assert_eq!(told(Delivered::sparse(vec![2, 5], records)), named(&[(2, "0"), (5, "1")]));
+        }
+        for records in records(1) {
+            let mut delivered = Delivered::dense(0, records);
+            assert!(!delivered.is_empty() && delivered.take(1).is_some() && delivered.is_empty());
+        }
         assert!(Delivered::default().is_empty());
+    }
+
+    #[test]
+    fn what_is_no_record_harms_none_before_it() {
+        let records = vec![Bytes::from_static(b"\x42\x01a"), Bytes::from_static(b"\xff")];
+        let mut delivered = Delivered::dense(4, Records::Encoded(records.into_iter()));
+        assert!(matches!(delivered.take(1), Some(Ok(record)) if record.id == "a" && record.offset == 4));
+        assert!(matches!(delivered.take(1), Some(Err(error)) if error.to_string().contains("offset 5")));
+        assert!(delivered.take(1).is_none());
     }
 }

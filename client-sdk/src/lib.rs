@@ -44,6 +44,7 @@ mod dialer;
 mod driver;
 mod error;
 mod from;
+mod heard;
 mod import;
 mod lane;
 mod link;

@@ -17,10 +17,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, Sink, SinkExt, Stream as _};
-use longwire_proto::codec::{self, Encoding};
+use longwire_proto::codec::Encoding;
 use longwire_proto::error::ErrorCode;
 use longwire_proto::limits::FRAME_BYTES_MAX;
-use longwire_proto::wire::server_frame::Frame;
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
@@ -29,6 +28,7 @@ use crate::address::Address;
 use crate::connect_failure::ConnectFailure;
 use crate::dialer::Dialer;
 use crate::error::Closed;
+use crate::heard::Heard;
 use crate::link::dial::{Dialed, dial};
 use crate::link::quic::QuicLink;
 use crate::link::target::Target;
@@ -51,7 +51,7 @@ type Connecting = Pin<Box<dyn Future<Output = Dialed> + Send>>;
 pub(crate) enum LinkEvent {
     Connected(Transport),
     ConnectFailed(ConnectFailure),
-    Frame(Box<Frame>, u64),
+    Frame(Box<Heard>, u64),
     Disconnected(String),
 }
 
@@ -217,9 +217,9 @@ impl Link {
             State::Open(_) => match self.poll_write(context) {
                 Poll::Ready(Err(error)) => self.broken(error),
                 _ => match ready!(self.poll_read(context)) {
-                    Ok((frame, bytes)) => {
+                    Ok((heard, bytes)) => {
                         self.heard();
-                        return Poll::Ready(LinkEvent::Frame(Box::new(frame), bytes));
+                        return Poll::Ready(LinkEvent::Frame(Box::new(heard), bytes));
                     }
                     Err(error) => self.broken(error),
                 },
@@ -277,7 +277,7 @@ impl Link {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(Frame, u64), String>> {
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(Heard, u64), String>> {
         let socket = match &mut self.state {
             State::Open(Open::WebSocket(socket)) => socket,
             State::Open(Open::Quic(link)) => return link.poll_read(context),
@@ -306,8 +306,8 @@ impl Link {
                 _ => continue,
             };
             let length = bytes.len() as u64;
-            match codec::decode_server(self.encoding, bytes) {
-                Ok(frame) => return Poll::Ready(Ok((frame, length))),
+            match Heard::decode(self.encoding, bytes) {
+                Ok(heard) => return Poll::Ready(Ok((heard, length))),
                 // A newer broker may say more than this SDK understands.
                 Err(error) if error.code == ErrorCode::UnknownFrame => {}
                 Err(error) => return Poll::Ready(Err(error.to_string())),

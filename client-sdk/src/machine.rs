@@ -30,6 +30,7 @@ use longwire_proto::wire::server_frame::Frame as ServerFrame;
 use crate::backoff::Jitter;
 use crate::connection_state::ConnectionState;
 use crate::error::{Closed, Refusal, SubscriptionError};
+use crate::heard::Heard;
 use crate::lane::Lane;
 use crate::machine::calls::{Answer, Calls, Ticket};
 use crate::machine::io::{Config, Input, Output};
@@ -144,7 +145,7 @@ impl Machine {
             Input::ConnectFailed { error, fatal: None } | Input::Disconnected { error } => {
                 self.disconnected(now, error)
             }
-            Input::Frame(frame, bytes) => self.frame(now, *frame, bytes),
+            Input::Frame(heard, bytes) => self.heard(now, *heard, bytes),
             Input::Time => {}
             Input::Accepted { entry, lane, bytes } => self.outbox.accept(&lane, entry, bytes),
             Input::Lost { due, error } => {
@@ -345,10 +346,20 @@ impl Machine {
         }
     }
 
-    fn frame(&mut self, now: Duration, frame: ServerFrame, bytes: u64) {
+    fn heard(&mut self, now: Duration, heard: Heard, bytes: u64) {
         let Link::Open(open) = &mut self.link else { return };
         open.received = now;
-        let checked = match frame {
+        let checked = match heard {
+            Heard::Delivery(delivery) => self.subscriptions.delivery(delivery.into(), bytes),
+            Heard::Frame(frame) => self.frame(now, frame, bytes),
+        };
+        if let Err(violation) = checked {
+            self.violation(now, violation);
+        }
+    }
+
+    fn frame(&mut self, now: Duration, frame: ServerFrame, bytes: u64) -> Result<(), Violation> {
+        match frame {
             ServerFrame::Welcome(welcome) => {
                 self.welcome(now, welcome);
                 Ok(())
@@ -377,7 +388,7 @@ impl Machine {
                 self.subscription_answered(subscribed.request, subscribed.subscription);
                 self.subscriptions.subscribed(&subscribed)
             }
-            ServerFrame::Delivery(delivery) => self.subscriptions.delivery(delivery, bytes),
+            ServerFrame::Delivery(delivery) => self.subscriptions.delivery(delivery.into(), bytes),
             ServerFrame::SubscriptionEnded(ended) => {
                 // On QUIC it can overtake the answer, or come instead of it.
                 self.subscription_over(ended.subscription);
@@ -428,9 +439,6 @@ impl Machine {
                 self.goodbye(now, goodbye);
                 Ok(())
             }
-        };
-        if let Err(violation) = checked {
-            self.violation(now, violation);
         }
     }
 

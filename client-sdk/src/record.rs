@@ -88,6 +88,7 @@ impl Record {
         }
     }
 
+    #[inline]
     pub(crate) fn new(epoch: u64, offset: u64, record: wire::Record) -> Self {
         let sender = record.sender.unwrap_or_default();
         Self {

@@ -110,13 +110,21 @@ impl Subscription {
 
     fn poll_record(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Record, SubscriptionError>>> {
         loop {
-            if let Some(reading) = self.delivery {
-                if let Some((offset, record)) = self.records.next() {
-                    self.position = Some(Position { epoch: reading.epoch, offset: offset + 1 });
-                    if self.records.is_empty() {
-                        self.consumed(reading);
+            if let Some(reading) = self.delivery.filter(|_| !self.ended) {
+                let taken = self.records.take(reading.epoch);
+                match &taken {
+                    Some(Ok(record)) => {
+                        self.position = Some(Position { epoch: reading.epoch, offset: record.offset + 1 });
+                        if self.records.is_empty() {
+                            self.consumed(reading);
+                        }
+                        return Poll::Ready(taken);
                     }
-                    return Poll::Ready(Some(Ok(Record::new(reading.epoch, offset, record))));
+                    Some(Err(_)) => {
+                        self.ended = true;
+                        return Poll::Ready(taken);
+                    }
+                    None => {}
                 }
                 self.consumed(reading);
             }

@@ -10,17 +10,17 @@ use bytes::{BufMut, Bytes, BytesMut};
 use h2::client::{Builder, Connection, ResponseFuture};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response, StatusCode};
-use longwire_proto::codec::{self, Encoding};
+use longwire_proto::codec::Encoding;
 use longwire_proto::error::ErrorCode;
 use longwire_proto::framing::{Deframer, grpc_prefix};
 use longwire_proto::grpc_status::GrpcStatus;
 use longwire_proto::service;
-use longwire_proto::wire::server_frame::Frame;
 use tokio::net::TcpStream;
 
 use crate::address::Address;
 use crate::connect_failure::ConnectFailure;
 use crate::error::Closed;
+use crate::heard::Heard;
 use crate::link::MESSAGE_BYTES_MAX;
 use crate::link::target::Target;
 use crate::tls::failure::failure;
@@ -165,12 +165,12 @@ impl GrpcLink {
         Ok(())
     }
 
-    pub(super) fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(Frame, u64), String>> {
+    pub(super) fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(Heard, u64), String>> {
         loop {
             self.drive(context);
             if let Some(bytes) = self.frames.pop().map_err(|error| error.to_string())? {
                 let length = bytes.len() as u64;
-                match codec::decode_server(Encoding::Proto, bytes) {
+                match Heard::decode(Encoding::Proto, bytes) {
                     Ok(frame) => return Poll::Ready(Ok((frame, length))),
                     // A newer broker may say more than this SDK understands.
                     Err(error) if error.code == ErrorCode::UnknownFrame => continue,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use futures_util::future::{AbortHandle, Abortable, FutureExt};
 use futures_util::stream::{BoxStream, SelectAll, StreamExt, unfold};
-use longwire_proto::codec::{self, Encoding};
+use longwire_proto::codec::Encoding;
 use longwire_proto::early::only_reads;
 use longwire_proto::error::ErrorCode;
 use longwire_proto::framing::{Deframer, prefix};
@@ -28,6 +28,7 @@ use rustls::AlertDescription;
 
 use crate::connect_failure::ConnectFailure;
 use crate::error::{Closed, TlsFailure};
+use crate::heard::Heard;
 use crate::link::MESSAGE_BYTES_MAX;
 use crate::link::endpoints::LOCAL_MTU;
 use crate::link::target::Target;
@@ -65,7 +66,7 @@ struct Lane {
 }
 
 enum Came {
-    Frame(Option<Lane>, Box<Frame>, u64),
+    Frame(Option<Lane>, Box<Heard>, u64),
     /// The stream is over, as it should be.
     Ended(Option<Lane>, u64),
     Failed(String),
@@ -203,7 +204,7 @@ impl QuicLink {
         Poll::Ready(Ok(()))
     }
 
-    pub(super) fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(Frame, u64), String>> {
+    pub(super) fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(Heard, u64), String>> {
         loop {
             self.take_streams(context);
             match ready!(self.frames.poll_next_unpin(context)) {
@@ -383,7 +384,7 @@ impl Reading {
             match self.frames.pop() {
                 Ok(Some(bytes)) => {
                     let length = bytes.len() as u64;
-                    match codec::decode_server(Encoding::Proto, bytes) {
+                    match Heard::decode(Encoding::Proto, bytes) {
                         Ok(frame) => return self.came(frame, length),
                         // A newer broker may say more than this SDK understands.
                         Err(error) if error.code == ErrorCode::UnknownFrame => continue,
@@ -409,13 +410,15 @@ impl Reading {
         }
     }
 
-    fn came(&mut self, frame: Frame, bytes: u64) -> Came {
-        if let (Some(index), None, Frame::Subscribed(subscribed)) = (self.index, self.lane, &frame) {
+    fn came(&mut self, heard: Heard, bytes: u64) -> Came {
+        if let (Some(index), None, Heard::Frame(Frame::Subscribed(subscribed))) =
+            (self.index, self.lane, &heard)
+        {
             self.lane = Some(Lane { index, subscription: subscribed.subscription });
         }
         if self.index.is_some() && self.lane.is_none() {
             return Came::Failed("a stream does not begin with what it is for".to_owned());
         }
-        Came::Frame(self.lane, Box::new(frame), bytes)
+        Came::Frame(self.lane, Box::new(heard), bytes)
     }
 }

@@ -2,11 +2,11 @@
 
 use longwire_proto::position::Position;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
-use longwire_proto::wire::server_frame::Frame as ServerFrame;
 
 use crate::backoff::Backoff;
 use crate::connection_state::ConnectionState;
 use crate::error::{Closed, PublishError, RequestError};
+use crate::heard::Heard;
 use crate::lane::Lane;
 use crate::machine::calls::{Answer, Call, Ticket};
 use crate::machine::outbox::{Due, Entry, Recovered};
@@ -44,7 +44,7 @@ pub(crate) enum Input {
         error: String,
     },
     /// A frame and its size.
-    Frame(Box<ServerFrame>, u64),
+    Frame(Box<Heard>, u64),
     Time,
     /// A publish was written to the spool under the slot from [`Machine::reserve`](crate::machine::Machine::reserve).
     Accepted {

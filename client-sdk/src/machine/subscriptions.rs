@@ -11,7 +11,7 @@ use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 
 use crate::backoff::{Backoff, Jitter};
-use crate::delivered::Delivered;
+use crate::delivered::{Arrived, Delivered};
 use crate::error::{Refusal, SubscriptionError};
 use crate::from::From;
 
@@ -280,7 +280,7 @@ impl Subscriptions {
         self.remove(number);
     }
 
-    pub(crate) fn delivery(&mut self, delivery: wire::Delivery, bytes: u64) -> Result<(), Violation> {
+    pub(crate) fn delivery(&mut self, delivery: Arrived, bytes: u64) -> Result<(), Violation> {
         let number = delivery.subscription;
         // One that was dropped a moment ago.
         let Some(subscription) = self.all.get_mut(&number) else { return Ok(()) };

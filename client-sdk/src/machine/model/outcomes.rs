@@ -18,7 +18,7 @@ use crate::machine::{Awaited, Link};
 
 /// Gives the machine one frame as if the broker had sent it, and returns what it told the subscription.
 fn told(world: &mut World, frame: ServerFrame) -> Vec<Event> {
-    world.machine.handle(world.now, Input::Frame(Box::new(frame), 1));
+    world.machine.handle(world.now, Input::Frame(Box::new(frame.into()), 1));
     std::iter::from_fn(|| world.machine.poll_output())
         .filter_map(|output| match output {
             Output::Event { event, .. } => Some(event),
@@ -101,7 +101,7 @@ fn settled_after(codes: &[(ErrorCode, u64)]) -> (Vec<(Entry, String)>, World) {
     for (request, (code, expected)) in requests.iter().zip(codes) {
         let error = Some(Error::new(*code, "no").expected(*expected).to_wire());
         let refused = wire::Refused { request: *request, subscription: 0, error };
-        world.machine.handle(world.now, Input::Frame(Box::new(ServerFrame::Refused(refused)), 0));
+        world.machine.handle(world.now, Input::Frame(Box::new(ServerFrame::Refused(refused).into()), 0));
         while let Some(output) = world.machine.poll_output() {
             if let Output::Settled { entry, result } = output {
                 world.spool.remove(&entry);

@@ -239,7 +239,7 @@ impl World {
                         ServerFrame::Delivery(delivery) => delivery.records.len() as u64 * RECORD_BYTES,
                         _ => 0,
                     };
-                    self.input(Input::Frame(Box::new(frame), bytes));
+                    self.input(Input::Frame(Box::new(frame.into()), bytes));
                 }
             }
             Step::Deliver { session, records } => {
@@ -285,7 +285,7 @@ impl World {
                 if self.connected {
                     let error = Some(Error::new(ErrorCode::Draining, "bye").to_wire());
                     let goodbye = wire::Goodbye { error, reconnect_after_ms: 50 };
-                    self.input(Input::Frame(Box::new(ServerFrame::Goodbye(goodbye)), 0));
+                    self.input(Input::Frame(Box::new(ServerFrame::Goodbye(goodbye).into()), 0));
                 }
             }
             Step::Advance(ms) => {
@@ -299,11 +299,12 @@ impl World {
     pub(super) fn consume(&mut self, count: usize) {
         for _ in 0..count {
             let Some((number, delivery)) = self.queue.pop_front() else { break };
-            for (offset, record) in delivery.records {
+            let (mut records, epoch) = (delivery.records, delivery.epoch);
+            while let Some(record) = records.take(epoch) {
+                let record = record.unwrap();
                 let seen = self.seen.entry(number).or_default();
-                assert_eq!(offset, seen.len() as u64);
-                let Some(wire::record::Body::Text(text)) = record.body else { panic!() };
-                seen.push(text);
+                assert_eq!(record.offset, seen.len() as u64);
+                seen.push(record.text().unwrap().to_owned());
             }
             let through = Position { epoch: delivery.epoch, offset: delivery.next };
             self.place.insert(number, through);

@@ -89,7 +89,7 @@ impl Tokens {
 
     fn token(&self, sub: &str, grant: &str) -> String {
         let grants = Grants::parse(&[grant]).unwrap();
-        let mint = Mint { sub, kind: Kind::Agent, grants: &grants, device: None, ttl_ms: TTL_MS };
+        let mint = Mint { sub, kind: Kind::Agent, grants: &grants, roles: &[], device: None, ttl_ms: TTL_MS };
         self.keys.mint(&self.own, &mint, self.clock.now_ms()).unwrap().token
     }
 }

@@ -1,6 +1,8 @@
 //! The command line. Each command is a module; what they share is here.
 
+mod answer;
 mod archive;
+mod ask;
 mod backup;
 mod batch;
 mod clock_text;
@@ -16,6 +18,7 @@ mod page_link;
 mod publish;
 mod restore;
 mod run;
+mod runs;
 mod serve;
 mod session;
 mod share;
@@ -51,7 +54,7 @@ pub(crate) const EXIT_UNREACHABLE: u8 = 5;
     after_help = "Examples:\n  longwire serve\n  longwire run acme/build/42 -- cargo build\n  \
     longwire tail acme/build/42 --from start\n\nExit codes: 0 done, 1 failed, 2 wrong usage, 4 no token or one that is not \
     accepted, 5 broker unreachable; \
-    `run` exits as its command does."
+    `run` exits as its command does, and `ask` as it says."
 )]
 pub(crate) struct Cli {
     /// Print what machines can read: one JSON object on each line
@@ -78,6 +81,9 @@ enum Command {
     Run(run::RunArgs),
     Tail(tail::TailArgs),
     Pub(publish::PublishArgs),
+    Ask(Box<ask::AskArgs>),
+    Answer(answer::AnswerArgs),
+    Runs(runs::RunsArgs),
     Session(session::SessionArgs),
     Share(share::ShareArgs),
     Export(export::ExportArgs),
@@ -127,6 +133,9 @@ pub(crate) async fn dispatch(cli: Cli) -> ExitCode {
         Command::Run(args) => Box::pin(run::run(args, context)).await,
         Command::Tail(args) => Box::pin(tail::run(args, context)).await,
         Command::Pub(args) => Box::pin(publish::run(args, context)).await,
+        Command::Ask(args) => Box::pin(ask::run(*args, context)).await,
+        Command::Answer(args) => Box::pin(answer::run(args, context)).await,
+        Command::Runs(args) => Box::pin(runs::run(args, context)).await,
         Command::Session(args) => Box::pin(session::run(args, context)).await,
         Command::Share(args) => Box::pin(share::run(args, context)).await,
         Command::Export(args) => Box::pin(export::run(args, context)).await,
@@ -199,6 +208,13 @@ mod tests {
             "longwire --json tail a/b --from 0000000000000000_0000000000000042",
             "longwire pub a/b hello --type t --header k=v --content-type text/plain",
             "longwire pub a/b -",
+            "longwire ask Deploy? --session a/b --id d-1 --options yes,no --to ada --role approver --expires 1h --risk high",
+            "longwire answer a/b",
+            "longwire answer a/b d-1 yes --note fine",
+            "longwire answer a/b d-1 --value region=eu --value count=3",
+            "longwire answer a/b d-1 --deny",
+            "longwire --json runs a/b --no-follow",
+            "longwire session list acme/ --status input-required",
             "longwire session list acme/",
             "longwire session create a --title T --label k=v",
             "longwire session show a --json",
@@ -239,6 +255,11 @@ mod tests {
             "longwire tail a/b --raw --json",
             "longwire tail a/b -n 3 --from start",
             "longwire pub a/b x --header novalue",
+            "longwire ask",
+            "longwire ask Deploy? --expires soon",
+            "longwire answer",
+            "longwire answer a/b d-1 yes --deny",
+            "longwire answer a/b --deny",
             "longwire token create --sub ada",
             "longwire token create --sub ada --grant acme/**:fly",
             "longwire token create --sub ada --grant acme/**:read --kind robot",

@@ -249,6 +249,7 @@ mod tests {
             if_end: None,
             may_create: true,
             records: vec![Bytes::from(record.encode_to_vec())],
+            meant: None,
         })
     }
 

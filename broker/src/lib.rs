@@ -5,6 +5,7 @@
 
 pub mod ageing;
 mod alarm;
+mod asks;
 pub mod audit;
 pub mod auth;
 pub mod backup;

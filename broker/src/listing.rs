@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use longwire_core::entity::view::Status;
 use longwire_core::term;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::{LIST_PAGE_DEFAULT, LIST_PAGE_MAX, SESSION_ID_BYTES_MAX};
@@ -66,8 +67,11 @@ impl Listing {
             "" => {}
             "open" => terms.push(term::status(false)),
             "closed" => terms.push(term::status(true)),
+            "working" => terms.extend(term::doing(Status::Working)),
+            "input_required" => terms.extend(term::doing(Status::InputRequired)),
             other => {
-                let message = format!("`status` is `open` or `closed`, not `{other}`");
+                let message =
+                    format!("`status` is `open`, `closed`, `working` or `input_required`, not `{other}`");
                 return Err(Error::new(ErrorCode::InvalidArgument, message).field("status"));
             }
         }

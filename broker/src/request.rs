@@ -42,6 +42,7 @@ impl Operation {
             Self::Command(Command::Create { update: true, .. }) => Asks::Update,
             Self::Command(Command::Close { .. }) => Asks::Close,
             Self::Command(Command::Describe) => Asks::Describe,
+            Self::Command(Command::DescribeAsk { .. }) => Asks::DescribeAsk,
             Self::Trim(_) => Asks::Trim,
             Self::Delete => Asks::Delete,
             _ => return None,

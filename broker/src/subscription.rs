@@ -482,6 +482,7 @@ mod tests {
             start: 10,
             end: 20,
             closed,
+            view: Arc::default(),
         }
     }
 

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::store::LogId;
 use bytes::Bytes;
+use longwire_core::entity::view::View;
 use longwire_proto::codec::{DeliveryBody, Encoding};
 use longwire_proto::error::Error;
 use longwire_proto::limits::DELIVERY_BYTES_MAX;
@@ -27,7 +28,7 @@ pub const TAILS_BYTES_MAX: usize = 256 << 20;
 
 /// Deliveries that are read of the store before they can be sent, by all readers together; each has at most one. A reader beyond
 /// them reads its next one when it can be sent.
-pub const READ_AHEAD_MAX: usize = 256;
+pub const READ_AHEAD_MAX: usize = 64;
 
 /// Where a session stands, as far as it is durable.
 #[derive(Clone, Debug)]
@@ -44,6 +45,8 @@ pub struct Progress {
     pub end: u64,
     /// Whether the session takes no more publishes: nothing comes after `end`.
     pub closed: bool,
+    /// What is open at `end`.
+    pub view: Arc<View>,
 }
 
 impl Progress {
@@ -240,12 +243,13 @@ impl Tail {
     }
 
     /// Adds records that became durable.
-    pub fn extend(&self, from: u64, records: Vec<Bytes>, closed: bool) {
+    pub fn extend(&self, from: u64, records: Vec<Bytes>, closed: bool, view: Arc<View>) {
         let mut kept = self.kept();
         let end = from + records.len() as u64;
         let TailState::Live(progress) = &mut kept.state else { return };
         progress.end = end;
         progress.closed |= closed;
+        progress.view = view;
         let epoch = progress.epoch();
         kept.end = end;
         if kept.readers() > 0 {
@@ -433,6 +437,7 @@ mod tests {
             start: 0,
             end,
             closed: false,
+            view: Arc::default(),
         });
         tail
     }
@@ -465,9 +470,9 @@ mod tests {
             assert!(matches!(look(reader, woken, 5), TailRead::AtEnd(_)));
         }
         assert!(matches!(look(&mut readers[2], &woken[2], 4), TailRead::Behind(_)));
-        tail.extend(5, records(1, 10), false);
+        tail.extend(5, records(1, 10), false, Arc::default());
         assert_eq!(times(), [1, 1, 0]);
-        tail.extend(6, records(1, 10), false);
+        tail.extend(6, records(1, 10), false, Arc::default());
         assert_eq!(times(), [1, 1, 0], "they have not looked since");
         let [first, second, third] = readers;
         drop((first, third));
@@ -490,8 +495,8 @@ mod tests {
         let mut reader = tail.attach().unwrap();
         assert!(matches!(read(&mut reader, 4), TailRead::Behind(_)));
         assert!(matches!(read(&mut reader, 5), TailRead::AtEnd(TailState::Live(_))));
-        tail.extend(5, records(3, 10), false);
-        tail.extend(8, records(1, 10), false);
+        tail.extend(5, records(3, 10), false, Arc::default());
+        tail.extend(8, records(1, 10), false, Arc::default());
         let TailRead::Batch(batch) = read(&mut reader, 6) else { panic!("offset 6 is kept") };
         assert_eq!((batch.from, batch.next()), (5, 8));
         assert!(matches!(read(&mut reader, 8), TailRead::Batch(batch) if batch.from == 8));
@@ -503,7 +508,7 @@ mod tests {
     fn the_bytes_of_a_delivery_are_made_once_for_everyone() {
         let tail = live(0);
         let mut readers = [tail.attach().unwrap(), tail.attach().unwrap()];
-        tail.extend(0, vec![Bytes::from_static(&[0x92, 0x01, 0x01, b'x']); 3], false);
+        tail.extend(0, vec![Bytes::from_static(&[0x92, 0x01, 0x01, b'x']); 3], false, Arc::default());
         for encoding in Encoding::ALL {
             let shared = readers.each_mut().map(|reader| match read(reader, 0) {
                 TailRead::Batch(batch) => {
@@ -527,16 +532,17 @@ mod tests {
             start: 0,
             end: 0,
             closed: false,
+            view: Arc::default(),
         });
         let mut reader = tail.attach().unwrap();
         for round in 0..100 {
-            tail.extend(round * 10, records(10, 10_000), false);
+            tail.extend(round * 10, records(10, 10_000), false, Arc::default());
             assert!(budget.bytes.load(Ordering::Relaxed) <= TAIL_BYTES_MAX);
         }
         assert!(matches!(read(&mut reader, 0), TailRead::Behind(_)));
         assert!(matches!(read(&mut reader, 999), TailRead::Batch(_)));
         drop(reader);
-        tail.extend(1000, records(1, 10), false);
+        tail.extend(1000, records(1, 10), false, Arc::default());
         assert_eq!(budget.bytes.load(Ordering::Relaxed), 0, "nobody reads: nothing is kept");
     }
 
@@ -544,7 +550,7 @@ mod tests {
     fn large_batches_are_delivered_in_parts() {
         let tail = live(0);
         let mut reader = tail.attach().unwrap();
-        tail.extend(0, records(10, DELIVERY_BYTES_MAX / 4), false);
+        tail.extend(0, records(10, DELIVERY_BYTES_MAX / 4), false, Arc::default());
         let TailRead::Batch(batch) = read(&mut reader, 9) else { panic!("the last part is kept") };
         assert_eq!((batch.from, batch.next()), (8, 10));
     }
@@ -553,7 +559,7 @@ mod tests {
     fn a_batch_is_taken_in_parts_by_who_wants_it_small() {
         let tail = live(0);
         let mut reader = tail.attach().unwrap();
-        tail.extend(0, records(10, 100), false);
+        tail.extend(0, records(10, 100), false, Arc::default());
         let TailRead::Batch(batch) = read(&mut reader, 0) else { panic!("the batch is kept") };
         let parts = [(0, 1000), (3, 1000), (0, 999), (0, 350), (8, 350), (0, 1), (9, 1)];
         let lengths = parts.map(|(from, bytes_max)| batch.part(from, bytes_max).len());

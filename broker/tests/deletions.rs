@@ -35,6 +35,7 @@ fn publish() -> Operation {
         if_end: None,
         may_create: true,
         records: vec![Bytes::from(record.encode_to_vec())],
+        meant: None,
     })
 }
 

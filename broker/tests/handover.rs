@@ -30,6 +30,7 @@ fn live() -> Arc<Tail> {
         start: 0,
         end: 0,
         closed: false,
+        view: Arc::default(),
     });
     tail
 }
@@ -54,10 +55,10 @@ fn a_change_between_looking_and_waiting_is_told() {
     assert!(matches!(reader.read(0, &context), TailRead::AtEnd(_)));
     assert_eq!(times(), 0, "nothing has changed");
     assert!(matches!(reader.read(0, &context), TailRead::AtEnd(_)));
-    tail.extend(0, vec![Bytes::from_static(b"record")], false);
+    tail.extend(0, vec![Bytes::from_static(b"record")], false, Arc::default());
     assert_eq!(times(), 1, "the record is not told, or twice");
     assert!(matches!(reader.read(0, &context), TailRead::Batch(_)));
-    tail.extend(1, vec![Bytes::from_static(b"record")], false);
+    tail.extend(1, vec![Bytes::from_static(b"record")], false, Arc::default());
     assert_eq!(times(), 1, "it does not wait");
 }
 
@@ -78,7 +79,7 @@ async fn no_change_escapes_a_reader_that_begins_to_wait() {
                 for _ in 0..offset * 7 % SPINS_MAX {
                     std::hint::spin_loop();
                 }
-                tail.extend(offset, vec![Bytes::from_static(b"record")], false);
+                tail.extend(offset, vec![Bytes::from_static(b"record")], false, Arc::default());
             }
         }
     });

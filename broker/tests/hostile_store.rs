@@ -75,6 +75,7 @@ fn publish(name: &str, sequence: u64) -> Command {
         if_end: None,
         may_create: true,
         records: vec![record(&format!("{name}-{sequence}"))],
+        meant: None,
     }
 }
 
@@ -367,6 +368,7 @@ async fn everybody_is_answered_when_a_trim_fails() {
                         if_end: None,
                         may_create: true,
                         records: vec![record("x")],
+                        meant: None,
                     };
                     match ask(&hub, &session, publish).await {
                         Ok(_) => published += 1,

@@ -27,6 +27,7 @@ fn publish(record: &Bytes) -> Command {
         if_end: None,
         may_create: true,
         records: vec![record.clone()],
+        meant: None,
     }
 }
 

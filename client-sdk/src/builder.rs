@@ -15,6 +15,7 @@ use crate::client::{CALLS_MAX, COMMANDS_MAX, Client, Handle};
 use crate::connection_state::ConnectionState;
 use crate::driver::{Driver, Parts};
 use crate::error::ConnectError;
+use crate::ids::Ids;
 use crate::link::Link;
 use crate::machine::Machine;
 use crate::machine::io::Config;
@@ -322,6 +323,7 @@ impl ClientBuilder {
             space,
             calls: Semaphore::new(CALLS_MAX),
             next_subscription: AtomicU32::new(1),
+            ids: Ids::new(random()?),
             encoding,
             window_bytes: self.window_bytes,
         });

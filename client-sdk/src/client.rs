@@ -13,6 +13,7 @@ use crate::builder::ClientBuilder;
 use crate::connection_state::ConnectionState;
 use crate::driver::{Command, Feedback};
 use crate::error::{Closed, ConnectError, RequestError, SessionIdError};
+use crate::ids::Ids;
 use crate::import::Import;
 use crate::machine::calls::{Answer, Call};
 use crate::outbox_space::OutboxSpace;
@@ -35,6 +36,7 @@ pub(crate) struct Handle {
     pub(crate) space: Arc<OutboxSpace>,
     pub(crate) calls: Semaphore,
     pub(crate) next_subscription: AtomicU32,
+    pub(crate) ids: Ids,
     pub(crate) encoding: Encoding,
     pub(crate) window_bytes: u64,
 }

@@ -8,8 +8,10 @@ use longwire_proto::position::Position;
 use longwire_proto::session_id::InvalidSessionId;
 use longwire_proto::wire;
 
+use crate::answered::Answered;
+
 /// The broker's refusal, as it came.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{message} ({code_text})")]
 pub struct Refusal {
     /// What went wrong; `None` for a code that this SDK does not know.
@@ -28,6 +30,8 @@ pub struct Refusal {
     pub retryable: bool,
     /// When, in milliseconds; 0 when the broker did not say.
     pub retry_after_ms: u64,
+    /// With [`ErrorCode::AlreadyResolved`]: how the ask ended.
+    pub resolved: Option<Box<Answered>>,
 }
 
 impl From<Option<wire::Error>> for Refusal {
@@ -42,6 +46,7 @@ impl From<Option<wire::Error>> for Refusal {
             expected: error.expected,
             retryable: error.retryable,
             retry_after_ms: error.retry_after_ms,
+            resolved: error.resolved.and_then(Answered::of).map(Box::new),
         }
     }
 }
@@ -297,8 +302,25 @@ pub enum RequestError {
     UnexpectedAnswer,
 }
 
+/// Why an ask has no answer here. It is open all the same when it was published: asking again under its id goes on waiting.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AskError {
+    /// It was not asked.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// The session cannot be read any more.
+    #[error(transparent)]
+    Subscription(#[from] SubscriptionError),
+    /// What became of it cannot be found out.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The session ended before it had an answer.
+    #[error("the session was closed before the ask `{0}` had an answer")]
+    SessionClosed(String),
+}
+
 /// What a subscription tells besides records.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SubscriptionError {
     /// Records were trimmed before they were read. The stream goes on with `next`.
     #[error("the records from {from} up to {next} were trimmed; reading goes on at {next}")]

@@ -34,6 +34,8 @@
 //! and time.
 
 mod address;
+mod answered;
+mod ask;
 mod backoff;
 mod builder;
 mod client;
@@ -45,10 +47,12 @@ mod driver;
 mod error;
 mod from;
 mod heard;
+mod ids;
 mod import;
 mod lane;
 mod link;
 mod machine;
+mod message;
 mod outbox_entry;
 mod outbox_file;
 mod outbox_space;
@@ -57,6 +61,7 @@ mod publication;
 mod published;
 mod read_page;
 mod record;
+mod run;
 mod session;
 mod session_info;
 mod session_list;
@@ -69,13 +74,15 @@ mod token;
 mod transport;
 
 pub use address::{DEFAULT_URL, TOKEN_VARIABLE, URL_VARIABLE};
+pub use answered::Answered;
+pub use ask::{Ask, FieldValue, Reply};
 pub use backoff::{BACKOFF_BASE, BACKOFF_CAP, Backoff};
 pub use builder::ClientBuilder;
 pub use client::Client;
 pub use connection_state::ConnectionState;
 pub use driver::Driver;
 pub use error::{
-    Closed, ConnectError, OutboxError, PublishError, Refusal, RequestError, SessionIdError,
+    AskError, Closed, ConnectError, OutboxError, PublishError, Refusal, RequestError, SessionIdError,
     SubscriptionError, TlsFailure, TlsSetupError,
 };
 pub use from::From;
@@ -85,11 +92,14 @@ pub use longwire_proto::error::ErrorCode;
 pub use longwire_proto::outcome::Outcome;
 pub use longwire_proto::pattern::Pattern;
 pub use longwire_proto::position::{LineageEntry, Position};
+pub use longwire_proto::resolution::AskOutcome;
 pub use longwire_proto::retention::{Expiry, Retention};
 pub use longwire_proto::right::{InvalidRights, Right, Rights};
+pub use longwire_proto::run_state::RunState;
 pub use longwire_proto::session_id::SessionId;
-pub use longwire_proto::wire::{BackedUp, ImportBegin, Limits, Producer};
+pub use longwire_proto::wire::{BackedUp, FormField, ImportBegin, Limits, OpenAsk, Producer, Run as RunInfo};
 pub use machine::subscriptions::Began;
+pub use message::{MessageEnd, OpenMessage};
 pub use outbox_space::{
     OUTBOX_BYTES_MAX, OUTBOX_ENTRIES_MAX, OUTBOX_FILE_BYTES_MAX, OUTBOX_FILE_ENTRIES_MAX,
 };
@@ -98,6 +108,7 @@ pub use publication::Publication;
 pub use published::Published;
 pub use read_page::{Page, ReadPage};
 pub use record::{Body, Record, Sender};
+pub use run::{Run, StartRun};
 pub use session::{Acknowledgement, Erased, Session};
 pub use session_info::{SessionInfo, SessionMeta};
 pub use session_list::SessionList;

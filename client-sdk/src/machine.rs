@@ -419,6 +419,10 @@ impl Machine {
                 self.answer(cursor.request, Answer::Cursor(cursor));
                 Ok(())
             }
+            ServerFrame::AskDescription(ask) => {
+                self.answer(ask.request, Answer::Ask(Box::new(ask)));
+                Ok(())
+            }
             ServerFrame::BackedUp(backup) => {
                 self.answer(backup.request, Answer::BackedUp(backup));
                 Ok(())

@@ -114,6 +114,25 @@ impl Publication {
         self
     }
 
+    pub(crate) fn entity(kind: u32, body: wire::record::Body) -> Self {
+        Self(wire::Record { kind, body: Some(body), ..Default::default() })
+    }
+
+    pub(crate) fn grows(mut self) -> Self {
+        self.0.grows = true;
+        self
+    }
+
+    pub(crate) fn message(mut self, id: impl Into<String>) -> Self {
+        self.0.message = id.into();
+        self
+    }
+
+    pub(crate) fn close(mut self, close: impl Into<String>) -> Self {
+        self.0.close = close.into();
+        self
+    }
+
     /// Bytes of the record on the wire. A record has at most `record_bytes_max` of them, a batch `batch_bytes_max`.
     #[must_use]
     pub fn encoded_len(&self) -> usize {

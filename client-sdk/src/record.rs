@@ -21,7 +21,8 @@ pub struct Record {
     pub producer: Option<wire::Producer>,
     /// The writer's id for it; empty when there is none.
     pub id: String,
-    /// What it means to the broker: 0 is a message, 10 a change of the session itself.
+    /// What it means to the broker: 0 is a message, 1 a delta, 2 a change of a run, 3 an ask, 4 the end of one, 10 a change of the
+    /// session itself.
     pub kind: u32,
     /// What it means to the application.
     pub record_type: String,
@@ -41,6 +42,14 @@ pub struct Record {
     pub content_type: String,
     /// The body.
     pub body: Body,
+    /// Whether it is a message that grows: deltas go on with it.
+    pub grows: bool,
+    /// Of a delta: the id of the message that it goes on.
+    pub message: String,
+    /// Of a delta with which its message ends: `complete`, `cancelled`, `abandoned` or `superseded`.
+    pub close: String,
+    /// Of a delta: bytes of its message before it.
+    pub at_byte: u64,
 }
 
 /// Who sent a record.
@@ -55,12 +64,19 @@ pub struct Sender {
 }
 
 /// The body of a record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Body {
     /// UTF-8 text.
     Text(String),
     /// Other bytes.
     Data(Bytes),
+    /// A question.
+    Ask(Box<wire::Ask>),
+    /// The end of one.
+    Answer(Box<wire::Answer>),
+    /// The start of a run, or a change of one.
+    RunChange(Box<wire::RunChange>),
 }
 
 impl Record {
@@ -75,16 +91,17 @@ impl Record {
     pub fn text(&self) -> Option<&str> {
         match &self.body {
             Body::Text(text) => Some(text),
-            Body::Data(_) => None,
+            _ => None,
         }
     }
 
-    /// The body's bytes, text or not.
+    /// The body's bytes, text or not; none of what is a question, an answer or about a run.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         match &self.body {
             Body::Text(text) => text.as_bytes(),
             Body::Data(data) => data,
+            Body::Ask(_) | Body::Answer(_) | Body::RunChange(_) => &[],
         }
     }
 
@@ -110,8 +127,15 @@ impl Record {
             body: match record.body {
                 Some(wire::record::Body::Text(text)) => Body::Text(text),
                 Some(wire::record::Body::Data(data)) => Body::Data(data),
+                Some(wire::record::Body::Ask(ask)) => Body::Ask(Box::new(ask)),
+                Some(wire::record::Body::Answer(answer)) => Body::Answer(Box::new(answer)),
+                Some(wire::record::Body::RunChange(change)) => Body::RunChange(Box::new(change)),
                 None => Body::Text(String::new()),
             },
+            grows: record.grows,
+            message: record.message,
+            close: record.close,
+            at_byte: record.at_byte,
         }
     }
 }

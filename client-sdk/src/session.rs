@@ -12,15 +12,19 @@ use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use tokio::sync::oneshot;
 
+use crate::answered::Answered;
+use crate::ask::{self, Ask, Reply};
 use crate::client::{Client, Handle};
 use crate::driver::Command;
 use crate::error::{PublishError, RequestError};
 use crate::from::From;
 use crate::lane::Lane;
 use crate::machine::calls::{Answer, Call};
+use crate::message::{self, OpenMessage};
 use crate::publication::{EncodedBatch, Publication};
 use crate::published::Published;
 use crate::read_page::ReadPage;
+use crate::run::{Run, StartRun};
 use crate::session_info::{SessionInfo, SessionMeta};
 use crate::share::Share;
 use crate::subscribe::Subscribe;
@@ -46,6 +50,48 @@ pub struct Session {
 impl Session {
     pub(crate) fn new(client: Client, id: SessionId) -> Self {
         Self { client, id, act_as: String::new() }
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Asks somebody, and waits for the answer: `session.ask("Deploy?").options(["yes", "no"]).await?`.
+    pub fn ask(&self, title: impl Into<String>) -> Ask {
+        Ask::new(self.clone(), title)
+    }
+
+    /// Ends an ask of this id: `session.answer("deploy-42").option("yes").await?`. The first end that is valid is the only one; later
+    /// ones are refused with [`longwire_proto::error::ErrorCode::AlreadyResolved`] and how it ended.
+    pub fn answer(&self, ask: impl Into<String>) -> Reply {
+        Reply::new(self.clone(), ask)
+    }
+
+    /// How the ask of this id ended, also long ago; `None` while it is open.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn ask_state(&self, ask: &str) -> Result<Option<Answered>, RequestError> {
+        ask::state(&self.client, self.id.as_str(), ask).await
+    }
+
+    /// Starts a run: `session.start_run("Upgrade deps").await?`.
+    pub fn start_run(&self, title: impl Into<String>) -> StartRun {
+        StartRun::new(self.clone(), title)
+    }
+
+    /// The handle of a run that was started before, by whomever.
+    #[must_use]
+    pub fn run(&self, id: impl Into<String>) -> Run {
+        Run::new(self.clone(), id)
+    }
+
+    /// Begins a message that grows.
+    ///
+    /// # Errors
+    /// [`PublishError`]
+    pub async fn open_message(&self, content_type: impl Into<String>) -> Result<OpenMessage, PublishError> {
+        message::open(self.clone(), content_type.into(), String::new()).await
     }
 
     /// The session's id.
@@ -342,6 +388,17 @@ pub struct Acknowledgement {
     settlement: oneshot::Receiver<Result<Published, PublishError>>,
     /// Keeps the client alive: its last handle must not go while an answer is waited for.
     handle: Arc<Handle>,
+}
+
+impl Acknowledgement {
+    /// What became of the publish, when that is known by now.
+    pub(crate) fn try_settled(&mut self) -> Option<Result<Published, PublishError>> {
+        match self.settlement.try_recv() {
+            Ok(settled) => Some(settled),
+            Err(oneshot::error::TryRecvError::Empty) => None,
+            Err(oneshot::error::TryRecvError::Closed) => Some(Err(self.handle.closed().into())),
+        }
+    }
 }
 
 impl Future for Acknowledgement {

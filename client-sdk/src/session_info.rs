@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use longwire_proto::position::LineageEntry;
 use longwire_proto::retention::{Expiry, Retention};
 use longwire_proto::wire;
+use longwire_proto::wire::OpenAsk;
 
 /// What an application says about a session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,7 +57,7 @@ impl SessionMeta {
 }
 
 /// A session as the broker describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SessionInfo {
     /// The session's id.
     pub session: String,
@@ -76,12 +77,20 @@ pub struct SessionInfo {
     pub closed: bool,
     /// The epochs of the log, and the offset from which each counts; empty in lists.
     pub lineage: Vec<LineageEntry>,
+    /// `idle`, `working`: a run or a message is open, `input_required`: an ask is open, or `closed`. Empty from a broker that does not
+    /// say.
+    pub status: String,
+    /// Asks without an answer; empty in lists.
+    pub asks: Vec<OpenAsk>,
+    /// Runs that have not ended, and before them those that ended last; empty in lists.
+    pub runs: Vec<wire::Run>,
 }
 
 impl SessionInfo {
     pub(crate) fn new(session: wire::Session) -> Self {
         let entry =
             |entry: &wire::LineageEntry| LineageEntry { epoch: entry.epoch, from_offset: entry.from_offset };
+        let state = session.state.unwrap_or_default();
         Self {
             session: session.session,
             epoch: session.epoch,
@@ -92,6 +101,9 @@ impl SessionInfo {
             last_time_ms: session.last_time_ms,
             closed: session.closed,
             lineage: session.lineage.iter().map(entry).collect(),
+            status: session.status,
+            asks: state.asks,
+            runs: state.runs,
         }
     }
 }

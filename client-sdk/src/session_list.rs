@@ -41,6 +41,13 @@ impl SessionList {
         self
     }
 
+    /// Only sessions that take publishes and do this: `working` or `input_required`.
+    #[must_use]
+    pub fn status(mut self, status: impl Into<String>) -> Self {
+        self.list.status = status.into();
+        self
+    }
+
     /// Only sessions that belong to this one.
     #[must_use]
     pub fn parent(mut self, id: impl Into<String>) -> Self {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::grpc_status::GrpcStatus;
+use crate::resolution::Resolution;
 use crate::wire;
 
 macro_rules! codes {
@@ -152,6 +153,30 @@ codes! {
     SequenceConflict = "sequence_conflict", false, 409, 1008, AlreadyExists;
     /// The sequence was published longer ago than is remembered; `expected` is the highest known.
     Duplicate = "duplicate", false, 409, 1008, AlreadyExists;
+    /// The session has something else of this id.
+    IdInUse = "id_in_use", false, 409, 1008, AlreadyExists;
+    /// There is no ask of this id in the session.
+    AskNotFound = "ask_not_found", false, 404, 1008, NotFound;
+    /// An ask that is not well formed.
+    InvalidAsk = "invalid_ask", false, 400, 1008, InvalidArgument;
+    /// The answer is none that the ask takes.
+    InvalidAnswer = "invalid_answer", false, 400, 1008, InvalidArgument;
+    /// The ask is not for this principal.
+    NotAddressed = "not_addressed", false, 403, 1008, PermissionDenied;
+    /// The ask has ended; `resolved` says how.
+    AlreadyResolved = "already_resolved", false, 409, 1008, FailedPrecondition;
+    /// There is no run of this id in the session.
+    RunNotFound = "run_not_found", false, 404, 1008, NotFound;
+    /// The run has ended.
+    RunEnded = "run_ended", false, 409, 1008, FailedPrecondition;
+    /// There is no message of this id in the session that grows or has grown.
+    MessageNotFound = "message_not_found", false, 404, 1008, NotFound;
+    /// The message was closed: it grows no more.
+    MessageClosed = "message_closed", false, 409, 1008, FailedPrecondition;
+    /// Only whoever began it may go on with it.
+    NotOwner = "not_owner", false, 403, 1008, PermissionDenied;
+    /// More is open in the session than it takes; end some of it.
+    TooManyOpen = "too_many_open", false, 429, 1008, ResourceExhausted;
     /// The outcome is not known; the publish may be durable. Repeat it under the same sequence.
     OutcomeUnknown = "outcome_unknown", true, 503, 1013, Unavailable;
     /// Too much is waiting; try again later.
@@ -194,13 +219,23 @@ pub struct Error {
     pub expected: u64,
     /// When to try again; 0 when it does not matter or does not help.
     pub retry_after_ms: u64,
+    /// How the ask ended that was answered.
+    pub resolved: Option<Box<Resolution>>,
 }
 
 impl Error {
     /// An error with a code and a message.
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), field: "", limit: 0, expected: 0, retry_after_ms: 0 }
+        Self {
+            code,
+            message: message.into(),
+            field: "",
+            limit: 0,
+            expected: 0,
+            retry_after_ms: 0,
+            resolved: None,
+        }
     }
 
     /// There is no such session, or it may not be read: one refusal, so that nobody learns which of the two it is.
@@ -246,6 +281,13 @@ impl Error {
         self
     }
 
+    /// Says how the ask ended.
+    #[must_use]
+    pub fn resolved(mut self, resolved: Resolution) -> Self {
+        self.resolved = Some(Box::new(resolved));
+        self
+    }
+
     /// The error as the wire carries it.
     #[must_use]
     pub fn to_wire(&self) -> wire::Error {
@@ -257,6 +299,7 @@ impl Error {
             field: self.field.to_owned(),
             limit: self.limit,
             expected: self.expected,
+            resolved: self.resolved.as_ref().map(|resolved| resolved.to_wire()),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Longwire's wire: protobuf frames, domain types, limits, error codes and codec. No IO.
 
+pub mod ask;
 pub mod codec;
 pub mod early;
 pub mod error;
@@ -8,14 +9,17 @@ pub mod grant;
 pub mod grants;
 pub mod grpc_status;
 pub mod limits;
+pub mod meaning;
 pub mod meta;
 pub mod outcome;
 pub mod pattern;
 pub mod position;
 pub mod raw;
 pub mod record;
+pub mod resolution;
 pub mod retention;
 pub mod right;
+pub mod run_state;
 pub mod service;
 pub mod session_id;
 pub mod short_id;

@@ -69,6 +69,28 @@ pub const PATTERNS_MAX: usize = 16;
 pub const GRANTS_MAX: usize = 64;
 /// Epochs in the lineage of one log: each fork, import and restore adds one.
 pub const LINEAGE_ENTRIES_MAX: usize = 1024;
+/// Bytes of an encoded ask: a human reads it, and a session keeps it in memory while it is open.
+pub const ASK_BYTES_MAX: usize = 32 << 10;
+/// Bytes of an encoded answer.
+pub const ANSWER_BYTES_MAX: usize = 32 << 10;
+/// Options of an ask, and values of an `enum`.
+pub const OPTIONS_MAX: usize = 64;
+/// Fields of a form.
+pub const FORM_FIELDS_MAX: usize = 32;
+/// Roles that an ask names, and that a principal has.
+pub const ROLES_MAX: usize = 16;
+/// Bytes of an encoded change of a run: its title, its note and its counters.
+pub const RUN_CHANGE_BYTES_MAX: usize = 8 << 10;
+/// Counters of a run.
+pub const COUNTERS_MAX: usize = 16;
+/// Asks without an answer in one session: a subscriber is told all of them.
+pub const ASKS_OPEN_MAX: usize = 256;
+/// Runs of one session that have not ended.
+pub const RUNS_OPEN_MAX: usize = 1024;
+/// Messages of one session that grow at the same time.
+pub const MESSAGES_OPEN_MAX: usize = 1024;
+/// Bytes of the asks and runs of one session that are open: a subscriber is told all of them in one frame.
+pub const OPEN_BYTES_MAX: usize = 1 << 20;
 
 /// The limits as the table of `docs/protocol.md` has them: name and value.
 pub const TABLE: &[(&str, usize)] = &[
@@ -106,4 +128,15 @@ pub const TABLE: &[(&str, usize)] = &[
     ("patterns_max", PATTERNS_MAX),
     ("grants_max", GRANTS_MAX),
     ("lineage_entries_max", LINEAGE_ENTRIES_MAX),
+    ("ask_bytes_max", ASK_BYTES_MAX),
+    ("answer_bytes_max", ANSWER_BYTES_MAX),
+    ("options_max", OPTIONS_MAX),
+    ("form_fields_max", FORM_FIELDS_MAX),
+    ("roles_max", ROLES_MAX),
+    ("run_change_bytes_max", RUN_CHANGE_BYTES_MAX),
+    ("counters_max", COUNTERS_MAX),
+    ("asks_open_max", ASKS_OPEN_MAX),
+    ("runs_open_max", RUNS_OPEN_MAX),
+    ("messages_open_max", MESSAGES_OPEN_MAX),
+    ("open_bytes_max", OPEN_BYTES_MAX),
 ];

@@ -14,38 +14,61 @@ use crate::limits::{
     CONTENT_TYPE_BYTES_MAX, HEADER_NAME_BYTES_MAX, HEADER_VALUE_BYTES_MAX, HEADERS_MAX, PRINCIPAL_BYTES_MAX,
     RECEIVERS_MAX, RECORD_BYTES_MAX, TYPE_BYTES_MAX,
 };
+use crate::meaning::{Meaning, has_meaning};
 use crate::short_id::check_short_id;
 use crate::wire;
 
 /// What sealing and the mark of an import add to a record at most.
 const IMPORT_OVERHEAD_BYTES: usize = 4096;
+/// What the place of a delta in its message takes: a key and a varint.
+const AT_BYTE_BYTES_MAX: usize = 11;
 /// Fields up to this number are the broker's; a writer's record has none of them.
 const BROKER_FIELDS_MAX: u32 = 7;
 
 /// Numbers of the fields of a record, as in `longwire.proto`.
-mod field {
-    pub(super) const TIME_MS: u32 = 1;
-    pub(super) const SENDER: u32 = 2;
-    pub(super) const PRODUCER: u32 = 3;
-    pub(super) const ORIGINAL: u32 = 4;
-    pub(super) const ID: u32 = 8;
-    pub(super) const KIND: u32 = 9;
-    pub(super) const TYPE: u32 = 10;
-    pub(super) const TO: u32 = 11;
-    pub(super) const MODE: u32 = 12;
-    pub(super) const RUN: u32 = 13;
-    pub(super) const REPLY_TO: u32 = 14;
-    pub(super) const REPLACES: u32 = 15;
-    pub(super) const HEADERS: u32 = 16;
-    pub(super) const CONTENT_TYPE: u32 = 17;
-    pub(super) const TEXT: u32 = 18;
-    pub(super) const DATA: u32 = 19;
+pub(crate) mod field {
+    pub(crate) const TIME_MS: u32 = 1;
+    pub(crate) const SENDER: u32 = 2;
+    pub(crate) const PRODUCER: u32 = 3;
+    pub(crate) const ORIGINAL: u32 = 4;
+    pub(crate) const AT_BYTE: u32 = 5;
+    pub(crate) const WAS: u32 = 6;
+    pub(crate) const ID: u32 = 8;
+    pub(crate) const KIND: u32 = 9;
+    pub(crate) const TYPE: u32 = 10;
+    pub(crate) const TO: u32 = 11;
+    pub(crate) const MODE: u32 = 12;
+    pub(crate) const RUN: u32 = 13;
+    pub(crate) const REPLY_TO: u32 = 14;
+    pub(crate) const REPLACES: u32 = 15;
+    pub(crate) const HEADERS: u32 = 16;
+    pub(crate) const CONTENT_TYPE: u32 = 17;
+    pub(crate) const TEXT: u32 = 18;
+    pub(crate) const DATA: u32 = 19;
+    pub(crate) const ANSWER: u32 = 21;
+    pub(crate) const RUN_CHANGE: u32 = 22;
+    pub(crate) const GROWS: u32 = 25;
+    pub(crate) const MESSAGE: u32 = 26;
+    pub(crate) const CLOSE: u32 = 27;
 }
+
+/// Of an answer, and of a change of a run: what is left when it is erased.
+const ANSWER_OUTCOME: u32 = 1;
+const RUN_PARENT: u32 = 2;
+const RUN_STATE: u32 = 3;
 
 /// What a record means to the broker. An open set: a number that is not named here is carried on.
 pub mod kind {
     /// A whole message.
     pub const MESSAGE: u32 = 0;
+    /// A piece of a message that grows.
+    pub const DELTA: u32 = 1;
+    /// The start of a run, or a change of one.
+    pub const RUN: u32 = 2;
+    /// A question.
+    pub const ASK: u32 = 3;
+    /// The end of an ask.
+    pub const ANSWER: u32 = 4;
     /// A change of the session itself; the body is a `SessionChange`. Only the broker writes it.
     pub const SESSION: u32 = 10;
     /// What is left of a record whose content was erased: when, who, and which publish. Only the broker writes it.
@@ -88,20 +111,20 @@ pub struct ProducerRef {
 }
 
 /// One field of an encoded message.
-struct Field<'a> {
-    number: u32,
-    value: Value<'a>,
+pub(crate) struct Field<'a> {
+    pub(crate) number: u32,
+    pub(crate) value: Value<'a>,
     /// Key and value as they are encoded.
     encoded: &'a [u8],
 }
 
-enum Value<'a> {
+pub(crate) enum Value<'a> {
     Varint(u64),
     Bytes(&'a [u8]),
     Other,
 }
 
-struct Fields<'a>(&'a [u8]);
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Iterator for Fields<'a> {
     type Item = Result<Field<'a>, Error>;
@@ -179,18 +202,19 @@ fn header(value: &Value<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks a record as a writer sent it.
+/// Checks a record as a writer sent it, and tells what it means.
 ///
 /// # Errors
 /// Names the first thing that is not allowed: [`ErrorCode::RecordTooLarge`], [`ErrorCode::InvalidRecord`],
-/// [`ErrorCode::FieldReserved`] or [`ErrorCode::KindReserved`].
-pub fn check(record: &[u8]) -> Result<(), Error> {
+/// [`ErrorCode::FieldReserved`] or [`ErrorCode::KindReserved`], and those of [`Meaning::of`].
+pub fn check(record: &[u8]) -> Result<Meaning, Error> {
     if record.len() > RECORD_BYTES_MAX {
         let message =
             format!("the record has {} bytes; at most {RECORD_BYTES_MAX} are allowed", record.len());
         return Err(Error::new(ErrorCode::RecordTooLarge, message).field("records").limit(RECORD_BYTES_MAX));
     }
     let (mut receivers, mut headers) = (0, 0);
+    let (mut record_kind, mut grows) = (kind::MESSAGE, false);
     for item in Fields(record) {
         let Field { number, value, .. } = item?;
         match number {
@@ -200,7 +224,7 @@ pub fn check(record: &[u8]) -> Result<(), Error> {
                 return Err(Error::new(ErrorCode::FieldReserved, message).field(name));
             }
             field::ID => short_id("id", &value)?,
-            field::KIND => check_kind(&value)?,
+            field::KIND => record_kind = check_kind(&value)?,
             field::TYPE => drop(text("type", &value, TYPE_BYTES_MAX)?),
             field::TO => {
                 receivers += 1;
@@ -219,11 +243,13 @@ pub fn check(record: &[u8]) -> Result<(), Error> {
             field::DATA if !matches!(value, Value::Bytes(_)) => {
                 return Err(malformed("`data` must be bytes").field("data"));
             }
+            field::GROWS => grows |= matches!(value, Value::Varint(1..)),
             _ => {}
         }
     }
     check_count("to", receivers, RECEIVERS_MAX)?;
-    check_count("headers", headers, HEADERS_MAX)
+    check_count("headers", headers, HEADERS_MAX)?;
+    if has_meaning(record_kind, grows) { Meaning::of(record) } else { Ok(Meaning::None) }
 }
 
 fn broker_field(number: u32) -> &'static str {
@@ -232,7 +258,9 @@ fn broker_field(number: u32) -> &'static str {
         field::SENDER => "sender",
         field::PRODUCER => "producer",
         field::ORIGINAL => "original",
-        _ => "fields 5 to 7",
+        field::AT_BYTE => "at_byte",
+        field::WAS => "was",
+        _ => "field 7",
     }
 }
 
@@ -254,6 +282,8 @@ pub fn import(record: &[u8], session: &str) -> Result<Bytes, Error> {
                 original.extend_from_slice(encoded);
             }
             (field::PRODUCER, _) => {}
+            // As the writer sent it, it follows from the deltas before.
+            (field::AT_BYTE, Value::Varint(_)) => own.extend_from_slice(encoded),
             (field::ORIGINAL, Value::Bytes(_)) => marked = Some(encoded),
             (..=BROKER_FIELDS_MAX, _) => return Err(malformed("a field of the broker is of another kind")),
             _ => own.extend_from_slice(encoded),
@@ -271,13 +301,14 @@ pub fn import(record: &[u8], session: &str) -> Result<Bytes, Error> {
     Ok(Bytes::from(own))
 }
 
-fn check_kind(value: &Value<'_>) -> Result<(), Error> {
+fn check_kind(value: &Value<'_>) -> Result<u32, Error> {
     match value {
         Value::Varint(u64_kind) => match u32::try_from(*u64_kind) {
-            Ok(kind) if kind == kind::MESSAGE || kind >= kind::RESERVED_BELOW => Ok(()),
+            Ok(kind) if kind <= kind::ANSWER || kind >= kind::RESERVED_BELOW => Ok(kind),
             Ok(kind) => {
                 let message = format!(
-                    "kind {kind} is reserved for the broker; publish kind 0 (message), or {} and above for your own",
+                    "kind {kind} is reserved for the broker; publish kinds 0 to {} as protocol.md has them, or {} and above for your own",
+                    kind::ANSWER,
                     kind::RESERVED_BELOW
                 );
                 Err(Error::new(ErrorCode::KindReserved, message).field("kind"))
@@ -318,6 +349,13 @@ impl PayloadHash {
 /// Puts the stamp in front of each record, without encoding the records again.
 #[must_use]
 pub fn seal(stamp: &Stamp, records: &[Bytes]) -> Vec<Bytes> {
+    seal_at(stamp, records, &[])
+}
+
+/// [`seal`] for records that deltas are among: `at_bytes` is, for each of the first records, how many bytes of its message are before
+/// it, and 0 for what is no delta.
+#[must_use]
+pub fn seal_at(stamp: &Stamp, records: &[Bytes], at_bytes: &[u64]) -> Vec<Bytes> {
     let mut prefix = Vec::new();
     put_varint(&mut prefix, field::TIME_MS, stamp.time_ms);
     let mut inner = Vec::new();
@@ -332,36 +370,72 @@ pub fn seal(stamp: &Stamp, records: &[Bytes]) -> Vec<Bytes> {
         put_varint(&mut inner, 3, producer.sequence);
         put_bytes(&mut prefix, field::PRODUCER, &inner);
     }
-    let total = records.iter().map(|record| prefix.len() + record.len()).sum();
-    let mut buffer = BytesMut::with_capacity(total);
-    let mut seal_one = |record: &Bytes| {
+    let total = records.iter().map(|record| prefix.len() + record.len()).sum::<usize>();
+    let mut buffer = BytesMut::with_capacity(total + at_bytes.len() * AT_BYTE_BYTES_MAX);
+    let mut seal_one = |(record, at_byte): (&Bytes, u64)| {
         buffer.put_slice(&prefix);
+        if at_byte != 0 {
+            encode_key(field::AT_BYTE, WireType::Varint, &mut buffer);
+            encode_varint(at_byte, &mut buffer);
+        }
         buffer.put_slice(record);
         buffer.split().freeze()
     };
-    records.iter().map(&mut seal_one).collect()
+    let at_bytes = at_bytes.iter().copied().chain(std::iter::repeat(0));
+    records.iter().zip(at_bytes).map(&mut seal_one).collect()
 }
 
 /// What is left of a sealed record when its content is erased: the fields that say when, who and which publish, as they
-/// were, and [`kind::TOMBSTONE`]. `None` for a record that is never erased: one that is a tombstone already, and a change
+/// were, and [`kind::TOMBSTONE`]. Of a record that means something to the session its ids and what it did are left, too, so that a log
+/// that is folded again comes to the same. `None` for a record that is never erased: one that is a tombstone already, and a change
 /// of the session itself. Of bytes that are no record nothing is left but the kind, so this is total, and the same
 /// bytes give the same tombstone for ever.
 #[must_use]
 pub fn erased(record: &[u8]) -> Option<Bytes> {
-    let mut left = Vec::new();
-    let mut kind = kind::MESSAGE.into();
+    let (mut left, mut named) = (Vec::new(), Vec::new());
+    let (mut was, mut grows) = (kind::MESSAGE.into(), false);
     for field in Fields(record).map_while(Result::ok) {
         match (field.number, field.value) {
             (field::TIME_MS | field::SENDER | field::PRODUCER, _) => left.extend_from_slice(field.encoded),
-            (field::KIND, Value::Varint(found)) => kind = found,
+            (field::KIND, Value::Varint(found)) => was = found,
+            (
+                field::ID | field::RUN | field::REPLY_TO | field::MESSAGE | field::CLOSE | field::AT_BYTE,
+                _,
+            ) => {
+                named.extend_from_slice(field.encoded);
+            }
+            (field::GROWS, Value::Varint(1..)) => {
+                grows = true;
+                named.extend_from_slice(field.encoded);
+            }
+            (field::ANSWER, Value::Bytes(answer)) => {
+                keep(&mut named, field::ANSWER, answer, &[ANSWER_OUTCOME])
+            }
+            (field::RUN_CHANGE, Value::Bytes(change)) => {
+                keep(&mut named, field::RUN_CHANGE, change, &[RUN_PARENT, RUN_STATE]);
+            }
             _ => {}
         }
     }
-    if [kind::TOMBSTONE, kind::SESSION].map(u64::from).contains(&kind) {
+    let Ok(was) = u32::try_from(was) else {
+        put_varint(&mut left, field::KIND, kind::TOMBSTONE.into());
+        return Some(left.into());
+    };
+    if [kind::TOMBSTONE, kind::SESSION].contains(&was) {
         return None;
+    }
+    if has_meaning(was, grows) {
+        put_varint(&mut left, field::WAS, was.into());
+        left.extend_from_slice(&named);
     }
     put_varint(&mut left, field::KIND, kind::TOMBSTONE.into());
     Some(left.into())
+}
+
+/// Puts a message of which only some fields are kept.
+fn keep(buffer: &mut Vec<u8>, number: u32, message: &[u8], fields: &[u32]) {
+    let kept = Fields(message).map_while(Result::ok).filter(|field| fields.contains(&field.number));
+    put_bytes(buffer, number, &kept.flat_map(|field| field.encoded).copied().collect::<Vec<u8>>());
 }
 
 fn put_varint(buffer: &mut Vec<u8>, number: u32, value: u64) {
@@ -396,6 +470,8 @@ pub struct Sealed<'a> {
     pub producer: Option<SealedProducer<'a>>,
     /// What it means to the broker.
     pub kind: u32,
+    /// Whether it means something to the session: see [`Meaning`].
+    pub has_meaning: bool,
     /// What it means to the application.
     pub record_type: &'a str,
     /// The body, text or data.
@@ -425,6 +501,7 @@ impl<'a> Sealed<'a> {
             original: "",
             producer: None,
             kind: kind::MESSAGE,
+            has_meaning: false,
             record_type: "",
             body: &[],
         };
@@ -442,9 +519,11 @@ impl<'a> Sealed<'a> {
                     sealed.record_type = text("type", &value, RECORD_BYTES_MAX)?;
                 }
                 (field::TEXT | field::DATA, Value::Bytes(body)) => sealed.body = body,
+                (field::GROWS | field::WAS, Value::Varint(1..)) => sealed.has_meaning = true,
                 _ => {}
             }
         }
+        sealed.has_meaning |= has_meaning(sealed.kind, false);
         Ok(sealed)
     }
 }

@@ -40,6 +40,7 @@ impl CoreStep {
             if_end: None,
             may_create: true,
             records: vec![self.record.clone()],
+            meant: None,
         };
         self.machine.handle(Ticket(self.now_ms), command, self.now_ms);
         let write = self.machine.poll_write().unwrap();

@@ -1,19 +1,33 @@
 //! What a session can be asked, and what it answers.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use longwire_proto::meaning::Meaning;
 use longwire_proto::meta::Meta;
 use longwire_proto::position::Lineage;
 use longwire_proto::record::{ProducerRef, Sender};
+use longwire_proto::resolution::Resolution;
 
+use crate::entity::standing::Standing;
+use crate::entity::view::View;
 use crate::summary::Summary;
 
 /// Bytes of one range in the record of an erasure: two offsets and their framing.
 const RANGE_BYTES_MAX: usize = 24;
 
+/// What the records of a publish mean, and what that is judged by.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Meant {
+    /// As many as there are records.
+    pub meanings: Vec<Meaning>,
+    /// Who publishes, besides its name.
+    pub standing: Standing,
+}
+
 /// A request to a session.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     /// Append records atomically. Each was checked with `longwire_proto::record::check`.
     Publish {
@@ -27,6 +41,8 @@ pub enum Command {
         may_create: bool,
         /// Records as their writer sent them; at least one.
         records: Vec<Bytes>,
+        /// What they mean, when one of them means anything.
+        meant: Option<Box<Meant>>,
     },
     /// Create the session with metadata, or replace that of an existing one.
     Create {
@@ -77,6 +93,11 @@ pub enum Command {
     },
     /// Tell the state.
     Describe,
+    /// Tell what became of an ask.
+    DescribeAsk {
+        /// Its id.
+        ask: String,
+    },
     /// Tell when everything before this is durable; used before a delete, and before a reading that reflects it.
     Flush,
 }
@@ -92,7 +113,7 @@ impl Command {
             Self::Erase { ranges, reason, .. } => ranges.len() * RANGE_BYTES_MAX + reason.len(),
             Self::Import { records, .. } => records.iter().map(Bytes::len).sum(),
             Self::Adopt { meta, session, .. } => meta.encode().len() + session.len(),
-            Self::Describe | Self::Flush => 0,
+            Self::Describe | Self::DescribeAsk { .. } | Self::Flush => 0,
         }
     }
 
@@ -102,13 +123,13 @@ impl Command {
         match self {
             Self::Publish { records, .. } | Self::Import { records, .. } => records.len(),
             Self::Create { .. } | Self::Close { .. } | Self::Erase { .. } | Self::Adopt { .. } => 1,
-            Self::Describe | Self::Flush => 0,
+            Self::Describe | Self::DescribeAsk { .. } | Self::Flush => 0,
         }
     }
 }
 
 /// What a command came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
     /// The records are durable at `[from, next)` of `epoch`.
     Published {
@@ -133,12 +154,19 @@ pub enum Reply {
         /// The offset.
         next: u64,
     },
+    /// What became of an ask.
+    Ask {
+        /// The offset of the record that asks.
+        offset: u64,
+        /// How it ended, unless it is open.
+        resolved: Option<Box<Resolution>>,
+    },
     /// Everything before the flush is durable.
     Flushed,
 }
 
 /// The state of a session.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Description {
     /// The epoch of new records.
     pub epoch: u64,
@@ -152,4 +180,6 @@ pub struct Description {
     pub lineage: Lineage,
     /// Metadata, creation and close.
     pub summary: Summary,
+    /// What is open.
+    pub view: Arc<View>,
 }

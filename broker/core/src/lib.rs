@@ -4,6 +4,7 @@
 //! each other; only `state` composes them.
 
 pub mod command;
+pub mod entity;
 pub mod machine;
 pub mod producer;
 pub mod row;

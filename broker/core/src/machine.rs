@@ -4,15 +4,22 @@
 //! from it, refusals included, waits until the last batch that it saw is durable. When a write fails the machine is
 //! discarded, never rolled back; its driver loads the session again from what is durable.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::meaning::Meaning;
 use longwire_proto::meta::Change;
-use longwire_proto::record::{PayloadHash, Sender, Stamp, erased, seal};
+use longwire_proto::record::{PayloadHash, Sender, Stamp, erased, seal_at};
+use longwire_proto::run_state::RunState;
 
-use crate::command::{Command, Description, Reply};
+use crate::command::{Command, Description, Meant, Reply};
+use crate::entity::ended::Ended;
+use crate::entity::standing::Writer;
+use crate::entity::view::{Status, View};
+use crate::entity::{self, At, ENDED_RESIDENT_MAX};
 use crate::producer::{ProducerKey, Verdict, judge};
 use crate::state::{PRODUCERS_RESIDENT_MAX, State};
 use crate::summary::Projection;
@@ -21,6 +28,8 @@ use crate::summary::Projection;
 pub const SNAPSHOT_EVERY_RECORDS: u64 = 8192;
 /// Resident producers at which a snapshot is due early, so that those written since the last one stay bounded.
 pub const SNAPSHOT_EVERY_PRODUCERS: usize = 4 * PRODUCERS_RESIDENT_MAX;
+/// Ended entities that are resident at which a snapshot is due early, for the same reason.
+pub const SNAPSHOT_EVERY_ENDED: usize = 4 * ENDED_RESIDENT_MAX;
 
 /// Records after which a snapshot that the store did not take is tried again: a store in trouble is not asked at every
 /// command.
@@ -34,6 +43,26 @@ pub const EXPIRED: &str = "expired";
 /// Names a command to the driver that waits for its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
+
+/// Names a row that a command needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RowName {
+    /// That of a producer.
+    Producer(ProducerKey),
+    /// That of an entity that may have ended, by its id.
+    Entity(String),
+}
+
+impl RowName {
+    /// The key of the row.
+    #[must_use]
+    pub fn row_key(&self) -> Bytes {
+        match self {
+            Self::Producer(key) => key.row_key(),
+            Self::Entity(id) => Ended::row_key(id),
+        }
+    }
+}
 
 /// Records to be persisted atomically.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +89,7 @@ pub enum Persisted {
 }
 
 /// What is safe to release.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Output {
     /// Records became durable and may be delivered.
     Extended {
@@ -72,6 +101,8 @@ pub enum Output {
         closed: bool,
         /// Whether earlier records became tombstones: what was kept of them elsewhere must go.
         erased: bool,
+        /// What is open after the last of them.
+        view: Arc<View>,
     },
     /// The session has expired, durably: it is to be deleted.
     Expired,
@@ -98,6 +129,7 @@ struct InFlight {
     records: Vec<Bytes>,
     closed: bool,
     erased: bool,
+    view: Arc<View>,
 }
 
 #[derive(Debug)]
@@ -163,16 +195,28 @@ impl Machine {
         }
     }
 
-    /// The producer that must be loaded before the command is handled, if any.
+    /// Rows that must be loaded before the command is handled.
     #[must_use]
-    pub fn key(&self, command: &Command) -> Option<ProducerKey> {
-        let key = producer_key(command)?;
-        self.state.is_cold(&key).then_some(key)
+    pub fn keys(&self, command: &Command) -> Vec<RowName> {
+        let producer = producer_key(command).filter(|key| self.state.is_cold(key)).map(RowName::Producer);
+        let entities = self.state.entities();
+        let entity = |id: &str| RowName::Entity(id.to_owned());
+        match command {
+            Command::Publish { meant: Some(meant), .. } => {
+                let named = meant.meanings.iter().flat_map(|meaning| entities.cold_ids(meaning)).map(entity);
+                producer.into_iter().chain(named).collect()
+            }
+            Command::DescribeAsk { ask } if entities.is_cold(ask) => vec![entity(ask)],
+            _ => producer.into_iter().collect(),
+        }
     }
 
-    /// Takes over what the store has of a producer that [`Machine::key`] named.
-    pub fn load(&mut self, key: ProducerKey, row: Option<&[u8]>) {
-        self.state.load(key, row);
+    /// Takes over what the store has of a row that [`Machine::keys`] named.
+    pub fn load(&mut self, name: RowName, row: Option<&[u8]>) {
+        match name {
+            RowName::Producer(key) => self.state.load(key, row),
+            RowName::Entity(id) => self.state.load_entity(&id, row),
+        }
     }
 
     /// Bytes and records that wait to be written: the driver stops feeding commands when the next would pass what one
@@ -223,10 +267,10 @@ impl Machine {
         let last_time_ms = self.state.last_time_ms();
         let summary = self.state.summary();
         let projection = std::mem::take(&mut self.projection_changed)
-            .then(|| summary.projection(last_time_ms, self.wake_ms));
+            .then(|| summary.projection(last_time_ms, self.wakes_ms()));
         let (closed, erased) = (summary.closed, !erase.is_empty());
-        self.in_flight =
-            Some(InFlight { number: self.next_batch, from, records: records.clone(), closed, erased });
+        let (number, view) = (self.next_batch, Arc::clone(self.state.entities().view()));
+        self.in_flight = Some(InFlight { number, from, records: records.clone(), closed, erased, view });
         self.next_batch += 1;
         Some(Write { base: from, records, last_time_ms, projection, erase })
     }
@@ -237,9 +281,9 @@ impl Machine {
         match outcome {
             Persisted::Durable => {
                 self.durable_end = written.from + written.records.len() as u64;
-                let InFlight { number, from, records, closed, erased } = written;
+                let InFlight { number, from, records, closed, erased, view } = written;
                 if !records.is_empty() {
-                    self.ready.push_back(Output::Extended { from, records, closed, erased });
+                    self.ready.push_back(Output::Extended { from, records, closed, erased, view });
                 }
                 while self.waiting.front().is_some_and(|waiting| waiting.after <= number) {
                     self.ready.extend(self.waiting.pop_front().map(|waiting| waiting.output));
@@ -282,17 +326,27 @@ impl Machine {
         self.state.trim(start);
     }
 
-    /// The next deadline that is data of the session: when it expires.
+    /// The next deadline that is data of the session: when it expires, or one of its asks.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        let expires = self.state.summary().meta.expiry.deadline_ms(self.state.last_time_ms());
-        expires.filter(|_| self.exists() && !self.expired && !self.failed)
+        let asks = self.state.entities().deadline_ms();
+        let deadlines = [self.expires_ms(), asks].into_iter().flatten();
+        deadlines.min().filter(|_| self.exists() && !self.expired && !self.failed)
+    }
+
+    fn expires_ms(&self) -> Option<u64> {
+        self.state.summary().meta.expiry.deadline_ms(self.state.last_time_ms())
     }
 
     /// Says when the driver wants to look at the session again apart from its expiry, for the next write that changes what
     /// the list of sessions has of it.
     pub fn wake_at(&mut self, wake_ms: Option<u64>) {
         self.wake_ms = wake_ms;
+    }
+
+    /// When the session must be looked at apart from its expiry.
+    fn wakes_ms(&self) -> Option<u64> {
+        [self.wake_ms, self.state.entities().deadline_ms()].into_iter().flatten().min()
     }
 
     /// Looks whether the deadline has come, and decides what follows. `wake_ms` is when the driver wants to look again
@@ -302,13 +356,16 @@ impl Machine {
         if !self.exists() || self.expired || self.failed {
             return;
         }
-        if self.poll_timeout().is_none_or(|due| now_ms < due) {
+        let due = self.state.entities().due(now_ms);
+        if !due.is_empty() {
+            self.append_own(&due, now_ms);
+        }
+        if self.expires_ms().is_none_or(|due| now_ms < due) {
             self.projection_changed = true;
             return;
         }
         if !self.state.summary().closed {
-            let broker = Sender { principal: BROKER.to_owned(), ..Sender::default() };
-            self.change(broker, &Change::Close { reason: EXPIRED.to_owned() }, now_ms);
+            self.change(broker(), &Change::Close { reason: EXPIRED.to_owned() }, now_ms);
         }
         self.expired = true;
         self.release_after_seen(Output::Expired);
@@ -347,7 +404,7 @@ impl Machine {
     fn decide(&mut self, command: Command, now_ms: u64) -> Result<Reply, Error> {
         let key = producer_key(&command);
         match command {
-            Command::Publish { sender, producer, if_end, may_create, records } => {
+            Command::Publish { sender, producer, if_end, may_create, records, meant } => {
                 if let (Some(publish), Some(key)) = (&producer, key) {
                     let hash = payload_hash(&records);
                     let known = self.state.producer(&key);
@@ -369,7 +426,14 @@ impl Machine {
                     return Err(Error::new(ErrorCode::EndMismatch, message).field("if_end").expected(end));
                 }
                 let stamp = Stamp { time_ms: self.time(now_ms), sender, producer };
-                let (from, next) = self.append(&stamp, &records);
+                let Some(meant) = meant else {
+                    let (from, next) = self.append(&stamp, &records);
+                    return Ok(self.published(from, next, false));
+                };
+                if let entity::Verdict::Known(offset) = self.judge(&stamp, &meant, now_ms)? {
+                    return Ok(self.published(offset, offset + 1, true));
+                }
+                let (from, next) = self.append_meant(&stamp, &records, &meant, now_ms);
                 Ok(self.published(from, next, false))
             }
             Command::Create { sender, meta, update } => {
@@ -443,8 +507,92 @@ impl Machine {
                 self.check_exists()?;
                 Ok(Reply::Described(Box::new(self.describe())))
             }
+            Command::DescribeAsk { ask } => {
+                self.check_exists()?;
+                let (offset, ended) = self.state.entities().describe_ask(&ask)?;
+                let resolved = ended.and_then(Ended::resolution).map(Box::new);
+                Ok(Reply::Ask { offset, resolved })
+            }
             Command::Flush => Ok(Reply::Flushed),
         }
+    }
+
+    /// Judges the records of a publish, each after those before it. Nothing changes.
+    fn judge(&self, stamp: &Stamp, meant: &Meant, now_ms: u64) -> Result<entity::Verdict, Error> {
+        let by = Writer { principal: &stamp.sender.principal, standing: &meant.standing };
+        let entities = self.state.entities();
+        if let [meaning] = meant.meanings.as_slice() {
+            return entities.judge(meaning, &by, now_ms);
+        }
+        // Pieces of a message do not depend on each other, and are nearly all that comes in batches.
+        let alone =
+            |meaning: &Meaning| matches!(meaning, Meaning::None | Meaning::Delta { closes: false, .. });
+        let mut trial = (!meant.meanings.iter().all(alone)).then(|| entities.clone());
+        for (index, meaning) in (0..).zip(&meant.meanings) {
+            let judged = trial.as_ref().unwrap_or(entities).judge(meaning, &by, now_ms);
+            let judged = judged.map_err(|mut error| {
+                error.message = format!("record {index}: {}", error.message);
+                error
+            })?;
+            if let entity::Verdict::Known(offset) = judged {
+                let message = format!(
+                    "record {index}: its id was given at offset {offset}; repeat what may have been published alone, to be answered with where it is"
+                );
+                return Err(Error::new(ErrorCode::IdInUse, message).field("id").expected(offset));
+            }
+            if let Some(trial) = &mut trial {
+                let offset = self.state.end() + index;
+                trial.fold(meaning, &At { offset, time_ms: stamp.time_ms, principal: by.principal });
+            }
+        }
+        Ok(entity::Verdict::New)
+    }
+
+    /// Appends records that mean something, and what follows from them.
+    fn append_meant(&mut self, stamp: &Stamp, records: &[Bytes], meant: &Meant, now_ms: u64) -> (u64, u64) {
+        let at_bytes = self.at_bytes(&meant.meanings);
+        let appended = self.append_at(stamp, records, &at_bytes);
+        let ends = |meaning: &Meaning| match meaning {
+            Meaning::RunChange { change, .. } => change.state.is_some_and(RunState::has_ended),
+            _ => false,
+        };
+        if meant.meanings.iter().any(ends) {
+            // Each round ends what is a part of what the round before has ended, and what has ended stays so.
+            loop {
+                let loose = self.state.entities().loose_ends();
+                if loose.is_empty() {
+                    break;
+                }
+                self.append_own(&loose, now_ms);
+            }
+        }
+        appended
+    }
+
+    /// How many bytes of its message are before each delta.
+    fn at_bytes<'meanings>(&self, meanings: &'meanings [Meaning]) -> Vec<u64> {
+        let mut grown: BTreeMap<&str, u64> = BTreeMap::new();
+        let at_byte = |meaning: &'meanings Meaning| match meaning {
+            Meaning::Delta { message, bytes, .. } => {
+                let known = || self.state.entities().message_bytes(message).unwrap_or_default();
+                let at = grown.entry(message).or_insert_with(known);
+                let before = *at;
+                *at = at.saturating_add(*bytes);
+                before
+            }
+            Meaning::Opens { id, bytes } => {
+                grown.insert(id, *bytes);
+                0
+            }
+            _ => 0,
+        };
+        meanings.iter().map(at_byte).collect()
+    }
+
+    /// Appends records of the broker's own.
+    fn append_own(&mut self, records: &[Bytes], now_ms: u64) {
+        let stamp = Stamp { time_ms: self.time(now_ms), sender: broker(), producer: None };
+        self.append(&stamp, records);
     }
 
     fn exists(&self) -> bool {
@@ -482,6 +630,7 @@ impl Machine {
             last_time_ms: self.state.last_time_ms(),
             lineage: self.state.lineage().clone(),
             summary: self.state.summary().clone(),
+            view: Arc::clone(self.state.entities().view()),
         }
     }
 
@@ -492,15 +641,25 @@ impl Machine {
     }
 
     fn append(&mut self, stamp: &Stamp, records: &[Bytes]) -> (u64, u64) {
+        self.append_at(stamp, records, &[])
+    }
+
+    fn append_at(&mut self, stamp: &Stamp, records: &[Bytes], at_bytes: &[u64]) -> (u64, u64) {
         let from = self.state.end();
-        // The row of the session list is written with the record that creates the session.
-        self.projection_changed |= from == 0;
-        for record in seal(stamp, records) {
+        let before = self.shown();
+        for record in seal_at(stamp, records, at_bytes) {
             self.state.fold(&record);
             self.gathering_bytes += record.len();
             self.gathering.push(record);
         }
+        // The row of the session list is written with the record that creates the session, and when what it says changes.
+        self.projection_changed |= from == 0 || before != self.shown();
         (from, self.state.end())
+    }
+
+    /// What the row of the session list has of what is open.
+    fn shown(&self) -> (Status, Option<u64>) {
+        (self.state.summary().status, self.state.entities().deadline_ms())
     }
 
     fn release_after_seen(&mut self, output: Output) {
@@ -517,8 +676,9 @@ impl Machine {
 
     fn snapshot_when_due(&mut self) {
         let records = self.state.end().saturating_sub(self.snapshot_through);
-        let due =
-            records >= SNAPSHOT_EVERY_RECORDS || self.state.producers_resident() >= SNAPSHOT_EVERY_PRODUCERS;
+        let due = records >= SNAPSHOT_EVERY_RECORDS
+            || self.state.producers_resident() >= SNAPSHOT_EVERY_PRODUCERS
+            || self.state.entities().ended_resident() >= SNAPSHOT_EVERY_ENDED;
         if due && self.state.end() >= self.snapshot_not_before {
             self.request_snapshot();
         }
@@ -542,6 +702,11 @@ fn producer_key(command: &Command) -> Option<ProducerKey> {
         }
         _ => None,
     }
+}
+
+/// Who writes what the broker decides by itself.
+fn broker() -> Sender {
+    Sender { principal: BROKER.to_owned(), ..Sender::default() }
 }
 
 fn payload_hash(records: &[Bytes]) -> PayloadHash {

@@ -44,4 +44,9 @@ impl<'a> RowReader<'a> {
         self.0 = rest;
         Some(value)
     }
+
+    /// The next byte string, as text.
+    pub fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes()?).ok()
+    }
 }

@@ -3,16 +3,20 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use longwire_proto::meaning::Meaning;
 use longwire_proto::meta::Change;
 use longwire_proto::position::Lineage;
 use longwire_proto::record::{Sealed, kind};
 
+use crate::entity::{At, Entities};
 use crate::producer::{Producer, ProducerKey};
 use crate::row::{RowReader, RowWriter};
 use crate::summary::Summary;
 
 /// Which fold made a snapshot. A change of the fold raises it and ships the migration from the one before.
-pub const FOLD_VERSION: u64 = 1;
+///
+/// Version 1 knew no entities: no record that it folded was one, so its snapshots have none.
+pub const FOLD_VERSION: u64 = 2;
 
 /// Producers kept resident beyond those written since the last snapshot; colder ones are rows in the store. One
 /// producer's window takes at most 24 KiB.
@@ -20,7 +24,7 @@ pub const PRODUCERS_RESIDENT_MAX: usize = 64;
 
 /// State of one session. Everything in it follows from the log's lineage and its records alone; which producers are
 /// resident is a cache and changes no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct State {
     lineage: Lineage,
     start: u64,
@@ -30,6 +34,7 @@ pub struct State {
     producers: BTreeMap<ProducerKey, Producer>,
     /// Whether the store may have rows of producers that are not resident.
     cold_producers: bool,
+    entities: Entities,
 }
 
 impl State {
@@ -44,6 +49,7 @@ impl State {
             summary: Summary::default(),
             producers: BTreeMap::new(),
             cold_producers: false,
+            entities: Entities::default(),
         }
     }
 
@@ -72,7 +78,8 @@ impl State {
     #[must_use]
     pub fn from_head(lineage: Lineage, start: u64, head: &[u8]) -> Option<Self> {
         let mut row = RowReader(head);
-        if row.u64()? != FOLD_VERSION {
+        let version = row.u64()?;
+        if !(1..=FOLD_VERSION).contains(&version) {
             return None;
         }
         let (end, last_time_ms, cold) = (row.u64()?, row.u64()?, row.u64()?);
@@ -80,6 +87,9 @@ impl State {
         let mut state = Self::new(lineage);
         (state.start, state.end, state.last_time_ms) = (start, end, last_time_ms);
         (state.summary, state.cold_producers) = (summary, cold != 0);
+        if version > 1 {
+            state.entities = Entities::decode_open(&mut row)?;
+        }
         Some(state)
     }
 
@@ -90,14 +100,17 @@ impl State {
         let mut head = RowWriter::default();
         head.u64(FOLD_VERSION).u64(self.end).u64(self.last_time_ms).u64(u64::from(cold));
         head.bytes(&self.summary.encode());
+        self.entities.encode_open(&mut head);
         let written = self.producers.iter().filter(|(_, producer)| producer.last_offset() >= since);
         let producers = written.map(|(key, producer)| (key.row_key(), Some(producer.encode())));
-        std::iter::once((Self::head_key(), Some(head.finish()))).chain(producers).collect()
+        let head = (Self::head_key(), Some(head.finish()));
+        std::iter::once(head).chain(producers).chain(self.entities.rows(since)).collect()
     }
 
     /// Forgets producers whose rows are durable in a snapshot through `through`, down to
     /// [`PRODUCERS_RESIDENT_MAX`], the longest silent first.
     pub fn evict(&mut self, through: u64) {
+        self.entities.evict(through);
         self.cold_producers |= !self.producers.is_empty();
         let excess = self.producers.len().saturating_sub(PRODUCERS_RESIDENT_MAX);
         if excess == 0 {
@@ -171,6 +184,8 @@ impl State {
             match &change {
                 Change::Origin { .. } => self.summary.created_ms = sealed.time_ms,
                 Change::Erase { ranges, .. } => {
+                    let at = At { offset, time_ms: sealed.time_ms, principal: sealed.principal };
+                    self.entities.erase(ranges, &at);
                     let erase =
                         |producer: &mut Producer| ranges.iter().for_each(|range| producer.erase(range));
                     self.producers.values_mut().for_each(erase);
@@ -179,6 +194,13 @@ impl State {
             }
             self.summary.apply(change);
         }
+        if sealed.has_meaning
+            && let Ok(meaning) = Meaning::of(record)
+        {
+            let at = At { offset, time_ms: sealed.time_ms, principal: sealed.principal };
+            self.entities.fold(&meaning, &at);
+        }
+        self.summary.status = self.entities.view().status();
         if let Some(publish) = &sealed.producer {
             let key = ProducerKey { principal: sealed.principal.to_owned(), id: publish.id.to_owned() };
             let producer = self.producers.entry(key).or_insert_with(|| Producer::new(publish.epoch));
@@ -220,6 +242,17 @@ impl State {
     #[must_use]
     pub fn producer(&self, key: &ProducerKey) -> Option<&Producer> {
         self.producers.get(key)
+    }
+
+    /// What is open, and what has ended.
+    #[must_use]
+    pub fn entities(&self) -> &Entities {
+        &self.entities
+    }
+
+    /// Takes over what the store has of an entity that has ended.
+    pub fn load_entity(&mut self, id: &str, row: Option<&[u8]>) {
+        self.entities.load(id, row);
     }
 
     /// How many producers are resident.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use longwire_proto::meta::{Change, Meta};
 
+use crate::entity::view::Status;
 use crate::row::{RowReader, RowWriter};
 use crate::term;
 
@@ -26,6 +27,8 @@ pub struct Summary {
     pub closed: bool,
     /// Title, labels and parent.
     pub meta: Meta,
+    /// What it is doing, unless it is closed.
+    pub status: Status,
 }
 
 impl Summary {
@@ -39,14 +42,14 @@ impl Summary {
         }
     }
 
-    /// What a session with this summary is found by in the list of sessions. `wake_ms` is when its owner wants to look
+    /// What a session with this summary is found by in the list of sessions. `wake_ms` is when its owner must look
     /// at it apart from its expiry.
     #[must_use]
     pub fn projection(&self, last_time_ms: u64, wake_ms: Option<u64>) -> Projection {
         let expires_ms = self.meta.expiry.deadline_ms(last_time_ms);
         Projection {
             row: self.encode(),
-            terms: term::of(&self.meta, self.closed),
+            terms: term::of(&self.meta, self.closed, self.status),
             deadline_ms: [expires_ms, wake_ms].into_iter().flatten().min(),
         }
     }
@@ -56,6 +59,10 @@ impl Summary {
     pub fn encode(&self) -> Bytes {
         let mut row = RowWriter::default();
         row.u64(self.created_ms).u64(u64::from(self.closed)).bytes(&self.meta.encode());
+        // As most are idle, most rows do without.
+        if self.status != Status::Idle {
+            row.u64(self.status.number());
+        }
         row.finish()
     }
 
@@ -63,6 +70,7 @@ impl Summary {
     #[must_use]
     pub fn decode(row: &[u8]) -> Option<Self> {
         let mut row = RowReader(row);
-        Some(Self { created_ms: row.u64()?, closed: row.u64()? != 0, meta: Meta::decode(row.bytes()?)? })
+        let (created_ms, closed, meta) = (row.u64()?, row.u64()? != 0, Meta::decode(row.bytes()?)?);
+        Some(Self { created_ms, closed, meta, status: Status::from_number(row.u64().unwrap_or_default()) })
     }
 }

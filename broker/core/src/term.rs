@@ -4,6 +4,8 @@ use bytes::Bytes;
 use longwire_proto::meta::Meta;
 use longwire_proto::session_id::SessionId;
 
+use crate::entity::view::Status;
+
 /// The term of a label with its value.
 #[must_use]
 pub fn label(name: &str, value: &str) -> Bytes {
@@ -26,12 +28,23 @@ pub fn status(closed: bool) -> Bytes {
     Bytes::from_static(if closed { b"sclosed" } else { b"sopen" })
 }
 
+/// The term of the sessions that take publishes and do this. Those that are idle have none: nearly all are.
+#[must_use]
+pub fn doing(doing: Status) -> Option<Bytes> {
+    match doing {
+        Status::Idle => None,
+        Status::Working => Some(Bytes::from_static(b"dworking")),
+        Status::InputRequired => Some(Bytes::from_static(b"dinput_required")),
+    }
+}
+
 /// Every term of a session, sorted, without repetitions.
 #[must_use]
-pub fn of(meta: &Meta, closed: bool) -> Vec<Bytes> {
+pub fn of(meta: &Meta, closed: bool, does: Status) -> Vec<Bytes> {
     let labels = meta.labels.iter().map(|(name, value)| label(name, value));
     let parents = meta.parent.iter().map(parent);
-    let mut terms: Vec<Bytes> = labels.chain(parents).chain([status(closed)]).collect();
+    let does = doing(does).filter(|_| !closed);
+    let mut terms: Vec<Bytes> = labels.chain(parents).chain([status(closed)]).chain(does).collect();
     terms.sort_unstable();
     terms.dedup();
     terms
@@ -54,9 +67,10 @@ mod tests {
             parent: Some(SessionId::parse("acme/x").unwrap()),
             ..Meta::default()
         };
-        let terms = of(&meta, true);
-        assert_eq!(terms.len(), 4);
+        let terms = of(&meta, true, Status::Working);
+        assert_eq!(terms.len(), 4, "what is closed does nothing");
         assert!(terms.is_sorted());
         assert!(terms.contains(&status(true)) && !terms.contains(&status(false)));
+        assert!(of(&meta, false, Status::Working).contains(&doing(Status::Working).unwrap()));
     }
 }

@@ -103,6 +103,7 @@ impl Op {
                 if_end: *if_end,
                 may_create: true,
                 records: texts.iter().map(|text| record(&format!("t{text}"))).collect(),
+                meant: None,
             },
             Self::Create { title, update } => Command::Create {
                 sender: sender(),
@@ -245,7 +246,7 @@ impl Reference {
 /// Handles one command to its end, and answers what was released.
 fn run(machine: &mut Machine, disk: &mut Disk, op: &Op, now_ms: u64) -> Result<Reply, Error> {
     let command = op.command();
-    if let Some(key) = machine.key(&command) {
+    if let Some(key) = machine.keys(&command).pop() {
         let row = disk.rows.get(&key.row_key()).cloned();
         machine.load(key, row.as_deref());
     }
@@ -318,7 +319,7 @@ proptest! {
         for (index, (op, event)) in steps.iter().enumerate() {
             let ticket = Ticket(index as u64);
             let command = op.command();
-            if let Some(key) = machine.key(&command) {
+            if let Some(key) = machine.keys(&command).pop() {
                 let row = disk.rows.get(&key.row_key()).cloned();
                 machine.load(key, row.as_deref());
             }
@@ -448,6 +449,7 @@ fn a_snapshot_that_failed_is_tried_again_and_not_at_every_command() {
         if_end: None,
         may_create: true,
         records: vec![record("x")],
+        meant: None,
     };
     let mut tried = Vec::new();
     for ticket in 0..SNAPSHOT_EVERY_RECORDS + 2 * SNAPSHOT_RETRY_RECORDS + 10 {
@@ -494,12 +496,13 @@ fn cold_producers_are_evicted_and_still_known() {
         if_end: None,
         may_create: true,
         records: vec![record("x")],
+        meant: None,
     };
     let mut cold = 0;
     for round in 0..2 {
         for id in 0..2000 {
             let command = publish(id);
-            if let Some(key) = machine.key(&command) {
+            if let Some(key) = machine.keys(&command).pop() {
                 cold += 1;
                 machine.load(key.clone(), disk.rows.get(&key.row_key()).map(Bytes::as_ref));
             }

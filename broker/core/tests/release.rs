@@ -23,6 +23,7 @@ fn publish(text: &str, sequence: Option<u64>, if_end: Option<u64>) -> Command {
         if_end,
         may_create: true,
         records: vec![Bytes::from(record.encode_to_vec())],
+        meant: None,
     }
 }
 
@@ -138,7 +139,7 @@ fn a_publish_that_may_not_create_is_refused_until_somebody_else_did() {
     let mut machine = Machine::new(State::new(Lineage::beginning(0)), 0);
     let careful = || match publish("second", None, None) {
         Command::Publish { sender, producer, if_end, records, .. } => {
-            Command::Publish { sender, producer, if_end, may_create: false, records }
+            Command::Publish { sender, producer, if_end, may_create: false, records, meant: None }
         }
         other => other,
     };

@@ -71,7 +71,9 @@ pub fn act_as(principal: &Principal, id: &str, session: &SessionId) -> Result<Pr
     let via = principal.via.clone().unwrap_or_else(|| principal.id.clone());
     let grants = principal.grants.only(session);
     let tenant = grants.tenant().map(str::to_owned);
-    Ok(Principal { id: id.to_owned(), via: Some(via), grants, tenant, ..principal.clone() })
+    // Whose name it is has roles of its own, which are not known here.
+    let roles = Vec::new();
+    Ok(Principal { id: id.to_owned(), via: Some(via), grants, tenant, roles, ..principal.clone() })
 }
 
 fn forbidden(what: &str) -> Error {

@@ -24,6 +24,9 @@ pub(super) struct Claims {
     pub(super) kind: String,
     /// Each as text, such as `acme/**:read`.
     pub(super) grants: Vec<String>,
+    /// What the principal is to those who ask for somebody of a role.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) roles: Vec<String>,
     /// The only endpoint of the principal that may use it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) device: Option<String>,

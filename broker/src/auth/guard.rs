@@ -237,7 +237,7 @@ impl Guard {
             ttl_ms => ttl_ms,
         };
         let sub = format!("{GUEST_PREFIX}{}", random_id()?);
-        let mint = Mint { sub: &sub, kind: Kind::Human, grants: &grants, device: None, ttl_ms };
+        let mint = Mint { sub: &sub, kind: Kind::Human, grants: &grants, roles: &[], device: None, ttl_ms };
         let minted = self.rules().signing.mint(&self.own, &mint, now_ms);
         minted.map_err(|error| invalid(error.to_string(), "ttl_ms"))
     }

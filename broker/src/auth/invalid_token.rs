@@ -4,6 +4,7 @@ use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::grants::InvalidGrants;
 
 use crate::auth::principal::{InvalidKind, InvalidName};
+use crate::auth::role::InvalidRoles;
 use crate::auth::token_id::InvalidTokenId;
 
 /// Characters of a token: what servers and proxies take in one header of HTTP.
@@ -82,6 +83,9 @@ pub enum InvalidToken {
     /// It grants more than its issuer may.
     #[error("the token grants more than its issuer may")]
     Beyond,
+    /// Its roles.
+    #[error("`roles` of the token: {0}")]
+    Roles(#[from] InvalidRoles),
     /// Its device.
     #[error("`device` of the token is no short id: A-Z a-z 0-9 _ -")]
     Device,

@@ -11,6 +11,7 @@ use crate::auth::claims::{Audience, Claims};
 use crate::auth::invalid_token::TOKEN_CHARS_MAX;
 use crate::auth::issuer::Issuer;
 use crate::auth::principal::{InvalidName, Kind, check_own_name};
+use crate::auth::role::{InvalidRoles, check_roles};
 use crate::auth::signing_keys::{SigningKeys, TTL_MS_MAX};
 
 use crate::auth::token_id::TokenId;
@@ -29,6 +30,8 @@ pub struct Mint<'a> {
     pub kind: Kind,
     /// What it may do.
     pub grants: &'a Grants,
+    /// What it is to those who ask for somebody of a role.
+    pub roles: &'a [String],
     /// The only endpoint that may use it.
     pub device: Option<&'a str>,
     /// For how long.
@@ -67,6 +70,9 @@ pub enum MintError {
     /// The device cannot be called that.
     #[error("a device is a short id: A-Z a-z 0-9 _ -")]
     Device,
+    /// A role cannot be called that, or there are too many.
+    #[error(transparent)]
+    Roles(#[from] InvalidRoles),
     /// It would be valid for too long, or too short.
     #[error("a token is valid for {TTL_MS_MIN} to {TTL_MS_MAX} milliseconds")]
     Ttl,
@@ -90,6 +96,7 @@ impl SigningKeys {
             return Err(MintError::Issuer);
         }
         check_own_name(mint.sub)?;
+        check_roles(mint.roles)?;
         if mint.device.is_some_and(|device| !is_short_id(device.as_bytes())) {
             return Err(MintError::Device);
         }
@@ -110,6 +117,7 @@ impl SigningKeys {
             jti: Some(jti.clone()),
             kind: mint.kind.to_string(),
             grants: mint.grants.as_slice().iter().map(ToString::to_string).collect(),
+            roles: mint.roles.to_vec(),
             device: mint.device.map(str::to_owned),
         };
         let token = self.sign(&claims).ok_or(MintError::Sign)?;

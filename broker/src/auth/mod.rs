@@ -19,6 +19,7 @@ pub mod operation;
 mod pem;
 pub mod principal;
 pub mod revocation;
+pub mod role;
 pub mod signing_keys;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -21,6 +21,10 @@ macro_rules! operations {
 operations! {
     /// Append records; that creates the session.
     Publish;
+    /// Answer a question.
+    Answer;
+    /// See what became of a question.
+    DescribeAsk;
     /// Follow a session.
     SubscribeLive;
     /// Follow a session from an earlier record on.
@@ -89,7 +93,9 @@ impl Operation {
             Self::SubscribeLive | Self::SubscribeReplay | Self::SubscribePattern => (Reach::Session, read),
             Self::Read | Self::List | Self::Describe | Self::Export => (Reach::Session, read),
             Self::CommitCursor | Self::DescribeCursor | Self::ForkFrom => (Reach::Session, read),
+            Self::DescribeAsk => (Reach::Session, read),
             Self::Publish => (Reach::Session, Right::Publish.into()),
+            Self::Answer => (Reach::Session, Right::Answer.into()),
             Self::Create | Self::ForkInto => (Reach::Session, create),
             // Whether the session exists is not known here, so it takes what either case does.
             Self::Update => (Reach::Session, create | Right::Manage),
@@ -109,6 +115,7 @@ impl Operation {
             Self::ForkInto | Self::Import | Self::Share | Self::RevokeToken | Self::BackUp => true,
             Self::Publish | Self::ActAs | Self::CommitCursor | Self::DescribeCursor | Self::Metrics => false,
             Self::SubscribeLive | Self::SubscribeReplay | Self::SubscribePattern | Self::Read => false,
+            Self::Answer | Self::DescribeAsk => false,
             Self::List | Self::Describe | Self::ForkFrom | Self::Export => false,
         }
     }
@@ -135,7 +142,8 @@ mod tests {
             // They are about the connection itself, or about what was allowed to it before.
             Frame::Hello(_) | Frame::Ping(_) | Frame::Authenticate(_) => &[],
             Frame::Unsubscribe(_) | Frame::Credit(_) => &[],
-            Frame::Publish(_) => &[Op::Publish, Op::ActAs],
+            Frame::Publish(_) => &[Op::Publish, Op::Answer, Op::ActAs],
+            Frame::DescribeAsk(_) => &[Op::DescribeAsk],
             Frame::Subscribe(_) => {
                 &[Op::SubscribeLive, Op::SubscribeReplay, Op::SubscribePattern, Op::DescribeCursor]
             }
@@ -182,6 +190,7 @@ mod tests {
             Frame::Authenticate(Default::default()),
             Frame::ShareSession(Default::default()),
             Frame::RevokeToken(Default::default()),
+            Frame::DescribeAsk(Default::default()),
         ];
         // What is asked by HTTP.
         let beside = [Op::Metrics];

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+use longwire_core::entity::standing::Standing;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::grant::Grant;
 use longwire_proto::grants::Grants;
 use longwire_proto::limits::PRINCIPAL_BYTES_MAX;
 use longwire_proto::position::COUNTER_MAX;
 use longwire_proto::right::Right;
+use longwire_proto::session_id::SessionId;
 
 use crate::auth::token_id::TokenId;
 
@@ -77,6 +79,8 @@ pub struct Principal {
     pub tenant: Option<String>,
     /// What it may do.
     pub grants: Grants,
+    /// What it is to those who ask for somebody of a role.
+    pub roles: Vec<String>,
     /// From this time on it is nobody, in Unix milliseconds.
     pub expires_ms: u64,
     /// By which the token is revoked; `None` when its issuer gave it no id.
@@ -98,10 +102,21 @@ impl Principal {
             via: None,
             tenant: None,
             grants: Grants::everything(),
+            roles: Vec::new(),
             expires_ms: COUNTER_MAX,
             token: None,
             issuer: String::new(),
             signed_by: String::new(),
+        }
+    }
+
+    /// What asks and runs of a session go by. Who shows no token is not told apart from anybody, so it has every role.
+    #[must_use]
+    pub fn standing(&self, session: &SessionId) -> Standing {
+        Standing {
+            roles: self.roles.clone(),
+            every_role: self.id == ANONYMOUS,
+            manages: self.grants.allows(session, Right::Manage),
         }
     }
 
@@ -145,6 +160,9 @@ impl Principal {
         if !self.grants.covers(&next.grants) {
             return refuse("grants more");
         }
+        // Roles that it did not have before are for another connection, as grants are.
+        let roles = next.roles.iter().filter(|role| self.roles.contains(role)).cloned().collect();
+        let next = Self { roles, ..next };
         *self = Self { via: self.via.take(), device: self.device.take().or(next.device), ..next };
         Ok(())
     }

@@ -20,6 +20,7 @@ pub(crate) const ISSUER: &str = "longwire";
 
 pub(crate) fn principal(grants: &[&str]) -> Principal {
     Principal {
+        roles: Vec::new(),
         id: "alice".into(),
         kind: Kind::Human,
         device: None,

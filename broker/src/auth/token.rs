@@ -13,6 +13,7 @@ use crate::auth::issuer::Issuer;
 use crate::auth::key::Key;
 use crate::auth::key_set::{KeySet, Keys};
 use crate::auth::principal::Principal;
+use crate::auth::role::check_roles;
 use crate::auth::token_id::TokenId;
 
 /// Issuers: a token of an unknown one is tried with a key of each.
@@ -144,7 +145,7 @@ fn principal(
     claims: Claims,
     now_ms: u64,
 ) -> Result<Principal, InvalidToken> {
-    let Claims { iss: _, sub, aud, exp, nbf, iat: _, jti, kind, grants, device } = claims;
+    let Claims { iss: _, sub, aud, exp, nbf, iat: _, jti, kind, grants, roles, device } = claims;
     if !aud.has(issuer.audience()) {
         return Err(InvalidToken::Audience);
     }
@@ -167,11 +168,12 @@ fn principal(
     if device.as_ref().is_some_and(|device| !is_short_id(device.as_bytes())) {
         return Err(InvalidToken::Device);
     }
+    check_roles(&roles)?;
     let token = jti.map(|jti| TokenId::new(issuer.name(), &jti)).transpose()?;
     let tenant = grants.tenant().map(str::to_owned);
     let kind = kind.parse()?;
     let issuer = issuer.name().to_owned();
-    Ok(Principal { id, kind, device, via: None, tenant, grants, expires_ms, token, issuer, signed_by })
+    Ok(Principal { id, kind, device, via: None, tenant, grants, roles, expires_ms, token, issuer, signed_by })
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ pub(crate) struct SessionArgs {
 enum Status {
     Open,
     Closed,
+    Working,
+    InputRequired,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -169,7 +171,12 @@ pub(crate) async fn run(args: SessionArgs, context: Context) -> anyhow::Result<E
                 pages = pages.label(name, value);
             }
             if let Some(status) = status {
-                pages = pages.closed(status == Status::Closed);
+                pages = match status {
+                    Status::Open => pages.closed(false),
+                    Status::Closed => pages.closed(true),
+                    Status::Working => pages.status("working"),
+                    Status::InputRequired => pages.status("input_required"),
+                };
             }
             list(pages, json).await?;
         }

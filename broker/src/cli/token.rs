@@ -75,6 +75,9 @@ struct CreateArgs {
     /// Rights are read, publish, create, answer, control, lease, state and manage; none includes another one.
     #[arg(long = "grant", value_name = "PATTERN:RIGHTS", required = true)]
     grants: Vec<Grant>,
+    /// What it is to those who ask for somebody of a role, such as `approver`; may be repeated
+    #[arg(long = "role", value_name = "ROLE")]
+    roles: Vec<String>,
     /// What kind of somebody: human, agent or service
     #[arg(long, default_value_t = Kind::Agent)]
     kind: Kind,
@@ -111,10 +114,11 @@ pub(crate) async fn run(args: TokenArgs, context: Context) -> anyhow::Result<Exi
 }
 
 fn create(args: CreateArgs, json: bool) -> anyhow::Result<()> {
-    let CreateArgs { sub, grants, kind, ttl, device, folder } = args;
+    let CreateArgs { sub, grants, roles, kind, ttl, device, folder } = args;
     let keys = folder.keys()?;
     let grants = Grants::new(grants)?;
-    let mint = Mint { sub: &sub, kind, grants: &grants, device: device.as_deref(), ttl_ms: ttl };
+    let device = device.as_deref();
+    let mint = Mint { sub: &sub, kind, grants: &grants, roles: &roles, device, ttl_ms: ttl };
     let minted = keys.mint(&Issuer::own(OWN_NAME, OWN_NAME)?, &mint, now_ms())?;
     let (id, expires) = (minted.id.id(), date_time(minted.expires_ms));
     let mut out = std::io::stdout().lock();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use longwire_core::command::Reply;
+use longwire_core::entity::standing::Standing;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::record::Sender;
 use longwire_proto::session_id::SessionId;
@@ -236,6 +237,13 @@ impl Access {
         let acting = act_as(&self.principal.borrow(), name, session);
         self.told(Operation::ActAs, session.as_str(), acting.as_ref().map(drop).map_err(Clone::clone))?;
         Ok(self.stamp(&acting?))
+    }
+
+    /// What asks and runs of a session go by, of who publishes in the name of somebody, or in one's own when that is empty.
+    pub(super) fn standing(&self, name: &str, session: &SessionId) -> Standing {
+        let principal = self.principal.borrow();
+        let own = principal.standing(session);
+        if name.is_empty() { own } else { Standing { manages: own.manages, ..Standing::default() } }
     }
 
     /// Counts a publish.

@@ -11,9 +11,10 @@ use longwire_proto::session_id::SessionId;
 use longwire_proto::wire::server_frame::Frame;
 use longwire_proto::{raw, wire};
 
+use crate::asks;
 use crate::auth::operation::Operation;
 use crate::backup;
-use crate::connection::reply::{described, refused, session_list};
+use crate::connection::reply::{Asked, described, refused, session_list};
 use crate::connection::witness::Management;
 use crate::connection::{Connection, read};
 use crate::cursor::{self, CursorName};
@@ -162,6 +163,29 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 Ok(Frame::CursorDescription(wire::CursorDescription { request, position }))
             })
         });
+    }
+
+    pub(super) fn describe_ask(&mut self, describe: wire::DescribeAsk) {
+        let wire::DescribeAsk { request, session, ask } = describe;
+        let hub = Arc::clone(&self.context.hub);
+        self.look_up(request, Operation::DescribeAsk, &session, |session| {
+            boxed(async move {
+                let (offset, resolved) = asks::describe(&hub, &session, ask).await?;
+                let resolved = resolved.map(|resolved| resolved.to_wire());
+                Ok(Frame::AskDescription(wire::AskDescription { request, offset, resolved }))
+            })
+        });
+    }
+
+    /// Refuses with how the ask ended, once the answer was read that ended it.
+    pub(super) fn refuse_with_answer(&mut self, asked: Asked, mut error: Error) {
+        let (hub, encoding) = (Arc::clone(&self.context.hub), self.encoding);
+        self.lookups.push(Box::pin(async move {
+            if let Some(resolved) = &mut error.resolved {
+                asks::read_answer(&hub, &asked.session, resolved).await;
+            }
+            encode_server(encoding, refused(asked.request, 0, &error))
+        }));
     }
 
     pub(super) fn back_up(&mut self, back_up: wire::BackUp) {

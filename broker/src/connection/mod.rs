@@ -353,6 +353,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 let before = request::position("before", &trim.before);
                 self.ask(trim.request, session, before.map(Operation::Trim));
             }
+            ClientFrame::DescribeAsk(describe) => self.describe_ask(describe),
             ClientFrame::ListSessions(list) => self.list(list),
             ClientFrame::Read(read) => self.read(read),
             ClientFrame::EraseRecords(erase) => self.erase(erase),
@@ -383,10 +384,15 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
 
     fn publish(&mut self, publish: raw::Publish) {
         let number = publish.request;
-        let session = self.access.session(Asks::Publish, &publish.session);
+        let meanings = request::records(&publish.records);
+        let asks = meanings.as_ref().map_or(&[Asks::Publish][..], |meanings| request::asks(meanings));
+        let session =
+            asks.iter().try_fold(None, |_, asks| self.access.session(*asks, &publish.session).map(Some));
+        let session = session.and_then(|session| session.ok_or_else(Error::no_such_session));
         let command = session.as_ref().map_err(Clone::clone).and_then(|session| {
             let sender = self.access.publisher(&publish.act_as, session)?;
-            request::publish(sender, publish)
+            let act_as = publish.act_as.clone();
+            request::publish(sender, publish, meanings?, || self.access.standing(&act_as, session))
         });
         let (records, bytes) =
             command.as_ref().map_or((0, 0), |publish| (publish.records(), publish.bytes()));
@@ -438,6 +444,11 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         let Some(asked) = self.asked.remove(&answered.request) else { return };
         let result = self.access.end_creation(&asked.creation, answered.result);
         asked.management.done(result.as_ref().map(drop));
+        if let Err(error) = &result
+            && error.resolved.as_ref().is_some_and(|resolved| resolved.answer.is_none())
+        {
+            return self.refuse_with_answer(asked, error.clone());
+        }
         self.say(answer(&asked, result));
     }
 

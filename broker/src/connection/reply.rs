@@ -1,9 +1,13 @@
 //! Answers, as frames.
 
 use longwire_core::command::{Description, Reply};
+use longwire_core::entity::ask::Ask;
+use longwire_core::entity::run::Run;
+use longwire_core::entity::view::View;
 use longwire_core::summary::Summary;
 use longwire_proto::error::Error;
 use longwire_proto::position::LineageEntry;
+use longwire_proto::run_state::RunState;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use longwire_proto::wire::server_frame::Frame;
@@ -44,16 +48,16 @@ pub(super) fn answer(asked: &Asked, result: Result<Option<Reply>, Error>) -> Fra
             request,
             session: Some(described(&asked.session, *description)),
         }),
-        // Erasures and imports are asked by lookups, which answer themselves.
-        Ok(Some(Reply::Flushed | Reply::Erased { .. } | Reply::Imported { .. }) | None) => {
-            Frame::Done(wire::Done { request })
-        }
+        // Erasures, imports and asks are asked by lookups, which answer themselves.
+        Ok(
+            Some(Reply::Flushed | Reply::Erased { .. } | Reply::Imported { .. } | Reply::Ask { .. }) | None,
+        ) => Frame::Done(wire::Done { request }),
         Err(error) => refused(request, 0, &error),
     }
 }
 
 pub(super) fn described(session: &SessionId, description: Description) -> wire::Session {
-    let Description { epoch, start, end, last_time_ms, lineage, summary } = description;
+    let Description { epoch, start, end, last_time_ms, lineage, summary, view } = description;
     let entry =
         |entry: &LineageEntry| wire::LineageEntry { epoch: entry.epoch, from_offset: entry.from_offset };
     wire::Session {
@@ -66,6 +70,53 @@ pub(super) fn described(session: &SessionId, description: Description) -> wire::
         last_time_ms,
         closed: summary.closed,
         lineage: lineage.entries().iter().map(entry).collect(),
+        status: status(&summary),
+        state: state(&view, summary.closed),
+    }
+}
+
+fn status(summary: &Summary) -> String {
+    if summary.closed { "closed" } else { summary.status.as_str() }.to_owned()
+}
+
+/// What is open in a session, as a subscriber is told it; `None` when nothing is.
+pub(super) fn state(view: &View, closed: bool) -> Option<wire::SessionState> {
+    if view.is_empty() {
+        return None;
+    }
+    let asks = view.asks.iter().map(|(id, ask)| open_ask(id, ask)).collect();
+    let ended = view.ended_runs.iter().map(|(id, run)| (id, run));
+    let runs = ended.chain(&view.runs).map(|(id, run)| described_run(id, run, view.waits(id))).collect();
+    let status = if closed { "closed" } else { view.status().as_str() }.to_owned();
+    Some(wire::SessionState { status, asks, runs })
+}
+
+fn open_ask(id: &str, ask: &Ask) -> wire::OpenAsk {
+    wire::OpenAsk {
+        id: id.to_owned(),
+        offset: ask.offset,
+        time_ms: ask.time_ms,
+        principal: ask.principal.to_string(),
+        to: ask.to.clone(),
+        run: ask.run.to_string(),
+        ask: Some(ask.ask.to_wire()),
+    }
+}
+
+fn described_run(id: &str, run: &Run, waits: bool) -> wire::Run {
+    let state = if waits && !run.state.has_ended() { RunState::InputRequired } else { run.state };
+    wire::Run {
+        id: id.to_owned(),
+        offset: run.offset,
+        started_ms: run.started_ms,
+        principal: run.principal.to_string(),
+        title: run.title.clone(),
+        parent: run.parent.to_string(),
+        state: state.as_str().to_owned(),
+        fraction: run.fraction,
+        note: run.note.clone(),
+        counters: run.counters.clone(),
+        changed_ms: run.changed_ms,
     }
 }
 
@@ -87,5 +138,7 @@ fn from_listed(listed: &Listed) -> wire::Session {
         last_time_ms: listed.last_time_ms,
         closed: summary.closed,
         lineage: Vec::new(),
+        status: status(&summary),
+        state: None,
     }
 }

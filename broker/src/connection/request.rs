@@ -1,15 +1,20 @@
 //! Frames of a client, checked and turned into what a session is asked.
 
 use bytes::Bytes;
-use longwire_core::command::Command;
+use longwire_core::command::{Command, Meant};
+use longwire_core::entity::standing::Standing;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, TITLE_BYTES_MAX};
+use longwire_proto::meaning::Meaning;
 use longwire_proto::meta::{Meta, check_length};
 use longwire_proto::position::{COUNTER_MAX, Position};
 use longwire_proto::record::{self, ProducerRef, Sender};
+use longwire_proto::resolution::AskOutcome;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::short_id::check_short_id;
 use longwire_proto::{raw, wire};
+
+use crate::auth::operation::Operation;
 
 /// Reads the session id of a request.
 ///
@@ -28,27 +33,63 @@ pub(super) fn position(field: &'static str, text: &str) -> Result<Position, Erro
     text.parse().map_err(|error| Error::new(ErrorCode::InvalidPosition, format!("{error}")).field(field))
 }
 
-/// Checks a publish.
+/// Checks the records of a publish, and tells what they mean.
 ///
 /// # Errors
-/// [`ErrorCode::BatchEmpty`], [`ErrorCode::BatchTooLarge`], [`ErrorCode::InvalidArgument`], and those of
-/// [`record::check`].
-pub(super) fn publish(sender: Sender, publish: raw::Publish) -> Result<Command, Error> {
-    let raw::Publish { request: _, session: _, records, producer, if_end, act_as: _ } = publish;
+/// [`ErrorCode::BatchEmpty`], [`ErrorCode::BatchTooLarge`], and those of [`record::check`].
+pub(super) fn records(records: &[Bytes]) -> Result<Vec<Meaning>, Error> {
     if records.is_empty() {
         return Err(Error::new(ErrorCode::BatchEmpty, "a publish has at least one record").field("records"));
     }
     let bytes = records.iter().map(Bytes::len).sum();
     check_batch("records", records.len(), BATCH_RECORDS_MAX)?;
     check_batch("bytes of records", bytes, BATCH_BYTES_MAX)?;
+    let mut meanings = Vec::new();
     for (index, one) in records.iter().enumerate() {
-        record::check(one).map_err(|mut error| {
+        let meaning = record::check(one).map_err(|mut error| {
             error.message = format!("record {index}: {}", error.message);
             error
         })?;
+        // Nearly no publish has any.
+        if meaning != Meaning::None && meanings.is_empty() {
+            meanings.resize(index, Meaning::None);
+            meanings.reserve(records.len() - index);
+        }
+        if meaning != Meaning::None || !meanings.is_empty() {
+            meanings.push(meaning);
+        }
     }
+    Ok(meanings)
+}
+
+/// What a publish asks for: answering is something else than writing.
+pub(super) fn asks(meanings: &[Meaning]) -> &'static [Operation] {
+    let answers = |meaning: &Meaning| {
+        let granted = |outcome| matches!(outcome, AskOutcome::Answered | AskOutcome::Denied);
+        matches!(meaning, Meaning::Answer { outcome, .. } if granted(*outcome))
+    };
+    match (meanings.iter().any(answers), meanings.iter().all(answers)) {
+        (true, true) => &[Operation::Answer],
+        (true, false) => &[Operation::Publish, Operation::Answer],
+        (false, _) => &[Operation::Publish],
+    }
+}
+
+/// The command of a publish whose records were checked.
+///
+/// # Errors
+/// [`ErrorCode::InvalidArgument`].
+pub(super) fn publish(
+    sender: Sender,
+    publish: raw::Publish,
+    meanings: Vec<Meaning>,
+    standing: impl FnOnce() -> Standing,
+) -> Result<Command, Error> {
+    let raw::Publish { request: _, session: _, records, producer, if_end, act_as: _ } = publish;
     let producer = producer.map(producer_ref).transpose()?;
-    Ok(Command::Publish { sender, producer, if_end, may_create: true, records })
+    let meant =
+        if meanings.is_empty() { None } else { Some(Box::new(Meant { meanings, standing: standing() })) };
+    Ok(Command::Publish { sender, producer, if_end, may_create: true, records, meant })
 }
 
 fn check_batch(what: &str, found: usize, limit: usize) -> Result<(), Error> {

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::auth::authorise::authorise;
 use crate::auth::guard::Whoever;
 use crate::auth::operation::Operation;
+use crate::connection::reply::state;
 use crate::cursor::{self, CursorName};
 use crate::filter::Filter;
 use crate::hub::Hub;
@@ -538,6 +539,7 @@ fn subscribed(
         from: start.from,
         gap_from: start.gap_from,
         pattern: String::new(),
+        state: state(&progress.view, progress.closed),
     }
 }
 

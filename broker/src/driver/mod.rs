@@ -151,8 +151,9 @@ async fn load(store: &dyn Store, session: &SessionId) -> Result<(Loaded, Progres
     let opened = reconcile::open(store, session).await?;
     let (state, through) = replay(store, &opened).await?;
     let Opened { log, exists, term, version, lineage, start, end, own_from, bytes, .. } = opened;
-    let closed = state.summary().closed;
-    let progress = Progress { session: session.clone(), log, lineage: Arc::new(lineage), start, end, closed };
+    let (closed, view) = (state.summary().closed, Arc::clone(state.entities().view()));
+    let lineage = Arc::new(lineage);
+    let progress = Progress { session: session.clone(), log, lineage, start, end, closed, view };
     let machine = Machine::new(state, through);
     Ok((Loaded { log, term, version, exists, own_from, bytes, machine }, progress))
 }

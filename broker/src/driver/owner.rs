@@ -407,11 +407,11 @@ impl Owner {
     fn release(&mut self) {
         while let Some(output) = self.loaded.machine.poll_output() {
             match output {
-                Output::Extended { from, records, closed, erased } => {
+                Output::Extended { from, records, closed, erased, view } => {
                     if erased {
                         self.tail.forget();
                     }
-                    self.tail.extend(from, records, closed);
+                    self.tail.extend(from, records, closed, view);
                 }
                 Output::Expired => {
                     tracing::info!(log = self.loaded.log.0, "a session has expired");

@@ -35,6 +35,7 @@ pub(crate) enum Call {
     BackUp(wire::BackUp),
     Share(wire::ShareSession),
     RevokeToken(wire::RevokeToken),
+    DescribeAsk(wire::DescribeAsk),
 }
 
 impl Call {
@@ -55,6 +56,7 @@ impl Call {
             Self::BackUp(call) => Frame::BackUp(wire::BackUp { request, ..call }),
             Self::Share(call) => Frame::ShareSession(wire::ShareSession { request, ..call }),
             Self::RevokeToken(call) => Frame::RevokeToken(wire::RevokeToken { request, ..call }),
+            Self::DescribeAsk(call) => Frame::DescribeAsk(wire::DescribeAsk { request, ..call }),
         }
     }
 
@@ -73,6 +75,7 @@ impl Call {
             Self::CommitCursor(call) => call.session.clone(),
             Self::DescribeCursor(call) => call.session.clone(),
             Self::Share(call) => call.session.clone(),
+            Self::DescribeAsk(call) => call.session.clone(),
         }
     }
 }
@@ -88,6 +91,7 @@ pub(crate) enum Answer {
     Cursor(wire::CursorDescription),
     BackedUp(wire::BackedUp),
     Shared(wire::Shared),
+    Ask(Box<wire::AskDescription>),
     Done,
 }
 

@@ -555,7 +555,7 @@ fn neither_principal_nor_verifier_shows_the_token_or_a_secret() {
 }
 
 fn mint<'a>(grants: &'a Grants) -> Mint<'a> {
-    Mint { sub: "ci", kind: Kind::Service, grants, device: Some("runner"), ttl_ms: 60_000 }
+    Mint { sub: "ci", kind: Kind::Service, grants, roles: &[], device: Some("runner"), ttl_ms: 60_000 }
 }
 
 fn own_keys(folder: &tempfile::TempDir) -> (SigningKeys, Verifier) {

@@ -5,6 +5,7 @@ use std::io::Write;
 use base64::Engine;
 use longwire::{Body, Record};
 use longwire_proto::record::kind;
+use longwire_proto::wire;
 use serde_json::json;
 
 use crate::cli::clock_text::date_time;
@@ -73,6 +74,10 @@ fn human(record: &Record, terminal: bool, out: &mut Vec<u8>) -> std::io::Result<
             "" => format!("({} bytes)", data.len()),
             content_type => format!("({} bytes of {content_type})", data.len()),
         },
+        Body::Ask(ask) => question(&record.id, ask),
+        Body::Answer(answer) => answered(&record.reply_to, answer),
+        Body::RunChange(change) => run_changed(record, change),
+        _ => format!("(kind {})", record.kind),
     };
     let time = date_time(record.time_ms);
     for line in text.split('\n') {
@@ -84,6 +89,44 @@ fn human(record: &Record, terminal: bool, out: &mut Vec<u8>) -> std::io::Result<
         }
     }
     Ok(())
+}
+
+fn question(id: &str, ask: &wire::Ask) -> String {
+    let options: Vec<_> = ask.options.iter().map(|option| option.id.as_str()).collect();
+    let fields: Vec<_> = ask.fields.iter().map(|field| field.name.as_str()).collect();
+    let choices = if options.is_empty() { fields.join(", ") } else { options.join(" | ") };
+    let subject = if ask.subject.is_empty() { String::new() } else { format!(": {}", ask.subject) };
+    format!("asks {id}: {}{subject} [{choices}]", ask.title)
+}
+
+fn answered(ask: &str, answer: &wire::Answer) -> String {
+    let note = if answer.note.is_empty() { String::new() } else { format!(" ({})", answer.note) };
+    let values = answer.values.iter().map(|(name, value)| match &value.value {
+        Some(wire::value::Value::String(text)) => format!("{name}={text}"),
+        Some(wire::value::Value::Number(number)) => format!("{name}={number}"),
+        Some(wire::value::Value::Boolean(boolean)) => format!("{name}={boolean}"),
+        None => format!("{name}="),
+    });
+    let values = values.collect::<Vec<_>>().join(", ");
+    match (answer.outcome.as_str(), answer.option.as_str()) {
+        ("", "") => format!("answers {ask}: {values}{note}"),
+        ("", option) => format!("answers {ask}: {option}{note}"),
+        (outcome, _) => format!("{ask} is {outcome}{note}"),
+    }
+}
+
+fn run_changed(record: &Record, change: &wire::RunChange) -> String {
+    let run = if record.id.is_empty() { &record.run } else { &record.id };
+    let mut text = format!("run {run}");
+    let state = if record.id.is_empty() { change.state.as_str() } else { "started" };
+    let fraction = change.fraction.map(|fraction| format!("{:.0} %", fraction * 100.0)).unwrap_or_default();
+    for part in [state, change.title.as_str(), fraction.as_str(), change.note.as_str()] {
+        if !part.is_empty() {
+            text.push_str(": ");
+            text.push_str(part);
+        }
+    }
+    text
 }
 
 /// What a change of the session itself says.
@@ -142,6 +185,17 @@ fn to_json(record: &Record) -> serde_json::Value {
     match &record.body {
         Body::Text(text) => value["text"] = json!(text),
         Body::Data(data) => value["data"] = json!(base64::engine::general_purpose::STANDARD.encode(data)),
+        Body::Ask(ask) => value["ask"] = json!(ask),
+        Body::Answer(answer) => value["answer"] = json!(answer),
+        Body::RunChange(change) => value["run_change"] = json!(change),
+        _ => {}
+    }
+    let grown = [("message", &record.message), ("close", &record.close)];
+    for (name, text) in grown.into_iter().filter(|(_, text)| !text.is_empty()) {
+        value[name] = json!(text);
+    }
+    if record.grows {
+        value["grows"] = json!(true);
     }
     value
 }
@@ -171,6 +225,10 @@ mod tests {
             headers: Default::default(),
             content_type: String::new(),
             body: text.map_or_else(|_| Body::Data(body.to_vec().into()), Body::Text),
+            grows: false,
+            message: String::new(),
+            close: String::new(),
+            at_byte: 0,
         }
     }
 

@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use longwire_core::command::Command;
-use longwire_core::producer::ProducerKey;
+use longwire_core::machine::RowName;
 use longwire_proto::error::{Error, ErrorCode};
 
+use crate::driver::RECORD_OVERHEAD_BYTES;
 use crate::driver::inbox::Inbox;
 use crate::driver::owner::{Ending, Owner};
-use crate::driver::{RECORD_OVERHEAD_BYTES, row};
 use crate::request::{Operation, Request};
+use crate::store::reconcile::retry_read;
 use crate::store::{LogId, Reservation, Store, StoreError};
 use crate::store_error::in_session;
 
@@ -28,11 +29,11 @@ pub(super) struct Admission {
 
 pub(super) struct Prepared {
     reservation: Reservation,
-    row: Option<Row>,
+    rows: Vec<Row>,
 }
 
-/// A producer, and what the store has of it.
-type Row = (ProducerKey, Option<Bytes>);
+/// The name of a row, and what the store has of it.
+type Row = (RowName, Option<Bytes>);
 
 impl Owner {
     /// Whether a command still fits into the batch that is gathering. Alone it always does: what a client may publish at
@@ -85,16 +86,16 @@ impl Owner {
             Operation::Rest => return,
         };
         let bytes = room(&command);
-        let key = self.loaded.machine.key(&command);
+        let names = self.loaded.machine.keys(&command);
         let erase = match &command {
             Command::Erase { ranges, .. } if self.loaded.own_from > 0 => ranges.clone(),
             _ => Vec::new(),
         };
         let is_paid = bytes == 0 || (bytes <= self.prepaid_bytes && self.fits(&command));
         let request = Request { operation: Operation::Command(command), reply_to };
-        if is_paid && key.is_none() && erase.is_empty() {
+        if is_paid && names.is_empty() && erase.is_empty() {
             self.prepaid_bytes -= bytes;
-            return self.handle(request, Prepared { reservation: Reservation::none(), row: None });
+            return self.handle(request, Prepared { reservation: Reservation::none(), rows: Vec::new() });
         }
         let (store, log) = (Arc::clone(&self.store), self.loaded.log);
         let prepared = Box::pin(async move {
@@ -103,7 +104,7 @@ impl Owner {
             }
             let reservation =
                 if bytes == 0 { Reservation::none() } else { store.reserve(log, bytes).await? };
-            Ok(Prepared { reservation, row: producer_row(store, log, key).await? })
+            Ok(Prepared { reservation, rows: rows(store, log, names).await? })
         });
         self.admission = Some(Admission { request, prepared });
     }
@@ -128,19 +129,22 @@ impl Owner {
             self.parked = Some((request, prepared));
             return;
         }
-        let key = self.loaded.machine.key(&command);
-        match prepared.row {
-            Some((key, row)) => self.loaded.machine.load(key, row.as_deref()),
-            None if key.is_some() => {
-                // Its producer left memory while room was reserved.
-                let request = Request { operation: Operation::Command(command), reply_to: request.reply_to };
-                let row = producer_row(Arc::clone(&self.store), self.loaded.log, key);
-                let reservation = prepared.reservation;
-                let prepared = Box::pin(async move { Ok(Prepared { reservation, row: row.await? }) });
-                self.admission = Some(Admission { request, prepared });
-                return;
-            }
-            None => {}
+        let mut names: Vec<RowName> = Vec::with_capacity(prepared.rows.len());
+        for (name, row) in prepared.rows {
+            self.loaded.machine.load(name.clone(), row.as_deref());
+            names.push(name);
+        }
+        let missing = self.loaded.machine.keys(&command).into_iter().filter(|name| !names.contains(name));
+        let missing: Vec<RowName> = missing.collect();
+        if !missing.is_empty() {
+            // They left memory while room was reserved.
+            names.extend(missing);
+            let request = Request { operation: Operation::Command(command), reply_to: request.reply_to };
+            let rows = rows(Arc::clone(&self.store), self.loaded.log, names);
+            let reservation = prepared.reservation;
+            let prepared = Box::pin(async move { Ok(Prepared { reservation, rows: rows.await? }) });
+            self.admission = Some(Admission { request, prepared });
+            return;
         }
         self.reserved.absorb(prepared.reservation);
         self.command(command, request.reply_to);
@@ -150,7 +154,8 @@ impl Owner {
 /// Bytes that a publish is given room for; none for any other request.
 fn publish_room(request: &Request) -> Option<usize> {
     match &request.operation {
-        Operation::Command(command @ Command::Publish { .. }) => Some(room(command)),
+        // What means something may need rows first.
+        Operation::Command(command @ Command::Publish { meant: None, .. }) => Some(room(command)),
         _ => None,
     }
 }
@@ -163,13 +168,12 @@ fn room(command: &Command) -> usize {
     }
 }
 
-/// Reads the row of a producer that is not resident.
-async fn producer_row(
-    store: Arc<dyn Store>,
-    log: LogId,
-    key: Option<ProducerKey>,
-) -> Result<Option<Row>, StoreError> {
-    let Some(key) = key else { return Ok(None) };
-    let row = row(&*store, log, key.row_key()).await?;
-    Ok(Some((key, row)))
+/// Reads rows that are not resident.
+async fn rows(store: Arc<dyn Store>, log: LogId, names: Vec<RowName>) -> Result<Vec<Row>, StoreError> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys: Vec<Bytes> = names.iter().map(RowName::row_key).collect();
+    let found = retry_read(|| store.rows(log, keys.clone())).await?;
+    Ok(names.into_iter().zip(found).collect())
 }

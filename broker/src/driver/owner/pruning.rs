@@ -133,6 +133,7 @@ mod tests {
             if_end: None,
             may_create: true,
             records: vec![Bytes::new()],
+            meant: None,
         };
         match hub.ask(&SessionId::parse("a").unwrap(), Operation::Command(command)).await? {
             Some(Reply::Published { from, duplicate, .. }) => Ok((from, duplicate)),

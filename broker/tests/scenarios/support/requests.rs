@@ -25,6 +25,7 @@ pub(crate) fn request_mut(frame: &mut ClientFrame) -> Option<&mut u64> {
         ClientFrame::Authenticate(frame) => &mut frame.request,
         ClientFrame::ShareSession(frame) => &mut frame.request,
         ClientFrame::RevokeToken(frame) => &mut frame.request,
+        ClientFrame::DescribeAsk(frame) => &mut frame.request,
         ClientFrame::Hello(_) | ClientFrame::Ping(_) | ClientFrame::Credit(_) => return None,
     })
 }
@@ -43,6 +44,7 @@ pub(crate) fn answered(frame: &ServerFrame) -> Option<u64> {
         ServerFrame::Imported(frame) => Some(frame.request),
         ServerFrame::CursorDescription(frame) => Some(frame.request),
         ServerFrame::BackedUp(frame) => Some(frame.request),
+        ServerFrame::AskDescription(frame) => Some(frame.request),
         _ => None,
     }
 }

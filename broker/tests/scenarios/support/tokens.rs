@@ -23,7 +23,7 @@ pub(crate) fn mint(data: &Path, sub: &str, grants: &[impl AsRef<str>], ttl_ms: u
     std::fs::create_dir_all(data).unwrap();
     let keys = SigningKeys::load_or_make(&data.join(SIGNING_KEYS_FILE)).unwrap();
     let grants = Grants::parse(grants).unwrap();
-    let mint = Mint { sub, kind: Kind::Human, grants: &grants, device: None, ttl_ms };
+    let mint = Mint { sub, kind: Kind::Human, grants: &grants, roles: &[], device: None, ttl_ms };
     keys.mint(&Issuer::own(OWN_NAME, OWN_NAME).unwrap(), &mint, now_ms()).unwrap()
 }
 
@@ -68,7 +68,7 @@ impl Tokens {
 
     pub(crate) fn token_for(&self, sub: &str, grants: &[&str], ttl_ms: u64, device: Option<&str>) -> String {
         let grants = Grants::parse(grants).unwrap();
-        let mint = Mint { sub, kind: Kind::Human, grants: &grants, device, ttl_ms };
+        let mint = Mint { sub, kind: Kind::Human, grants: &grants, roles: &[], device, ttl_ms };
         self.keys.mint(&self.own, &mint, now_ms()).unwrap().token
     }
 }

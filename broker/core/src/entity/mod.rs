@@ -1,0 +1,453 @@
+//! What is open in a session: messages that grow, runs and asks. Each is named by the id of the record that began it; what has ended
+//! is remembered, so that its id is not given again and whoever comes late is told how it ended.
+
+pub mod ask;
+pub mod ended;
+pub mod message;
+pub mod run;
+pub mod standing;
+pub mod view;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::limits::{ASKS_OPEN_MAX, MESSAGES_OPEN_MAX, OPEN_BYTES_MAX, RUNS_OPEN_MAX};
+use longwire_proto::meaning::{Meaning, Progress, changed_run, ended_ask};
+use longwire_proto::resolution::AskOutcome;
+use longwire_proto::run_state::RunState;
+
+use crate::entity::ask::Ask;
+use crate::entity::ended::{Ended, What};
+use crate::entity::message::Message;
+use crate::entity::run::Run;
+use crate::entity::standing::Writer;
+use crate::entity::view::View;
+use crate::row::{RowReader, RowWriter};
+
+/// Runs that have ended and are still told to subscribers: enough to draw the tree of what somebody works on.
+pub const RUNS_ENDED_KEPT: usize = 64;
+/// Entities that have ended and are resident beyond those that ended since the last snapshot; the others are rows in the store.
+pub const ENDED_RESIDENT_MAX: usize = 256;
+
+/// The record that is folded, apart from what it means.
+#[derive(Clone, Copy, Debug)]
+pub struct At<'a> {
+    /// Its offset.
+    pub offset: u64,
+    /// Its time, in Unix milliseconds.
+    pub time_ms: u64,
+    /// Its sender's principal.
+    pub principal: &'a str,
+}
+
+/// Whether what a record means may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may.
+    New,
+    /// It was published before, at this offset.
+    Known(u64),
+}
+
+/// What is open, and what has ended as far as it is resident. A value of the log's records alone, but for which of the ended are
+/// resident, which changes no answer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Entities {
+    /// What subscribers are told; shared with them.
+    view: Arc<View>,
+    messages: BTreeMap<Arc<str>, Message>,
+    ended: BTreeMap<Arc<str>, Ended>,
+    /// Whether the store may have rows of ended ones that are not resident.
+    cold: bool,
+}
+
+impl Entities {
+    /// What subscribers are told.
+    #[must_use]
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// Ids that the record names and that may have rows which must be loaded before it is judged.
+    pub fn cold_ids<'a>(&'a self, meaning: &'a Meaning) -> impl Iterator<Item = &'a str> {
+        let named = match meaning {
+            Meaning::None => [None, None],
+            Meaning::Opens { id, .. } => [Some(id.as_str()), None],
+            Meaning::Delta { message, .. } => [Some(message.as_str()), None],
+            Meaning::Ask(question) => [Some(question.id.as_str()), Some(question.run.as_str())],
+            Meaning::Answer { ask, .. } => [Some(ask.as_str()), None],
+            Meaning::RunStart { id, change } => [Some(id.as_str()), Some(change.parent.as_str())],
+            Meaning::RunChange { run, .. } => [Some(run.as_str()), None],
+        };
+        named.into_iter().flatten().filter(|id| self.is_cold(id))
+    }
+
+    /// Whether what has this id may be a row that is not resident.
+    #[must_use]
+    pub fn is_cold(&self, id: &str) -> bool {
+        self.cold && !id.is_empty() && !self.ended.contains_key(id) && !self.is_open(id)
+    }
+
+    fn is_open(&self, id: &str) -> bool {
+        self.messages.contains_key(id) || self.view.asks.contains_key(id) || self.view.runs.contains_key(id)
+    }
+
+    /// Takes over what the store has of an ended one.
+    pub fn load(&mut self, id: &str, row: Option<&[u8]>) {
+        if let Some(ended) = row.and_then(Ended::decode)
+            && !self.is_open(id)
+        {
+            self.ended.entry(id.into()).or_insert(ended);
+        }
+    }
+
+    /// Judges what a record means. Nothing changes: a record that may be is folded when it is written.
+    ///
+    /// # Errors
+    /// Those of the leaves, each with its code and what to do instead.
+    pub fn judge(&self, meaning: &Meaning, by: &Writer<'_>, now_ms: u64) -> Result<Verdict, Error> {
+        let accepted = Ok(Verdict::New);
+        match meaning {
+            Meaning::None => accepted,
+            Meaning::Opens { id, .. } => {
+                self.check_new(id)?;
+                check_room("messages that grow", self.messages.len(), MESSAGES_OPEN_MAX)?;
+                accepted
+            }
+            Meaning::Delta { message, .. } => match self.messages.get(message.as_str()) {
+                Some(open) => open.judge(message, by).and(accepted),
+                None => Err(self.no_message(message)),
+            },
+            Meaning::Ask(question) => {
+                if let Some(offset) = self.known(&question.id, What::Ask, by)? {
+                    return Ok(Verdict::Known(offset));
+                }
+                check_room("asks", self.view.asks.len(), ASKS_OPEN_MAX)?;
+                self.check_bytes()?;
+                if !question.run.is_empty() {
+                    self.check_run("run", &question.run)?;
+                }
+                accepted
+            }
+            Meaning::Answer { ask, outcome, answer } => match self.view.asks.get(ask.as_str()) {
+                Some(open) => open.judge(*outcome, answer, by, now_ms).and(accepted),
+                None => Err(self.no_ask(ask)),
+            },
+            Meaning::RunStart { id, change } => {
+                if let Some(offset) = self.known(id, What::Run, by)? {
+                    return Ok(Verdict::Known(offset));
+                }
+                check_room("runs", self.view.runs.len(), RUNS_OPEN_MAX)?;
+                self.check_bytes()?;
+                if !change.parent.is_empty() {
+                    self.check_run("parent", &change.parent)?;
+                }
+                if change.state.is_some_and(RunState::has_ended) {
+                    let message =
+                        "a run that starts has not ended: start it, and end it with the next record";
+                    return Err(Error::new(ErrorCode::InvalidRecord, message).field("state"));
+                }
+                accepted
+            }
+            Meaning::RunChange { run, .. } => {
+                self.check_run("run", run)?;
+                if let Some(open) = self.view.runs.get(run.as_str()) {
+                    open.judge(run, by)?;
+                }
+                accepted
+            }
+        }
+    }
+
+    /// What ends because a run has: its asks, and the runs that are a part of it. To be folded and asked again, until it is nothing.
+    #[must_use]
+    pub fn loose_ends(&self) -> Vec<Bytes> {
+        let is_loose = |run: &Arc<str>| !run.is_empty() && !self.view.runs.contains_key(run);
+        let asks = self.view.asks.iter().filter(|(_, ask)| is_loose(&ask.run));
+        let asks = asks.map(|(id, _)| ended_ask(id, AskOutcome::Cancelled, "its run has ended"));
+        let runs = self.view.runs.iter().filter(|(_, run)| is_loose(&run.parent));
+        let runs = runs.map(|(id, run)| {
+            let parent = self.view.ended_runs.iter().rev().find(|(id, _)| *id == run.parent);
+            let cancelled = parent.is_some_and(|(_, parent)| parent.state == RunState::Cancelled);
+            let state = if cancelled { RunState::Cancelled } else { RunState::Abandoned };
+            changed_run(id, state, "the run that it is a part of has ended")
+        });
+        asks.chain(runs).collect()
+    }
+
+    /// Takes over what a record means. Total: what [`Entities::judge`] would not have let in is taken for nothing, because it is in the
+    /// log all the same.
+    pub fn fold(&mut self, meaning: &Meaning, at: &At<'_>) {
+        match meaning {
+            Meaning::None => {}
+            Meaning::Opens { id, bytes } => {
+                if !self.is_taken(id) {
+                    self.messages.insert(id.as_str().into(), Message::new(at, *bytes));
+                    Arc::make_mut(&mut self.view).messages = self.messages.len();
+                }
+            }
+            Meaning::Delta { message, bytes, closes } => {
+                if let Some(open) = self.messages.get_mut(message.as_str()) {
+                    open.bytes = open.bytes.saturating_add(*bytes);
+                    if *closes && let Some((id, open)) = self.messages.remove_entry(message.as_str()) {
+                        Arc::make_mut(&mut self.view).messages = self.messages.len();
+                        self.ended.insert(id, Ended::plain(What::Message, open.offset, &open.principal, at));
+                    }
+                }
+            }
+            Meaning::Ask(question) => {
+                if !self.is_taken(&question.id) {
+                    let id = question.id.as_str().into();
+                    Arc::make_mut(&mut self.view).asks.insert(id, Arc::new(Ask::new(question, at)));
+                }
+            }
+            Meaning::Answer { ask, outcome, answer } => {
+                if let Some((id, open)) = Arc::make_mut(&mut self.view).asks.remove_entry(ask.as_str()) {
+                    self.ended.insert(id, Ended::ask(&open, *outcome, Some(answer), at));
+                }
+            }
+            Meaning::RunStart { id, change } => {
+                if !self.is_taken(id) {
+                    let run = Run::new(change, at);
+                    Arc::make_mut(&mut self.view).runs.insert(id.as_str().into(), Arc::new(run));
+                }
+            }
+            Meaning::RunChange { run, change } => self.change_run(run, change, at),
+        }
+    }
+
+    fn change_run(&mut self, run: &str, change: &Progress, at: &At<'_>) {
+        if !self.view.runs.contains_key(run) {
+            return;
+        }
+        let view = Arc::make_mut(&mut self.view);
+        let Some(open) = view.runs.get_mut(run) else { return };
+        Arc::make_mut(open).change(change, at);
+        if open.state.has_ended()
+            && let Some((id, open)) = view.runs.remove_entry(run)
+        {
+            self.ended.insert(Arc::clone(&id), Ended::plain(What::Run, open.offset, &open.principal, at));
+            if view.ended_runs.len() == RUNS_ENDED_KEPT {
+                view.ended_runs.pop_front();
+            }
+            view.ended_runs.push_back((id, open));
+        }
+    }
+
+    /// Where the next byte of a message goes.
+    #[must_use]
+    pub fn message_bytes(&self, message: &str) -> Option<u64> {
+        self.messages.get(message).map(|message| message.bytes)
+    }
+
+    /// When the next ask expires, in Unix milliseconds.
+    #[must_use]
+    pub fn deadline_ms(&self) -> Option<u64> {
+        self.view.asks.values().filter_map(|ask| ask.expires_at_ms()).min()
+    }
+
+    /// Records that the broker writes because their time has come.
+    #[must_use]
+    pub fn due(&self, now_ms: u64) -> Vec<Bytes> {
+        let due = self.view.asks.iter().filter(|(_, ask)| ask.expires_at_ms().is_some_and(|at| at <= now_ms));
+        due.map(|(id, _)| ended_ask(id, AskOutcome::Expired, "nobody answered in time")).collect()
+    }
+
+    /// How the ask of this id ended; `None` within while it is open.
+    ///
+    /// # Errors
+    /// [`ErrorCode::AskNotFound`].
+    pub fn describe_ask(&self, id: &str) -> Result<(u64, Option<&Ended>), Error> {
+        if let Some(open) = self.view.asks.get(id) {
+            return Ok((open.offset, None));
+        }
+        match self.ended.get(id).filter(|ended| ended.what == What::Ask) {
+            Some(ended) => Ok((ended.offset, Some(ended))),
+            None => Err(ask_not_found(id)),
+        }
+    }
+
+    /// Content of records at these offsets goes: an ask that is erased is cancelled by whoever erased it.
+    pub fn erase(&mut self, ranges: &[Range<u64>], at: &At<'_>) {
+        let erased = |offset: u64| ranges.iter().any(|range| range.contains(&offset));
+        for ended in self.ended.values_mut() {
+            ended.erase(&erased);
+        }
+        let asks = self.view.asks.iter().filter(|(_, ask)| erased(ask.offset));
+        let asks: Vec<_> = asks.map(|(id, ask)| (Arc::clone(id), Arc::clone(ask))).collect();
+        let has_runs = self.view.runs.values().any(|run| run.is_touched(ranges))
+            || self.view.ended_runs.iter().any(|(_, run)| run.is_touched(ranges));
+        if asks.is_empty() && !has_runs {
+            return;
+        }
+        let view = Arc::make_mut(&mut self.view);
+        for (id, ask) in asks {
+            view.asks.remove(&id);
+            self.ended.insert(id, Ended::ask(&ask, AskOutcome::Cancelled, None, at));
+        }
+        let runs = view.runs.values_mut().chain(view.ended_runs.iter_mut().map(|(_, run)| run));
+        runs.filter(|run| run.is_touched(ranges)).for_each(|run| Arc::make_mut(run).erase(&erased));
+    }
+
+    /// Forgets ended ones whose rows are durable in a snapshot through `through`, the longest ended first.
+    pub fn evict(&mut self, through: u64) {
+        self.cold |= !self.ended.is_empty();
+        let excess = self.ended.len().saturating_sub(ENDED_RESIDENT_MAX);
+        if excess == 0 {
+            return;
+        }
+        let mut coldest: Vec<(u64, Arc<str>)> =
+            self.ended.iter().map(|(id, ended)| (ended.changed, Arc::clone(id))).collect();
+        coldest.retain(|(changed, _)| *changed < through);
+        coldest.sort_unstable();
+        for (_, id) in coldest.into_iter().take(excess) {
+            self.ended.remove(&id);
+        }
+    }
+
+    /// How many of the ended are resident.
+    #[must_use]
+    pub fn ended_resident(&self) -> usize {
+        self.ended.len()
+    }
+
+    /// Rows of what has ended at `since` or later.
+    pub fn rows(&self, since: u64) -> impl Iterator<Item = (Bytes, Option<Bytes>)> {
+        let changed = self.ended.iter().filter(move |(_, ended)| ended.changed >= since);
+        changed.map(|(id, ended)| (Ended::row_key(id), Some(ended.encode())))
+    }
+
+    /// What is open, as a part of the head of a snapshot.
+    pub fn encode_open(&self, row: &mut RowWriter) {
+        row.u64(u64::from(self.cold || !self.ended.is_empty()));
+        row.u64(self.messages.len() as u64);
+        for (id, message) in &self.messages {
+            row.bytes(id.as_bytes());
+            message.encode(row);
+        }
+        row.u64(self.view.asks.len() as u64);
+        for (id, ask) in &self.view.asks {
+            row.bytes(id.as_bytes());
+            ask.encode(row);
+        }
+        let runs = self.view.runs.iter().chain(self.view.ended_runs.iter().map(|(id, run)| (id, run)));
+        row.u64((self.view.runs.len() + self.view.ended_runs.len()) as u64);
+        for (id, run) in runs {
+            row.bytes(id.as_bytes());
+            run.encode(row);
+        }
+    }
+
+    /// What such a head has; `None` when it is none.
+    #[must_use]
+    pub fn decode_open(row: &mut RowReader<'_>) -> Option<Self> {
+        let mut entities = Self { cold: row.u64()? != 0, ..Self::default() };
+        for _ in 0..row.u64()? {
+            let id = row.text()?.into();
+            entities.messages.insert(id, Message::decode(row)?);
+        }
+        let mut view = View::default();
+        for _ in 0..row.u64()? {
+            let id = row.text()?.into();
+            view.asks.insert(id, Arc::new(Ask::decode(row)?));
+        }
+        let mut ended = VecDeque::new();
+        for _ in 0..row.u64()? {
+            let (id, run): (Arc<str>, _) = (row.text()?.into(), Arc::new(Run::decode(row)?));
+            if run.state.has_ended() {
+                ended.push_back((id, run));
+            } else {
+                view.runs.insert(id, run);
+            }
+        }
+        view.ended_runs = ended;
+        view.messages = entities.messages.len();
+        entities.view = Arc::new(view);
+        Some(entities)
+    }
+
+    fn is_taken(&self, id: &str) -> bool {
+        self.is_open(id) || self.ended.contains_key(id)
+    }
+
+    fn check_new(&self, id: &str) -> Result<(), Error> {
+        if self.is_taken(id) { Err(id_in_use(id)) } else { Ok(()) }
+    }
+
+    /// The offset of what was begun under this id before by the same principal; `None` when the id is free.
+    fn known(&self, id: &str, what: What, by: &Writer<'_>) -> Result<Option<u64>, Error> {
+        let found = match (self.view.asks.get(id), self.view.runs.get(id), self.ended.get(id)) {
+            (Some(ask), _, _) => Some((What::Ask, ask.offset, &ask.principal)),
+            (_, Some(run), _) => Some((What::Run, run.offset, &run.principal)),
+            (_, _, Some(ended)) => Some((ended.what, ended.offset, &ended.principal)),
+            _ if self.messages.contains_key(id) => return Err(id_in_use(id)),
+            _ => None,
+        };
+        match found {
+            Some((found, offset, principal)) if found == what && **principal == *by.principal => {
+                Ok(Some(offset))
+            }
+            Some(_) => Err(id_in_use(id)),
+            None => Ok(None),
+        }
+    }
+
+    fn check_run(&self, field: &'static str, id: &str) -> Result<(), Error> {
+        if self.view.runs.contains_key(id) {
+            return Ok(());
+        }
+        if self.ended.get(id).is_some_and(|ended| ended.what == What::Run) {
+            let message = format!("the run `{id}` has ended; start another one");
+            return Err(Error::new(ErrorCode::RunEnded, message).field(field));
+        }
+        let message = format!("there is no run `{id}` in this session; start it before it is named");
+        Err(Error::new(ErrorCode::RunNotFound, message).field(field))
+    }
+
+    fn check_bytes(&self) -> Result<(), Error> {
+        if self.view.bytes() < OPEN_BYTES_MAX {
+            return Ok(());
+        }
+        let message =
+            format!("the open asks and runs of the session have {OPEN_BYTES_MAX} bytes; end some of them");
+        Err(Error::new(ErrorCode::TooManyOpen, message).limit(OPEN_BYTES_MAX))
+    }
+
+    fn no_message(&self, id: &str) -> Error {
+        if self.ended.get(id).is_some_and(|ended| ended.what == What::Message) {
+            let message = format!("the message `{id}` was closed and grows no more; begin another one");
+            return Error::new(ErrorCode::MessageClosed, message).field("message");
+        }
+        let message =
+            format!("no message `{id}` grows in this session; begin it with a message that has `grows`");
+        Error::new(ErrorCode::MessageNotFound, message).field("message")
+    }
+
+    fn no_ask(&self, id: &str) -> Error {
+        let Some(resolution) = self.ended.get(id).and_then(Ended::resolution) else {
+            return ask_not_found(id);
+        };
+        let message = format!("the ask `{id}` has ended: {} by {}", resolution.outcome, resolution.by);
+        Error::new(ErrorCode::AlreadyResolved, message).field("reply_to").resolved(resolution)
+    }
+}
+
+fn ask_not_found(id: &str) -> Error {
+    Error::new(ErrorCode::AskNotFound, format!("there is no ask `{id}` in this session")).field("reply_to")
+}
+
+fn id_in_use(id: &str) -> Error {
+    let message = format!("the session has something else of the id `{id}`; take another id");
+    Error::new(ErrorCode::IdInUse, message).field("id")
+}
+
+fn check_room(what: &str, open: usize, limit: usize) -> Result<(), Error> {
+    if open < limit {
+        return Ok(());
+    }
+    let message = format!("{limit} {what} are open in this session; end one of them first");
+    Err(Error::new(ErrorCode::TooManyOpen, message).limit(limit))
+}

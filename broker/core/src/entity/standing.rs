@@ -1,0 +1,31 @@
+//! Who writes, as far as asks and runs go by it.
+
+/// What is known of a writer besides its name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The roles that its token says it has.
+    pub roles: Vec<String>,
+    /// Whether it has every role: where nobody is told apart.
+    pub every_role: bool,
+    /// Whether it manages the session.
+    pub manages: bool,
+}
+
+/// A writer.
+#[derive(Clone, Copy, Debug)]
+pub struct Writer<'a> {
+    /// Its principal.
+    pub principal: &'a str,
+    /// The rest.
+    pub standing: &'a Standing,
+}
+
+impl Writer<'_> {
+    /// Whether it is one of these principals, or has one of these roles.
+    #[must_use]
+    pub fn is_any_of(&self, principals: &[String], roles: &[String]) -> bool {
+        principals.iter().any(|principal| principal == self.principal)
+            || (self.standing.every_role && !roles.is_empty())
+            || self.standing.roles.iter().any(|role| roles.contains(role))
+    }
+}

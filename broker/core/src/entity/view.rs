@@ -1,0 +1,103 @@
+//! What subscribers are told of what is open.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+
+use crate::entity::ask::Ask;
+use crate::entity::run::Run;
+
+/// What a session is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Status {
+    /// Nothing is open.
+    #[default]
+    Idle,
+    /// A run or a message is.
+    Working,
+    /// An ask is.
+    InputRequired,
+}
+
+impl Status {
+    /// The status as text.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Working => "working",
+            Self::InputRequired => "input_required",
+        }
+    }
+
+    /// The status as a number of a row.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        match self {
+            Self::Idle => 0,
+            Self::Working => 1,
+            Self::InputRequired => 2,
+        }
+    }
+
+    /// The status of a row.
+    #[must_use]
+    pub fn from_number(number: u64) -> Self {
+        match number {
+            1 => Self::Working,
+            2 => Self::InputRequired,
+            _ => Self::Idle,
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Open asks and runs, by their ids, and the runs that ended last.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct View {
+    /// Asks without an answer.
+    pub asks: BTreeMap<Arc<str>, Arc<Ask>>,
+    /// Runs that have not ended.
+    pub runs: BTreeMap<Arc<str>, Arc<Run>>,
+    /// Those that have, the last one last.
+    pub ended_runs: VecDeque<(Arc<str>, Arc<Run>)>,
+    /// How many messages grow.
+    pub messages: usize,
+}
+
+impl View {
+    /// What the session is doing, unless it is closed.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        match (self.asks.is_empty(), self.runs.is_empty() && self.messages == 0) {
+            (false, _) => Status::InputRequired,
+            (true, false) => Status::Working,
+            (true, true) => Status::Idle,
+        }
+    }
+
+    /// Bytes that it takes to tell all of it, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let asks: usize = self.asks.iter().map(|(id, ask)| id.len() + ask.bytes()).sum();
+        let runs: usize = self.runs.iter().map(|(id, run)| id.len() + run.bytes()).sum();
+        asks + runs
+    }
+
+    /// Whether nothing is there to be told.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.asks.is_empty() && self.runs.is_empty() && self.ended_runs.is_empty() && self.messages == 0
+    }
+
+    /// Whether one of a run's asks is open.
+    #[must_use]
+    pub fn waits(&self, run: &str) -> bool {
+        self.asks.values().any(|ask| &*ask.run == run)
+    }
+}

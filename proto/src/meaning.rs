@@ -270,6 +270,13 @@ pub fn changed_run(run: &str, state: RunState, note: &str) -> Bytes {
     wire::Record { kind, run, body, ..Default::default() }.encode_to_vec().into()
 }
 
+/// A record that ends a message that grows, as the broker writes it.
+#[must_use]
+pub fn abandoned_message(message: &str) -> Bytes {
+    let (kind, message, close) = (kind::DELTA, message.to_owned(), "abandoned".to_owned());
+    wire::Record { kind, message, close, ..Default::default() }.encode_to_vec().into()
+}
+
 fn invalid(field: &'static str, message: impl Into<String>) -> Error {
     Error::new(ErrorCode::InvalidRecord, message).field(field)
 }

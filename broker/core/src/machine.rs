@@ -226,6 +226,18 @@ impl Machine {
         (self.gathering_bytes, self.gathering.len())
     }
 
+    /// Records that the broker may write of its own with a command, beyond what [`Command::records`] says.
+    #[must_use]
+    pub fn follows(&self, command: &Command) -> usize {
+        match command {
+            Command::Close { .. } => self.state.entities().open(),
+            Command::Publish { meant: Some(meant), .. } if meant.meanings.iter().any(ends_run) => {
+                self.state.entities().open() + meant.meanings.len()
+            }
+            _ => 0,
+        }
+    }
+
     /// Whether a write failed: the machine must be discarded.
     #[must_use]
     pub fn failed(&self) -> bool {
@@ -365,7 +377,7 @@ impl Machine {
             return;
         }
         if !self.state.summary().closed {
-            self.change(broker(), &Change::Close { reason: EXPIRED.to_owned() }, now_ms);
+            self.close(broker(), EXPIRED.to_owned(), now_ms);
         }
         self.expired = true;
         self.release_after_seen(Output::Expired);
@@ -499,7 +511,7 @@ impl Machine {
             Command::Close { sender, reason } => {
                 self.check_exists()?;
                 if !self.state.summary().closed {
-                    self.change(sender, &Change::Close { reason }, now_ms);
+                    self.close(sender, reason, now_ms);
                 }
                 Ok(Reply::Described(Box::new(self.describe())))
             }
@@ -552,11 +564,7 @@ impl Machine {
     fn append_meant(&mut self, stamp: &Stamp, records: &[Bytes], meant: &Meant, now_ms: u64) -> (u64, u64) {
         let at_bytes = self.at_bytes(&meant.meanings);
         let appended = self.append_at(stamp, records, &at_bytes);
-        let ends = |meaning: &Meaning| match meaning {
-            Meaning::RunChange { change, .. } => change.state.is_some_and(RunState::has_ended),
-            _ => false,
-        };
-        if meant.meanings.iter().any(ends) {
+        if meant.meanings.iter().any(ends_run) {
             // Each round ends what is a part of what the round before has ended, and what has ended stays so.
             loop {
                 let loose = self.state.entities().loose_ends();
@@ -587,6 +595,13 @@ impl Machine {
             _ => 0,
         };
         meanings.iter().map(at_byte).collect()
+    }
+
+    /// Ends what is open, since nobody could afterwards, and takes no more.
+    fn close(&mut self, sender: Sender, reason: String, now_ms: u64) {
+        let ends = self.state.entities().last_ends();
+        self.append_own(&ends, now_ms);
+        self.change(sender, &Change::Close { reason }, now_ms);
     }
 
     /// Appends records of the broker's own.
@@ -701,6 +716,13 @@ fn producer_key(command: &Command) -> Option<ProducerKey> {
             Some(ProducerKey { principal: sender.principal.clone(), id: producer.id.clone() })
         }
         _ => None,
+    }
+}
+
+fn ends_run(meaning: &Meaning) -> bool {
+    match meaning {
+        Meaning::RunChange { change, .. } => change.state.is_some_and(RunState::has_ended),
+        _ => false,
     }
 }
 

@@ -424,7 +424,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             Err(error) => return self.say(refused(number, 0, &error)),
         };
         if let Operation::Command(Command::Publish { may_create, .. }) = &mut operation {
-            *may_create = !matches!(creation, Creation::Refused(_));
+            *may_create &= !matches!(creation, Creation::Refused(_));
         }
         let request = self.next_request;
         self.next_request += 1;

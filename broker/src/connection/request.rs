@@ -87,9 +87,11 @@ pub(super) fn publish(
 ) -> Result<Command, Error> {
     let raw::Publish { request: _, session: _, records, producer, if_end, act_as: _ } = publish;
     let producer = producer.map(producer_ref).transpose()?;
+    // An answer is to an ask that is there.
+    let may_create = asks(&meanings) != [Operation::Answer];
     let meant =
         if meanings.is_empty() { None } else { Some(Box::new(Meant { meanings, standing: standing() })) };
-    Ok(Command::Publish { sender, producer, if_end, may_create: true, records, meant })
+    Ok(Command::Publish { sender, producer, if_end, may_create, records, meant })
 }
 
 fn check_batch(what: &str, found: usize, limit: usize) -> Result<(), Error> {

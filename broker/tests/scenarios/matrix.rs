@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use longwire_proto::record::kind;
 use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as Ask;
 use longwire_proto::wire::from::From as Begin;
@@ -48,7 +49,7 @@ const RIGHTS: [&str; 20] = [
 ];
 
 /// Operations, the rights that they take, and whether they need a session that is there.
-const OPERATIONS: [(&str, &str, bool); 18] = [
+const OPERATIONS: [(&str, &str, bool); 21] = [
     ("publish", "publish", false),
     ("publish for somebody else", "publish,manage", false),
     ("subscribe from the start", "read", true),
@@ -67,6 +68,9 @@ const OPERATIONS: [(&str, &str, bool); 18] = [
     ("import", "publish,create", false),
     ("commit a cursor", "read", true),
     ("share", "manage", false),
+    ("ask again", "publish", false),
+    ("answer", "answer", true),
+    ("describe an ask", "read", true),
 ];
 
 const STATES: [&str; 4] = ["absent", "open", "closed", "deleted"];
@@ -118,6 +122,20 @@ fn roles() -> Vec<Role> {
     shapes.enumerate().map(role).collect()
 }
 
+/// A question to everybody who may answer.
+fn asking() -> wire::Record {
+    let options = vec![wire::AskOption { id: "yes".into(), label: String::new() }];
+    let ask = wire::Ask { title: "?".into(), options, ..Default::default() };
+    let body = Some(wire::record::Body::Ask(ask));
+    wire::Record { kind: kind::ASK, id: "question".into(), body, ..Default::default() }
+}
+
+fn answering() -> wire::Record {
+    let answer = wire::Answer { option: "yes".into(), ..Default::default() };
+    let body = Some(wire::record::Body::Answer(answer));
+    wire::Record { kind: kind::ANSWER, reply_to: "question".into(), body, ..Default::default() }
+}
+
 fn ask(operation: &str, session: &str, number: u64) -> Ask {
     let session = session.to_owned();
     let subscribe = |from: Begin, wait: bool| {
@@ -136,6 +154,10 @@ fn ask(operation: &str, session: &str, number: u64) -> Ask {
             ..Default::default()
         };
         Ask::Publish(publish)
+    };
+    let publish_one = |record: wire::Record| {
+        let (records, session) = (vec![record], session.clone());
+        Ask::Publish(wire::Publish { request: number, session, records, ..Default::default() })
     };
     let create = |update: bool| {
         let meta = Some(wire::SessionMeta::default());
@@ -184,6 +206,11 @@ fn ask(operation: &str, session: &str, number: u64) -> Ask {
             let (cursor, position) = ("c".to_owned(), "0000000000000000_0000000000000000".to_owned());
             Ask::CommitCursor(wire::CommitCursor { request: number, session, cursor, position })
         }
+        "ask again" => publish_one(asking()),
+        "answer" => publish_one(answering()),
+        "describe an ask" => {
+            Ask::DescribeAsk(wire::DescribeAsk { request: number, session, ask: "question".into() })
+        }
         "share" => {
             // Nothing can be shared that one has not: this is had by whoever may share.
             let rights = vec!["manage".to_owned()];
@@ -217,8 +244,8 @@ async fn put(admin: &mut WireClient, session: &str, state: &str) {
     let mut number = 1;
     let mut steps = vec!["delete"];
     match state {
-        "open" => steps.extend(["create", "publish", "publish"]),
-        "closed" => steps.extend(["create", "publish", "publish", "close"]),
+        "open" => steps.extend(["create", "publish", "publish", "ask again"]),
+        "closed" => steps.extend(["create", "publish", "publish", "ask again", "close"]),
         _ => steps.extend(["create", "delete"]),
     }
     for step in steps {
@@ -267,6 +294,8 @@ async fn every_role_can_do_what_is_written_down_and_nothing_else() {
                         }
                     }
                     (true, Err(error)) => match (state, operation) {
+                        // Whoever asked first has the id.
+                        ("open", "ask again") => assert_eq!(error.code, "id_in_use", "{what}"),
                         // It was allowed, and is refused for what the session is.
                         ("open" | "closed", "create" | "fork into" | "import") => {
                             assert_eq!(error.code, "session_exists", "{what}");

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::{ASKS_OPEN_MAX, MESSAGES_OPEN_MAX, OPEN_BYTES_MAX, RUNS_OPEN_MAX};
-use longwire_proto::meaning::{Meaning, Progress, changed_run, ended_ask};
+use longwire_proto::meaning::{Meaning, Progress, abandoned_message, changed_run, ended_ask};
 use longwire_proto::resolution::AskOutcome;
 use longwire_proto::run_state::RunState;
 
@@ -176,6 +176,22 @@ impl Entities {
             changed_run(id, state, "the run that it is a part of has ended")
         });
         asks.chain(runs).collect()
+    }
+
+    /// What ends because the session is closed: everything that is open.
+    #[must_use]
+    pub fn last_ends(&self) -> Vec<Bytes> {
+        const WHY: &str = "the session was closed";
+        let asks = self.view.asks.keys().map(|id| ended_ask(id, AskOutcome::Cancelled, WHY));
+        let runs = self.view.runs.keys().map(|id| changed_run(id, RunState::Abandoned, WHY));
+        let messages = self.messages.keys().map(|id| abandoned_message(id));
+        asks.chain(runs).chain(messages).collect()
+    }
+
+    /// How much is open.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.view.asks.len() + self.view.runs.len() + self.messages.len()
     }
 
     /// Takes over what a record means. Total: what [`Entities::judge`] would not have let in is taken for nothing, because it is in the

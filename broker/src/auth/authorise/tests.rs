@@ -18,8 +18,10 @@ const READING: &[Op] = &[
     Op::Export,
     Op::CommitCursor,
     Op::DescribeCursor,
+    Op::DescribeAsk,
 ];
 const PUBLISHING: &[Op] = &[Op::Publish];
+const ANSWERING: &[Op] = &[Op::Answer];
 const CREATING: &[Op] = &[Op::Create, Op::ForkInto];
 const MANAGING: &[Op] = &[Op::Close, Op::Delete, Op::Trim, Op::Erase, Op::ActAs, Op::Share];
 /// What takes two rights.
@@ -119,6 +121,7 @@ const ROLES: &[Role] = &[
             allowed: &[
                 READING,
                 PUBLISHING,
+                ANSWERING,
                 CREATING,
                 MANAGING,
                 PUBLISHING_AND_CREATING,
@@ -129,8 +132,14 @@ const ROLES: &[Role] = &[
         everything: false,
     },
     Role {
+        name: "human who may only answer",
+        grants: &["acme/**:read,answer"],
+        places: &[Place { paths: ACME, allowed: &[READING, ANSWERING], visible: true }],
+        everything: false,
+    },
+    Role {
         name: "agent whose rights nothing takes yet",
-        grants: &["acme/**:answer,control,lease,state"],
+        grants: &["acme/**:control,lease,state"],
         places: &[Place { paths: ACME, allowed: &[], visible: false }],
         everything: false,
     },

@@ -41,11 +41,12 @@ impl Owner {
     fn fits(&self, command: &Command) -> bool {
         let (bytes, records) = self.loaded.machine.gathering();
         let capabilities = self.store.capabilities();
-        let adds = command.bytes() + command.records() * RECORD_OVERHEAD_BYTES;
+        let added = command.records() + self.loaded.machine.follows(command);
+        let adds = command.bytes() + added * RECORD_OVERHEAD_BYTES;
         records == 0
             || adds == 0
             || (bytes + adds <= capabilities.batch_bytes_max
-                && records + command.records() <= capabilities.batch_records_max)
+                && records + added <= capabilities.batch_records_max)
     }
 
     /// Reserves room at once for the publishes that are next, when there is room. What has none then reserves some for itself. Only those

@@ -21,7 +21,7 @@ pub(super) enum Method {
     Unary(Unary),
 }
 
-const UNARY: [Unary; 16] = [
+const UNARY: [Unary; 17] = [
     Unary { name: "Publish", request: 3, reply: 3 },
     Unary { name: "Read", request: 12, reply: 13 },
     Unary { name: "DescribeSession", request: 7, reply: 7 },
@@ -38,6 +38,7 @@ const UNARY: [Unary; 16] = [
     Unary { name: "BackUp", request: 19, reply: 17 },
     Unary { name: "ShareSession", request: 21, reply: 19 },
     Unary { name: "RevokeToken", request: 22, reply: 9 },
+    Unary { name: "DescribeAsk", request: 23, reply: 20 },
 ];
 
 /// The field of `ClientFrame` that `Subscribe` is.

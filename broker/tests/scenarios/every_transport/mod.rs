@@ -55,6 +55,13 @@ every_transport! {
         what_one_connection_publishes_to_a_session_keeps_its_order,
         what_is_in_a_record_arrives_as_it_was_sent,
     ];
+    asking: [
+        an_ask_has_one_answer_of_somebody_who_is_asked,
+        what_nobody_answers_expires_and_what_is_not_asked_is_cancelled,
+        a_form_is_filled_in_as_it_asks,
+        a_run_ends_with_all_that_is_a_part_of_it,
+        a_message_grows_until_it_is_closed,
+    ];
     subscribing: [
         reading_begins_where_it_was_asked_to,
         what_became_of_a_place_is_told,

@@ -71,4 +71,12 @@ impl Tokens {
         let mint = Mint { sub, kind: Kind::Human, grants: &grants, roles: &[], device, ttl_ms };
         self.keys.mint(&self.own, &mint, now_ms()).unwrap().token
     }
+
+    /// One of somebody who has a role.
+    pub(crate) fn of_role(&self, sub: &str, grants: &[&str], role: &str) -> String {
+        let (grants, roles) = (Grants::parse(grants).unwrap(), [role.to_owned()]);
+        let mint =
+            Mint { sub, kind: Kind::Human, grants: &grants, roles: &roles, device: None, ttl_ms: TTL_MS };
+        self.keys.mint(&self.own, &mint, now_ms()).unwrap().token
+    }
 }

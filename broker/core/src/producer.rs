@@ -31,14 +31,6 @@ impl ProducerKey {
         key.finish()
     }
 
-    /// What every such key begins with.
-    #[must_use]
-    pub fn row_prefix() -> Bytes {
-        let mut key = RowWriter::default();
-        key.bytes(KEY_TAG);
-        key.finish()
-    }
-
     /// The producer of such a key; `None` when it is another row's.
     #[must_use]
     pub fn of_row(key: &[u8]) -> Option<Self> {

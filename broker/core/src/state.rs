@@ -8,6 +8,7 @@ use longwire_proto::meta::Change;
 use longwire_proto::position::Lineage;
 use longwire_proto::record::{Sealed, kind};
 
+use crate::entity::ended::Ended;
 use crate::entity::{At, Entities};
 use crate::producer::{Producer, ProducerKey};
 use crate::row::{RowReader, RowWriter};
@@ -148,15 +149,19 @@ impl State {
         self.cold_producers
     }
 
-    /// What the keys of the rows of producers begin with.
+    /// Whether there may be rows of producers or of what has ended that are not resident.
     #[must_use]
-    pub fn producers_prefix() -> Bytes {
-        ProducerKey::row_prefix()
+    pub fn has_cold_rows(&self) -> bool {
+        self.cold_producers || self.entities.has_cold()
     }
 
-    /// Whether a row is of a producer that has no retained record any more, and is not resident.
+    /// Whether a row is of a producer, a run or a message that has no retained record any more, and is not resident. How an ask ended is
+    /// known for as long as its session exists.
     #[must_use]
-    pub fn is_past_producer(&self, key: &[u8], row: &[u8]) -> bool {
+    pub fn is_past(&self, key: &[u8], row: &[u8]) -> bool {
+        if let Some(id) = Ended::of_row(key) {
+            return self.entities.is_past(id, row, self.start);
+        }
         let past = Producer::decode(row).is_some_and(|producer| producer.last_offset() < self.start);
         past && ProducerKey::of_row(key).is_some_and(|key| !self.producers.contains_key(&key))
     }

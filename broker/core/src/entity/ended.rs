@@ -91,12 +91,12 @@ impl Ended {
         key.finish()
     }
 
-    /// What every such key begins with.
+    /// The id of such a key; `None` when it is another row's.
     #[must_use]
-    pub fn row_prefix() -> Bytes {
-        let mut key = RowWriter::default();
-        key.bytes(KEY_TAG);
-        key.finish()
+    pub fn of_row(key: &[u8]) -> Option<&str> {
+        let mut key = RowReader(key);
+        (key.bytes()? == KEY_TAG).then_some(())?;
+        key.text()
     }
 
     /// The row.

@@ -324,6 +324,19 @@ impl Entities {
         }
     }
 
+    /// Whether the store may have rows of ended ones that are not resident.
+    #[must_use]
+    pub fn has_cold(&self) -> bool {
+        self.cold
+    }
+
+    /// Whether a row is of a run or a message whose last record is below `start`, and is not resident.
+    #[must_use]
+    pub fn is_past(&self, id: &str, row: &[u8], start: u64) -> bool {
+        let past = Ended::decode(row).is_some_and(|ended| ended.what != What::Ask && ended.changed < start);
+        past && !self.is_taken(id)
+    }
+
     /// How many of the ended are resident.
     #[must_use]
     pub fn ended_resident(&self) -> usize {

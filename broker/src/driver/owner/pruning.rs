@@ -1,12 +1,11 @@
-//! Rows of producers that have no retained record any more: found and removed after trims, a page at a time.
+//! Rows of producers, runs and messages that have no retained record any more: found and removed after trims, a page at a time.
 //!
-//! A row may only go while it says what the store knows. It is stale as soon as its producer is resident, and may be
+//! A row may only go while it says what the store knows. It is stale as soon as what it is of is resident, and may be
 //! replaced by any snapshot; so a page counts only when no snapshot was taken since it was asked for.
 
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use longwire_core::state::State;
 
 use crate::driver::Loaded;
 use crate::driver::owner::Owner;
@@ -55,13 +54,13 @@ impl Owner {
     /// Begins a round, when enough was trimmed since the last one to be worth it: as many records as it kept rows.
     pub(super) fn prune(&mut self) {
         let state = self.loaded.machine.state();
-        if self.pruning.is_none() && state.has_cold_producers() && state.start() >= self.prune_from {
+        if self.pruning.is_none() && state.has_cold_rows() && state.start() >= self.prune_from {
             self.scan(None, 0);
         }
     }
 
     fn scan(&mut self, after: Option<Bytes>, kept: u64) {
-        let rows = self.store.scan_rows(self.loaded.log, State::producers_prefix(), after.clone(), ROWS);
+        let rows = self.store.scan_rows(self.loaded.log, Bytes::new(), after.clone(), ROWS);
         let stage = Stage::Scanning(rows, self.loaded.machine.snapshot_through());
         self.pruning = Some(Pruning { stage, after, kept });
     }
@@ -78,7 +77,7 @@ impl Owner {
             }
             (Stage::Removing(_), Step::Removed(Ok(()))) => self.scan(after, kept),
             (_, Step::Scanned(Err(error)) | Step::Removed(Err(error))) => {
-                tracing::debug!(session = %self.session, %error, "rows of producers stay until the next trim");
+                tracing::debug!(session = %self.session, %error, "rows stay until the next trim");
             }
             (Stage::Scanning(..), Step::Removed(_)) | (Stage::Removing(_), Step::Scanned(_)) => {}
         }
@@ -90,13 +89,13 @@ impl Owner {
             self.prune_from = state.start().saturating_add(kept.max(1));
             return;
         };
-        let past = |(key, row): &&(Bytes, Bytes)| state.is_past_producer(key, row);
+        let past = |(key, row): &&(Bytes, Bytes)| state.is_past(key, row);
         let gone: Vec<_> = rows.iter().filter(past).map(|(key, _)| (key.clone(), None)).collect();
         let (after, kept) = (Some(last.clone()), kept + (rows.len() - gone.len()) as u64);
         if gone.is_empty() {
             return self.scan(after, kept);
         }
-        metrics::counter!("longwire_producers_pruned_total").increment(gone.len() as u64);
+        metrics::counter!("longwire_rows_pruned_total").increment(gone.len() as u64);
         let Loaded { log, term, .. } = self.loaded;
         let removed = self.store.put_snapshot(log, term, Snapshot { through, rows: gone });
         self.pruning = Some(Pruning { stage: Stage::Removing(removed), after, kept });
@@ -159,8 +158,8 @@ mod tests {
         trim(&hub, PRODUCERS - 1).await;
         let log = store.list(ListQuery { limit: 1, ..ListQuery::default() }).await.unwrap().sessions[0].log;
         let left = async || {
-            let rows = store.scan_rows(log, State::producers_prefix(), None, 9999).await.unwrap();
-            rows.iter().map(|(key, _)| ProducerKey::of_row(key).unwrap().id).collect::<Vec<_>>()
+            let rows = store.scan_rows(log, Bytes::new(), None, 9999).await.unwrap();
+            rows.iter().filter_map(|(key, _)| ProducerKey::of_row(key)).map(|key| key.id).collect::<Vec<_>>()
         };
         let last = format!("p{}", PRODUCERS - 1);
         while left().await.iter().any(|id| *id != last && id != "p1") {

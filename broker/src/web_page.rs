@@ -13,11 +13,12 @@ use http::header::{
 };
 
 /// Path, media type and text of every file.
-const FILES: [(&str, &str, &str); 6] = [
+const FILES: [(&str, &str, &str); 7] = [
     ("/", "text/html; charset=utf-8", include_str!("../web/index.html")),
     ("/page.css", "text/css; charset=utf-8", include_str!("../web/page.css")),
     ("/page.js", "text/javascript; charset=utf-8", include_str!("../web/page.js")),
     ("/client.js", "text/javascript; charset=utf-8", include_str!("../web/client.js")),
+    ("/ask.js", "text/javascript; charset=utf-8", include_str!("../web/ask.js")),
     ("/text.js", "text/javascript; charset=utf-8", include_str!("../web/text.js")),
     ("/icon.svg", "image/svg+xml", include_str!("../web/icon.svg")),
 ];

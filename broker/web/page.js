@@ -1,5 +1,6 @@
 // The broker's page: the sessions, and one of them, live. What others wrote reaches the document as text only.
 import { Client, position, randomId } from './client.js';
+import { KINDS, card, says } from './ask.js';
 import { bodyText, visible } from './text.js';
 const PAGE = 200; // records, and sessions, of one reading
 const ROWS_MAX = 1_000; // rows in the document; the others are read again when they are scrolled to
@@ -61,7 +62,7 @@ class View {
     const [begun, deliver, ended] = ['begun', 'deliver', 'ended'].map((name) => this[name].bind(this));
     this.subscription = client.subscribe({ session, from: { last: PAGE }, begun, deliver, ended });
   }
-  leave() { this.subscription.cancel(), $('pending').replaceChildren(); }
+  leave() { this.subscription.cancel(), $('pending').replaceChildren(), $('asks').replaceChildren(); }
   state() {
     return this.over || (this.epoch === null ? 'Waiting' : this.live < this.subscription.end ? 'Catching up…' : 'Live');
   }
@@ -70,7 +71,16 @@ class View {
     const found = await client.ask('describeSession', { session: this.session }).catch(() => null);
     if (view === this && found?.session.meta?.title) showTitle(found.session.meta.title);
   }
-  begun({ outcome, exists, epoch = 0, start = 0, from = 0, gapFrom = 0 }) {
+  /** What is asked, as cards below the records. One that is open stays as it is: somebody may be filling it in. */
+  asked(asks) {
+    const open = new Set(asks.map(({ id }) => id));
+    for (const form of [...$('asks').children]) if (!open.has(form.dataset.ask)) form.remove();
+    const shown = new Set([...$('asks').children].map((form) => form.dataset.ask));
+    for (const ask of asks) if (!shown.has(ask.id)) $('asks').append(card(ask, (record) => this.producer.publish([record])));
+  }
+  begun({ outcome, exists, epoch = 0, start = 0, from = 0, gapFrom = 0, end = 0, state = {} }) {
+    this.asked(state.asks ?? []);
+    this.askedFrom = Number(end);
     const same = exists && this.epoch === Number(epoch) && this.live === Number(from);
     if (!same) this.reset(exists ? Number(epoch) : null, Number(from));
     if (!exists) this.note('There is nothing in this session yet.');
@@ -92,7 +102,11 @@ class View {
     // What was erased must not stay on the page: it is read anew, as it is now.
     const erased = records.some(({ kind, data = '' }) => kind === SESSION && atob(data).charCodeAt(0) === ERASE);
     if (erased) this.reset(this.epoch, this.live);
-    for (const { id, producer } of records) {
+    for (const { id, producer, kind, replyTo, sender = {}, offset, ...record } of records) {
+      // What was asked before this was subscribed came with that, open or not.
+      const now = kind === KINDS.ASK && offset >= this.askedFrom && { id, principal: sender.principal, ...record };
+      if (now && !$('asks').querySelector(`[data-ask="${id}"]`)) $('asks').append(card(now, (one) => this.producer.publish([one])));
+      if (kind === KINDS.ANSWER) $('asks').querySelector(`[data-ask="${replyTo}"]`)?.remove();
       if (producer?.id === this.producer.id) this.pending.get(id)?.remove(), this.pending.delete(id);
     }
     this.moved();
@@ -187,14 +201,15 @@ class View {
   row({ epoch, offset, sender = {}, producer, headers = {}, kind = 0, type, timeMs, ...body }) {
     const stream = ['stdout', 'stderr'].find((name) => name === headers['longwire-stream']);
     const exit = type === 'longwire.exit';
-    const said = !stream && !exit && kind !== SESSION && kind !== TOMBSTONE;
+    const entity = says({ kind, ...body });
+    const said = !stream && !exit && kind !== SESSION && kind !== TOMBSTONE && !entity && kind !== KINDS.DELTA;
     const mine = producer?.id === this.producer.id;
     const by = mine ? ['You'] : [sender.principal, sender.device, sender.via && `via ${sender.via}`];
     const plain = { [SESSION]: 'The session was changed.', [TOMBSTONE]: 'This message was erased.' }[kind];
-    const text = visible(plain ?? bodyText(body));
+    const text = visible(plain ?? entity ?? bodyText(body));
     const shown = element('span', 'text', text.slice(0, ROW_CHARS_MAX));
     const block = element('div', '', '', shown);
-    if (said) block.prepend(element('span', 'who', [...by, kind && `kind ${kind}`, type].filter(Boolean).join(' · ')));
+    if (said || entity) block.prepend(element('span', 'who', [...by, kind > KINDS.ANSWER && `kind ${kind}`, type].filter(Boolean).join(' · ')));
     const rest = button(`Show all ${text.length} characters`, () => (rest.remove(), (shown.textContent = text)));
     if (text.length > ROW_CHARS_MAX) block.append(rest);
     const time = new Date(Number(timeMs));

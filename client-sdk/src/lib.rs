@@ -97,7 +97,9 @@ pub use longwire_proto::retention::{Expiry, Retention};
 pub use longwire_proto::right::{InvalidRights, Right, Rights};
 pub use longwire_proto::run_state::RunState;
 pub use longwire_proto::session_id::SessionId;
-pub use longwire_proto::wire::{BackedUp, FormField, ImportBegin, Limits, OpenAsk, Producer, Run as RunInfo};
+pub use longwire_proto::wire::{
+    AskOption, BackedUp, FormField, ImportBegin, Limits, OpenAsk, Producer, Run as RunInfo,
+};
 pub use machine::subscriptions::Began;
 pub use message::{MessageEnd, OpenMessage};
 pub use outbox_space::{

@@ -275,6 +275,41 @@ const stories = {
     check(urls.length > 20 && !urls.some((url) => /token|eyJ/.test(url.replace(/#.*/, ''))), 'a request has a token');
   },
 
+  /** A question reaches a phone by a link, and a form a laptop; each sees what the other answered. */
+  async asked(laptop, url, session) {
+    const phone = await (await laptop.context().browser().newContext(PHONE)).newPage();
+    phone.setDefaultTimeout(PATIENCE_MS);
+    phone.on('pageerror', (error) => laptop.wrong.push(error.stack));
+    await laptop.goto(await told());
+    await phone.goto(await told());
+    const cards = (page, count) => page.waitForFunction((count) => document.querySelectorAll('#asks form').length === count, count);
+    const row = (page, text) => page.waitForFunction((text) =>
+      [...document.querySelectorAll('#rows .text')].some((found) => found.textContent.startsWith(text)), text);
+    for (const page of [laptop, phone]) await cards(page, 1);
+    check((await phone.$eval('#asks strong', (title) => title.textContent)) === 'Deploy <b>it</b>?', 'the question is not shown as it is');
+    check((await overflow(phone)) === 0, 'the question is wider than the phone');
+    say('asked');
+    await phone.getByRole('button', { name: 'Yes, go' }).tap();
+    for (const page of [laptop, phone]) await cards(page, 0), await row(page, 'Answered: yes');
+    const who = await laptop.$$eval('#rows .who', (found) => found.at(-1).textContent);
+    check(who.startsWith('guest-'), `the laptop does not see who answered: ${who}`);
+    say('answered');
+    // One that comes while they look, with a form; and one that somebody else answers.
+    for (const page of [laptop, phone]) await cards(page, 2);
+    const form = laptop.locator('#asks form').first();
+    await form.getByLabel('Region').selectOption('eu');
+    await form.getByLabel('Count').fill('3');
+    await form.getByLabel('Force').check();
+    await form.getByRole('button', { name: 'Answer' }).click();
+    for (const page of [laptop, phone]) await cards(page, 1);
+    say('filled in');
+    for (const page of [laptop, phone]) await cards(page, 0), await row(page, 'elsewhere is denied');
+    // Who comes later is asked nothing.
+    await laptop.reload();
+    await row(laptop, 'elsewhere is denied');
+    await cards(laptop, 0);
+  },
+
   /** The list, and what a phone shows of it. */
   async phone(page, url, session, picture) {
     await page.goto(url);

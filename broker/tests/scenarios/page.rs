@@ -1,6 +1,7 @@
 //! The page for people, in a real browser: `tests/browser/story.mjs` does what a person does, and says what it sees.
 
 use std::fs::File;
+use std::future::IntoFuture;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use longwire::{Client, Publication, Right, Session};
+use longwire::{AskOption, AskOutcome, Client, FormField, From, Publication, Right, Session};
 use rustix::process::{Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -330,6 +331,63 @@ async fn a_laptop_and_a_phone_share_a_session_by_links_until_one_is_revoked() {
         let line = log.lines().find(|line| line.contains(signature));
         assert!(line.is_none(), "the log has a token in: {}", &line.unwrap_or_default()[..100]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_reaches_a_phone_by_a_link_and_the_answer_comes_back() {
+    if !browser_is_there() {
+        return;
+    }
+    let (_folder, data) = folder();
+    let (broker, tokens) = Tokens::broker(&data, &[]);
+    let ada = tokens.token("ada", &["a/**:read,publish,create,answer,manage"]);
+    let session = client(&broker.url(), &ada).session("a/deploy").unwrap();
+    let agent =
+        client(&broker.url(), &tokens.token("agent", &["a/**:read,publish"])).session("a/deploy").unwrap();
+    session.publish("building").await.unwrap();
+    let phone = session.share(Right::Read | Right::Answer, None).await.unwrap();
+    let mut story = Story::tell("asked", &broker.url(), &["a/deploy"]);
+    let link =
+        |token: &str| format!("{}/#/s/a/deploy?token={token}", broker.url().replace("ws://", "http://"));
+    story.told(&link(&ada)).await;
+    story.told(&link(&phone.token)).await;
+    let ask = agent
+        .ask("Deploy <b>it</b>?")
+        .option("yes", "Yes, go")
+        .option("no", "")
+        .risk("high")
+        .subject("./deploy.sh");
+    let answer = tokio::spawn(ask.into_future());
+    story.says("asked").await;
+    story.says("answered").await;
+    let answered = answer.await.unwrap().unwrap();
+    assert!(answered.is("yes") && answered.by.starts_with("guest-"), "{answered:?}");
+    let field = |name: &str, of: &str, title: &str| FormField {
+        name: name.into(),
+        r#type: of.into(),
+        title: title.into(),
+        ..Default::default()
+    };
+    let values = ["us", "eu"].map(|id| AskOption { id: id.into(), label: String::new() }).into();
+    let form = agent.ask("Where to?").field(FormField {
+        required: true,
+        values,
+        ..field("region", "enum", "Region")
+    });
+    let form = form.field(field("count", "integer", "Count")).field(field("force", "boolean", "Force"));
+    let mut asks = session.subscribe(From::End).kinds([3]).await.unwrap();
+    let filled = tokio::spawn(form.into_future());
+    asks.next().await.unwrap().unwrap();
+    let elsewhere = tokio::spawn(agent.ask("Also?").id("elsewhere").options(["yes"]).into_future());
+    story.says("filled in").await;
+    let filled = filled.await.unwrap().unwrap();
+    assert_eq!(
+        (filled.text("region"), filled.number("count"), filled.flag("force")),
+        (Some("eu"), Some(3.0), Some(true))
+    );
+    session.answer("elsewhere").deny().await.unwrap();
+    assert_eq!(elsewhere.await.unwrap().unwrap().outcome, AskOutcome::Denied);
+    story.says("ok").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

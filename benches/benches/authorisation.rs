@@ -41,7 +41,14 @@ fn token(data: &Path, grants: &[String]) -> String {
     std::fs::create_dir_all(data).unwrap();
     let keys = SigningKeys::load_or_make(&data.join(SIGNING_KEYS_FILE)).unwrap();
     let grants = Grants::parse(grants).unwrap();
-    let mint = Mint { sub: "agent", kind: Kind::Agent, grants: &grants, device: None, ttl_ms: 3_600_000 };
+    let mint = Mint {
+        sub: "agent",
+        kind: Kind::Agent,
+        grants: &grants,
+        roles: &[],
+        device: None,
+        ttl_ms: 3_600_000,
+    };
     let own = Issuer::own(OWN_NAME, OWN_NAME).unwrap();
     keys.mint(&own, &mint, Clock::start().now_ms()).unwrap().token
 }

@@ -71,6 +71,7 @@ fn no_record(offset: u64, error: &prost::DecodeError) -> SubscriptionError {
         expected: 0,
         retryable: false,
         retry_after_ms: 0,
+        resolved: None,
     })
 }
 

@@ -14,7 +14,7 @@ use longwire_proto::{raw, wire};
 use crate::asks;
 use crate::auth::operation::Operation;
 use crate::backup;
-use crate::connection::reply::{Asked, described, refused, session_list};
+use crate::connection::reply::{described, refused, session_list};
 use crate::connection::witness::Management;
 use crate::connection::{Connection, read};
 use crate::cursor::{self, CursorName};
@@ -175,17 +175,6 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 Ok(Frame::AskDescription(wire::AskDescription { request, offset, resolved }))
             })
         });
-    }
-
-    /// Refuses with how the ask ended, once the answer was read that ended it.
-    pub(super) fn refuse_with_answer(&mut self, asked: Asked, mut error: Error) {
-        let (hub, encoding) = (Arc::clone(&self.context.hub), self.encoding);
-        self.lookups.push(Box::pin(async move {
-            if let Some(resolved) = &mut error.resolved {
-                asks::read_answer(&hub, &asked.session, resolved).await;
-            }
-            encode_server(encoding, refused(asked.request, 0, &error))
-        }));
     }
 
     pub(super) fn back_up(&mut self, back_up: wire::BackUp) {

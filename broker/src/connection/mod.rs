@@ -9,6 +9,7 @@ mod end;
 mod event;
 mod hello;
 mod lookups;
+mod publishing;
 mod read;
 mod reply;
 mod request;
@@ -34,7 +35,7 @@ use longwire_proto::limits::{REQUESTS_MAX, SUBSCRIPTIONS_MAX};
 use longwire_proto::raw::client_frame::Frame as ClientFrame;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
-use longwire_proto::{raw, wire};
+use longwire_proto::wire;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
@@ -380,27 +381,6 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             ClientFrame::Credit(credit) => self.subscriptions.credit(credit),
         }
         None
-    }
-
-    fn publish(&mut self, publish: raw::Publish) {
-        let number = publish.request;
-        let meanings = request::records(&publish.records);
-        let asks = meanings.as_ref().map_or(&[Asks::Publish][..], |meanings| request::asks(meanings));
-        let session =
-            asks.iter().try_fold(None, |_, asks| self.access.session(*asks, &publish.session).map(Some));
-        let session = session.and_then(|session| session.ok_or_else(Error::no_such_session));
-        let command = session.as_ref().map_err(Clone::clone).and_then(|session| {
-            let sender = self.access.publisher(&publish.act_as, session)?;
-            let act_as = publish.act_as.clone();
-            request::publish(sender, publish, meanings?, || self.access.standing(&act_as, session))
-        });
-        let (records, bytes) =
-            command.as_ref().map_or((0, 0), |publish| (publish.records(), publish.bytes()));
-        let count = |access: &mut Access| {
-            access.count_publish(records, bytes)?;
-            Ok(access.begin_creation())
-        };
-        self.ask_with(number, session, command.map(Operation::Command), count);
     }
 
     fn ask(&mut self, number: u64, session: Result<SessionId, Error>, operation: Result<Operation, Error>) {

@@ -65,9 +65,7 @@ pub(super) fn records(records: &[Bytes]) -> Result<Vec<Meaning>, Error> {
 /// What a publish asks for: answering is something else than writing.
 pub(super) fn asks(meanings: &[Meaning]) -> &'static [Operation] {
     // Who asked may cancel it; that is writing.
-    let answers = |meaning: &Meaning| {
-        matches!(meaning, Meaning::Answer { outcome, .. } if *outcome != AskOutcome::Cancelled)
-    };
+    let answers = |meaning: &Meaning| matches!(meaning, Meaning::Answer { outcome, .. } if *outcome != AskOutcome::Cancelled);
     match (meanings.iter().any(answers), meanings.iter().all(answers)) {
         (true, true) => &[Operation::Answer],
         (true, false) => &[Operation::Publish, Operation::Answer],

@@ -22,6 +22,10 @@ const RAW_FIELDS: [(&str, &str); 4] =
 const SECRET_MESSAGES: [&str; 4] =
     [".longwire.v1.Hello", ".longwire.v1.Authenticate", ".longwire.v1.Shared", ".longwire.v1.RevokeToken"];
 
+/// What few frames have: without it in a box every frame would be as large.
+const RARE_FIELDS: [&str; 3] =
+    [".longwire.v1.Error.resolved", ".longwire.v1.Subscribed.state", ".longwire.v1.Session.state"];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
@@ -29,6 +33,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut typed = prost_build::Config::new();
     typed.bytes(["."]).btree_map(["."]).skip_debug(SECRET_MESSAGES);
+    for field in RARE_FIELDS {
+        typed.boxed(field);
+    }
     typed.compile_fds(descriptors.clone())?;
     let mut encoded = Vec::new();
     prost::Message::encode(&descriptors, &mut encoded)?;

@@ -46,7 +46,7 @@ impl From<Option<wire::Error>> for Refusal {
             expected: error.expected,
             retryable: error.retryable,
             retry_after_ms: error.retry_after_ms,
-            resolved: error.resolved.and_then(Answered::of).map(Box::new),
+            resolved: error.resolved.and_then(|resolved| Answered::of(*resolved)).map(Box::new),
         }
     }
 }

@@ -299,7 +299,7 @@ impl Error {
             field: self.field.to_owned(),
             limit: self.limit,
             expected: self.expected,
-            resolved: self.resolved.as_ref().map(|resolved| resolved.to_wire()),
+            resolved: self.resolved.as_ref().map(|resolved| Box::new(resolved.to_wire())),
         }
     }
 }

@@ -80,7 +80,7 @@ fn status(summary: &Summary) -> String {
 }
 
 /// What is open in a session, as a subscriber is told it; `None` when nothing is.
-pub(super) fn state(view: &View, closed: bool) -> Option<wire::SessionState> {
+pub(super) fn state(view: &View, closed: bool) -> Option<Box<wire::SessionState>> {
     if view.is_empty() {
         return None;
     }
@@ -88,7 +88,7 @@ pub(super) fn state(view: &View, closed: bool) -> Option<wire::SessionState> {
     let ended = view.ended_runs.iter().map(|(id, run)| (id, run));
     let runs = ended.chain(&view.runs).map(|(id, run)| described_run(id, run, view.waits(id))).collect();
     let status = if closed { "closed" } else { view.status().as_str() }.to_owned();
-    Some(wire::SessionState { status, asks, runs })
+    Some(Box::new(wire::SessionState { status, asks, runs }))
 }
 
 fn open_ask(id: &str, ask: &Ask) -> wire::OpenAsk {

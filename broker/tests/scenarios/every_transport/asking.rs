@@ -118,7 +118,7 @@ pub(super) async fn an_ask_has_one_answer_of_somebody_who_is_asked(transport: Tr
         assert_eq!((resolved.outcome.as_str(), resolved.by.as_str(), resolved.offset), ("answered", "carol", 2));
         let value = resolved.answer.clone().unwrap();
         assert_eq!((value.option.as_str(), value.note.as_str()), ("yes", "go"));
-        assert_eq!(resolution(&mut bob, "deploy-42").await, Some(resolved));
+        assert_eq!(resolution(&mut bob, "deploy-42").await, Some(*resolved));
         // An agent that crashed asks again, and is answered where it was.
         assert_eq!(taken(&mut agent, asked.clone()).await, (1, 2, true));
         assert_eq!(refused(&mut bob, answer("deploy-43", option("yes"))).await.code, "ask_not_found");

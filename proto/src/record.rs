@@ -45,6 +45,7 @@ pub(crate) mod field {
     pub(crate) const CONTENT_TYPE: u32 = 17;
     pub(crate) const TEXT: u32 = 18;
     pub(crate) const DATA: u32 = 19;
+    pub(crate) const ASK: u32 = 20;
     pub(crate) const ANSWER: u32 = 21;
     pub(crate) const RUN_CHANGE: u32 = 22;
     pub(crate) const GROWS: u32 = 25;
@@ -187,6 +188,14 @@ fn short_id(name: &'static str, value: &Value<'_>) -> Result<(), Error> {
     }
 }
 
+/// Whatever a record means, who reads it decodes all of it.
+fn embedded<M: Message + Default>(name: &'static str, value: &Value<'_>) -> Result<(), Error> {
+    let Value::Bytes(bytes) = *value else {
+        return Err(malformed(format!("`{name}` must be a message")).field(name));
+    };
+    M::decode(bytes).map(drop).map_err(|error| malformed(error).field(name))
+}
+
 fn header(value: &Value<'_>) -> Result<(), Error> {
     let Value::Bytes(entry) = value else {
         return Err(malformed("`headers` must be a map").field("headers"));
@@ -243,7 +252,15 @@ pub fn check(record: &[u8]) -> Result<Meaning, Error> {
             field::DATA if !matches!(value, Value::Bytes(_)) => {
                 return Err(malformed("`data` must be bytes").field("data"));
             }
-            field::GROWS => grows |= matches!(value, Value::Varint(1..)),
+            field::GROWS => match value {
+                Value::Varint(found) => grows = found != 0,
+                _ => return Err(malformed("`grows` must be a boolean").field("grows")),
+            },
+            field::MESSAGE => short_id("message", &value)?,
+            field::CLOSE => drop(text("close", &value, TYPE_BYTES_MAX)?),
+            field::ASK => embedded::<wire::Ask>("ask", &value)?,
+            field::ANSWER => embedded::<wire::Answer>("answer", &value)?,
+            field::RUN_CHANGE => embedded::<wire::RunChange>("run_change", &value)?,
             _ => {}
         }
     }

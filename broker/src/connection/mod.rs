@@ -34,8 +34,8 @@ use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::{REQUESTS_MAX, SUBSCRIPTIONS_MAX};
 use longwire_proto::raw::client_frame::Frame as ClientFrame;
 use longwire_proto::session_id::SessionId;
-use longwire_proto::wire::server_frame::Frame as ServerFrame;
 use longwire_proto::wire;
+use longwire_proto::wire::server_frame::Frame as ServerFrame;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 

@@ -247,8 +247,16 @@ fn every_role_can_do_what_is_written_down_and_nothing_else() {
 
 #[test]
 fn the_sets_name_every_operation_once() {
-    let sets =
-        [READING, PUBLISHING, CREATING, MANAGING, PUBLISHING_AND_CREATING, CREATING_AND_MANAGING, EVERYTHING];
+    let sets = [
+        READING,
+        PUBLISHING,
+        ANSWERING,
+        CREATING,
+        MANAGING,
+        PUBLISHING_AND_CREATING,
+        CREATING_AND_MANAGING,
+        EVERYTHING,
+    ];
     for operation in Op::ALL.iter().copied() {
         let named = sets.iter().map(|set| set.iter().filter(|one| **one == operation).count());
         assert_eq!(named.sum::<usize>(), 1, "{operation:?}");

@@ -6,6 +6,7 @@
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use longwire_core::state::State;
 
 use crate::driver::Loaded;
 use crate::driver::owner::Owner;
@@ -91,7 +92,9 @@ impl Owner {
         };
         let past = |(key, row): &&(Bytes, Bytes)| state.is_past(key, row);
         let gone: Vec<_> = rows.iter().filter(past).map(|(key, _)| (key.clone(), None)).collect();
-        let (after, kept) = (Some(last.clone()), kept + (rows.len() - gone.len()) as u64);
+        // The head is no row of anybody.
+        let heads = rows.iter().filter(|(key, _)| *key == State::head_key()).count();
+        let (after, kept) = (Some(last.clone()), kept + (rows.len() - heads - gone.len()) as u64);
         if gone.is_empty() {
             return self.scan(after, kept);
         }

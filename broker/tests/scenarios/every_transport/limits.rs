@@ -149,7 +149,7 @@ fn wrong() -> Vec<(ClientFrame, Error)> {
         ),
         (
             list(wire::ListSessions { status: "asleep".into(), ..Default::default() }),
-            about("status", Code::InvalidArgument, 0, "`status` is `open` or `closed`, not `asleep`"),
+            about("status", Code::InvalidArgument, 0, "`status` is `open`, `closed`, `working` or `input_required`, not `asleep`"),
         ),
         (ClientFrame::Read(read), about("unit", Code::InvalidArgument, 0, "`unit` is `records` or `messages`, not `pages`")),
         (

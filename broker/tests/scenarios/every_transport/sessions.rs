@@ -53,6 +53,7 @@ pub(super) async fn a_session_is_created_described_listed_closed_and_deleted(tra
         created_ms: made.created_ms,
         last_time_ms: made.created_ms,
         lineage: vec![wire::LineageEntry::default()],
+        status: "idle".into(),
         ..Default::default()
     };
     assert!(made.created_ms > 1_600_000_000_000);

@@ -20,7 +20,7 @@ pub mod backed_up;
 pub mod batch;
 pub mod change;
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 pub mod framed;
 #[cfg(any(test, feature = "hostile"))]
 pub mod hostile;

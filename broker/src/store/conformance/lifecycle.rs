@@ -44,7 +44,7 @@ impl Session {
         fork
     }
 
-    async fn texts(&self, store: &impl Store, from: u64) -> Vec<String> {
+    pub(crate) async fn texts(&self, store: &impl Store, from: u64) -> Vec<String> {
         let mut all = Vec::new();
         loop {
             let chunk = read(store, self.opened.log, from + all.len() as u64, ALL).await;

@@ -16,6 +16,7 @@ use crate::store::local::error::OpenStoreError;
 use crate::store::local::folder::{DATABASE_FILE, DataFolder};
 use crate::store::local::format::FORMAT_VERSION;
 use crate::store::local::group::items;
+use crate::store::local::plan::Removal;
 use crate::store::local::reader::log_row;
 use crate::store::local::recovery::{Found, scan};
 use crate::store::local::segment::{JOURNAL_FOLDER, SegmentPool, file_name};
@@ -160,10 +161,10 @@ fn replay(
 /// Settles what was replayed. When the disk is full, the ballast makes room. `database` is the file's name for people.
 fn settle(shared: &Shared, database: PathBuf) -> Result<(), OpenStoreError> {
     let Some(plan) = shared.state().plan() else { return Ok(()) };
-    let mut result = plan.apply(&shared.database);
+    let mut result = plan.apply(&shared.database, Removal::Later);
     if result.as_ref().is_err_and(DatabaseFailure::is_full) {
         Ballast::new(Arc::clone(&shared.disk), shared.tuning.ballast_bytes).release();
-        result = plan.apply(&shared.database);
+        result = plan.apply(&shared.database, Removal::Later);
     }
     match result {
         Err(failure) if !plan.is_applied(&shared.database) => Err(if failure.is_damage() {

@@ -17,7 +17,7 @@ use crate::store::local::index::Indexes;
 use crate::store::local::log::{Rows, Settled, SnapshotReply};
 use crate::store::local::record::Records;
 use crate::store::local::table::chunks::{CHUNKS, Packer};
-use crate::store::local::table::doomed::DOOMED;
+use crate::store::local::table::doomed::{self, DOOMED, Lost, Tables};
 use crate::store::local::table::erasing::{self, ERASING};
 use crate::store::local::table::logs::{LOGS, LogRow};
 use crate::store::local::table::meta::{self, META, Meta};
@@ -27,6 +27,19 @@ use crate::store::local::table::shares::{self, SHARES};
 use crate::store::local::table::shred;
 use crate::store::local::table::values::{self, VALUES};
 use crate::store::local::values::Writes;
+
+/// Entries looked at by the removal of a settling for each chunk that it puts: more than one, so that what is trimmed goes as fast as
+/// it can come.
+const ENTRIES_PER_CHUNK: usize = 2;
+
+/// When what a plan trims is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// With it, a bounded part.
+    Now,
+    /// Step by step after it: nothing that is to go need be readable for the plan to be settled.
+    Later,
+}
 
 /// What changes about one log.
 #[derive(Debug)]
@@ -53,9 +66,9 @@ pub enum LogChange {
         /// The first epoch of a session created next.
         next_epoch: u64,
         /// Its last row.
-        row: LogRow,
-        /// Whether the database has anything of it.
-        in_database: bool,
+        row: Box<LogRow>,
+        /// What the database has of it.
+        settled: Option<Settled>,
         /// Whose records it shows there.
         ancestry: Ancestry,
         /// The first offset that the database lacks.
@@ -91,8 +104,8 @@ impl Plan {
     ///
     /// # Errors
     /// Those of the database; then the outcome is unknown, see [`Plan::is_applied`].
-    pub fn apply(&self, database: &Database) -> Result<(), DatabaseFailure> {
-        database.write(|transaction| self.write(transaction))
+    pub fn apply(&self, database: &Database, removal: Removal) -> Result<(), DatabaseFailure> {
+        database.write(|transaction| self.write(transaction, removal))
     }
 
     /// Whether a settling whose outcome was unknown is in the database.
@@ -100,7 +113,7 @@ impl Plan {
         database.meta().is_ok_and(|meta| meta.settle == self.meta.settle)
     }
 
-    fn write(&self, transaction: &WriteTransaction) -> Result<(), DatabaseFailure> {
+    fn write(&self, transaction: &WriteTransaction, removal: Removal) -> Result<(), DatabaseFailure> {
         let mut names = transaction.open_table(NAMES)?;
         let mut logs = transaction.open_table(LOGS)?;
         let mut chunks = transaction.open_table(CHUNKS)?;
@@ -108,12 +121,14 @@ impl Plan {
         let mut doomed = transaction.open_table(DOOMED)?;
         let mut indexes = Indexes::open(transaction)?;
         let mut shares = transaction.open_table(SHARES)?;
+        let mut lost: Vec<Lost> = Vec::new();
+        let mut put = 0;
         // Names in this order: one that was given up or deleted may have another log by now.
         for name in self.vacated.keys() {
             shred::take(&mut names, &name.as_str())?;
         }
         for (log, change) in &self.logs {
-            let LogChange::Deleted { name, next_epoch, row, in_database, ancestry, base, batches } = change
+            let LogChange::Deleted { name, next_epoch, row, settled, ancestry, base, batches } = change
             else {
                 continue;
             };
@@ -121,12 +136,10 @@ impl Plan {
             if self.vacated.get(name).is_none_or(|vacated| *vacated < row.commit) {
                 put_deleted(&mut names, name.as_str(), *next_epoch)?;
             }
-            put_records(&mut chunks, *log, *base, batches)?;
+            put += put_records(&mut chunks, *log, *base, batches)?;
             shares::remove(&mut shares, *log, ancestry)?;
-            for (holder, _) in ancestry.entries() {
-                doomed.insert(holder.0, 0)?;
-            }
-            if *in_database {
+            if let Some(settled) = settled {
+                lost.extend(Lost::of_others(ancestry, settled.start..u64::MAX));
                 let old = logs.get(log.0)?.and_then(|old| LogRow::decode(*log, old.value()).ok());
                 indexes.reindex(*log, old.as_ref(), None)?;
                 shred::take(&mut logs, &log.0)?;
@@ -149,13 +162,13 @@ impl Plan {
             }
             if settled.as_ref().is_none_or(|settled| settled.start != row.start) {
                 shares::put(&mut shares, *log, ancestry, row.start)?;
-                if settled.is_some() {
-                    for (loser, _) in ancestry.entries().iter().chain([&(*log, 0)]) {
-                        doomed.insert(loser.0, 0)?;
-                    }
+                if let Some(settled) = settled {
+                    let gone = settled.start..row.start;
+                    lost.extend(Lost::of_others(ancestry, gone.clone()));
+                    lost.push(Lost { holder: *log, offsets: gone });
                 }
             }
-            put_records(&mut chunks, *log, *base, batches)?;
+            put += put_records(&mut chunks, *log, *base, batches)?;
             for (key, row) in rows.iter().flat_map(|rows| rows.iter()) {
                 match row {
                     Some(row) => {
@@ -165,6 +178,13 @@ impl Plan {
                 }
             }
         }
+        // Only now: a fork that is in this very plan may show what a trim or a deletion of it drops.
+        let looks = match removal {
+            Removal::Now => doomed::SETTLING_ENTRIES_MIN.max(put * ENTRIES_PER_CHUNK),
+            Removal::Later => 0,
+        };
+        let tables = Tables { logs: &logs, shares: &shares, chunks: &mut chunks, doomed: &mut doomed };
+        doomed::remove(tables, lost, looks)?;
         let mut table = transaction.open_table(VALUES)?;
         for (key, value) in self.values.iter() {
             match value {
@@ -200,15 +220,17 @@ fn put_deleted(
     Ok(())
 }
 
+/// Packs records into chunks. Tells how many it put.
 fn put_records(
     chunks: &mut Table<'_, (u64, u64), &'static [u8]>,
     log: LogId,
     base: u64,
     batches: &[Records],
-) -> Result<(), DatabaseFailure> {
+) -> Result<usize, DatabaseFailure> {
     if batches.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
+    let mut put = 0;
     let mut packer = {
         let last = chunks.range((log.0, 0)..=(log.0, u64::MAX))?.next_back().transpose()?;
         let last = last.as_ref().map(|(key, value)| (key.value().1, value.value()));
@@ -217,10 +239,12 @@ fn put_records(
     for record in batches.iter().flat_map(|records| records.iter()) {
         if let Some((key, value)) = packer.push(record) {
             shred::put(chunks, &key, &value)?;
+            put += 1;
         }
     }
     if let Some((key, value)) = packer.close() {
         shred::put(chunks, &key, &value)?;
+        put += 1;
     }
-    Ok(())
+    Ok(put)
 }

@@ -12,8 +12,12 @@ use crate::store::local::group::BLOCK_BYTES;
 /// Bytes of a segment: long enough that changing it is rare, short enough that one is free again soon after settling.
 /// Recovery refuses a shorter one that was written to, so a broker with a larger number must know this one too.
 pub const SEGMENT_BYTES: u64 = 16 << 20;
-/// Spares kept ready: one for the next change and one for a failed segment meanwhile. More would only occupy disk.
-pub const SPARES_MAX: usize = 2;
+/// Spares kept ready: one for the next change and one for a failed segment meanwhile. More would only occupy disk while little is
+/// written.
+pub const SPARES_MIN: usize = 2;
+/// Spares kept while they are needed: what fills during one settling and waits for the next. Making one anew writes all of it, and
+/// removing it makes the file system write, beside the groups that wait.
+pub const SPARES_MAX: usize = 6;
 /// Of a makeshift, one of so many bytes is filled: 64 KiB, enough for what is written down at a start and for the first
 /// publishes.
 const MAKESHIFT_FILLED_PART: u64 = 256;
@@ -96,6 +100,8 @@ struct Inner {
     // The writer has these: by the number that their files were made with.
     taken: BTreeSet<u64>,
     spares: VecDeque<Segment>,
+    // The fewest spares since some were given back.
+    least_spares: usize,
     retired: Vec<Retired>,
 }
 
@@ -123,6 +129,7 @@ impl SegmentPool {
             condemned_below: 0,
             taken: BTreeSet::new(),
             spares: VecDeque::new(),
+            least_spares: 0,
             retired: Vec::new(),
         };
         Self { disk, segment_bytes, inner: Mutex::new(inner) }
@@ -153,6 +160,7 @@ impl SegmentPool {
         let spare = {
             let mut inner = self.inner();
             let spare = inner.spares.pop_front();
+            inner.least_spares = inner.least_spares.min(inner.whole_spares());
             inner.taken.extend(spare.iter().map(|spare| spare.made));
             spare
         };
@@ -241,11 +249,36 @@ impl SegmentPool {
     /// # Errors
     /// Those of the disk. Spares are a convenience: the writer has a makeshift when there is none.
     pub fn top_up(&self) -> io::Result<()> {
-        while self.inner().whole_spares() < SPARES_MAX {
+        while self.inner().whole_spares() < SPARES_MIN {
             let segment = self.make(0, false)?;
             self.inner().spares.push_back(segment);
         }
         Ok(())
+    }
+
+    /// Gives the disk back the spares beyond [`SPARES_MIN`] that were not needed since this was called before.
+    pub fn give_back(&self) {
+        let idle = {
+            let mut inner = self.inner();
+            let mut idle = Vec::new();
+            while inner.least_spares > SPARES_MIN
+                && let Some(at) = inner.spares.iter().rposition(|spare| !spare.is_makeshift)
+            {
+                idle.extend(inner.spares.remove(at));
+                inner.least_spares -= 1;
+            }
+            inner.least_spares = inner.whole_spares();
+            idle
+        };
+        for spare in idle {
+            self.discard(spare);
+        }
+    }
+
+    /// Whether there are more spares than are kept ready when little is written.
+    #[must_use]
+    pub fn has_surplus(&self) -> bool {
+        self.inner().whole_spares() > SPARES_MIN
     }
 
     /// Gives the disk back what the spares occupy, because it is full.
@@ -299,5 +332,54 @@ impl SegmentPool {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::local::tests::faulty_disk::FaultyDisk;
+
+    fn files(disk: &FaultyDisk) -> usize {
+        disk.list(JOURNAL_FOLDER).unwrap().len()
+    }
+
+    #[test]
+    fn a_busy_journal_keeps_its_segments_and_gives_them_back_when_it_needs_them_no_more() {
+        let disk = FaultyDisk::new();
+        let pool = SegmentPool::new(Arc::new(disk.clone()), 8192, 1);
+        pool.top_up().unwrap();
+        assert_eq!((files(&disk), pool.has_surplus()), (SPARES_MIN, false));
+        // More than are kept fill at a time: those that are recycled are not made again.
+        for round in 0..4 {
+            let mut used = Vec::new();
+            for _ in 0..SPARES_MAX + 2 {
+                if !pool.has_spare() {
+                    // A makeshift is not recycled.
+                    let segment = pool.make(0, false).unwrap();
+                    pool.inner().spares.push_back(segment);
+                }
+                used.push(pool.take(100).unwrap());
+            }
+            used.into_iter().for_each(|segment| pool.retire(segment, true));
+            pool.recycle(0);
+            assert_eq!((files(&disk), pool.has_surplus()), (SPARES_MAX, true), "round {round}");
+            let made = pool.inner().spares.iter().filter(|spare| spare.made < spare.number).count();
+            assert_eq!(made, SPARES_MAX, "they are recycled ones");
+            pool.give_back();
+            assert_eq!(files(&disk), SPARES_MAX, "all of them were needed");
+        }
+        // Three of them are needed from now on: with two to spare.
+        for _ in 0..3 {
+            let used: Vec<Segment> = (0..3).map(|_| pool.take(100).unwrap()).collect();
+            used.into_iter().for_each(|segment| pool.retire(segment, true));
+            pool.recycle(0);
+            pool.give_back();
+            assert_eq!(files(&disk), 3 + SPARES_MIN);
+        }
+        pool.give_back();
+        assert_eq!((files(&disk), pool.has_surplus()), (SPARES_MIN, false));
+        pool.give_back();
+        assert_eq!(files(&disk), SPARES_MIN);
     }
 }

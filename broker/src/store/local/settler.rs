@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 
 use crate::store::local::ballast::Ballast;
 use crate::store::local::health::Part;
-use crate::store::local::plan::Plan;
+use crate::store::local::plan::{Plan, Removal};
 use crate::store::local::queued::Stop;
 use crate::store::local::shared::{BACKOFF_MAX, BACKOFF_MIN, SETTLE_SEGMENTS, Shared};
 use crate::store::local::state::FORGET_STEP;
@@ -23,6 +23,8 @@ const STEP_PAUSE: Duration = Duration::from_millis(50);
 const ASKED_PAUSE: Duration = Duration::from_millis(1);
 /// How often settling is tried while the store stops. What is left is settled at the next start.
 const STOPPING_ATTEMPTS: u32 = 3;
+/// How long a spare segment that a busy journal needed is kept when it is not needed any more: several settlings.
+const SPARE_PAUSE: Duration = Duration::from_secs(2);
 /// How often the spares, the ballast and the quota are looked after while nothing is settled.
 const IDLE_PAUSE: Duration = Duration::from_secs(30);
 
@@ -33,6 +35,8 @@ pub struct Settler {
     ballast: Ballast,
     // When spares and ballast are made.
     spares_at: Instant,
+    // When spares are given back that nobody needs.
+    give_back_at: Instant,
     doomed: bool,
     erasing: bool,
     // It is tried again with the next settling, or when nothing is to be settled for a while.
@@ -47,7 +51,17 @@ impl Settler {
         let ballast = Ballast::new(Arc::clone(&shared.disk), shared.tuning.ballast_bytes);
         let wipe = Wipe::new(Arc::clone(&shared));
         let spares_at = Instant::now() + shared.tuning.spares_after;
-        Self { shared, ballast, spares_at, doomed: true, erasing: true, erasing_failed: false, wipe }
+        let give_back_at = spares_at + SPARE_PAUSE;
+        Self {
+            shared,
+            ballast,
+            spares_at,
+            give_back_at,
+            doomed: true,
+            erasing: true,
+            erasing_failed: false,
+            wipe,
+        }
     }
 
     /// Settles until the store stops. True when everything durable is settled.
@@ -111,7 +125,11 @@ impl Settler {
                     let least = if asked { ASKED_PAUSE } else { STEP_PAUSE };
                     let pause = pause.min(wipe.map_or(IDLE_PAUSE, |wipe| wipe.max(least)));
                     let spares = self.spares_at.checked_duration_since(woken);
-                    let pause = pause.min(spares.unwrap_or(IDLE_PAUSE)).saturating_sub(woken.elapsed());
+                    let mut pause = pause.min(spares.unwrap_or(IDLE_PAUSE));
+                    if self.shared.pool.has_surplus() {
+                        pause = pause.min(self.give_back_at.saturating_duration_since(woken));
+                    }
+                    let pause = pause.saturating_sub(woken.elapsed());
                     if pause.is_zero() {
                         return (Stop::No, None);
                     }
@@ -128,10 +146,13 @@ impl Settler {
         let mut stopping = 0;
         let started = Instant::now();
         let erases = !plan.erase.is_empty();
-        while let Err(failure) = plan.apply(&self.shared.database) {
+        let mut removal = Removal::Now;
+        while let Err(failure) = plan.apply(&self.shared.database, removal) {
             if plan.is_applied(&self.shared.database) {
                 break;
             }
+            // It may be what is to go that cannot be read.
+            removal = Removal::Later;
             counter!("longwire_store_settle_failures_total").increment(1);
             let what = format!("settling into the database failed: {failure}");
             self.shared.health.trouble(Part::Database, what);
@@ -168,6 +189,10 @@ impl Settler {
             return;
         }
         self.ballast.restore();
+        if Instant::now() >= self.give_back_at {
+            self.shared.pool.give_back();
+            self.give_back_at = Instant::now() + SPARE_PAUSE;
+        }
         if let Err(error) = self.shared.pool.top_up() {
             debug!(%error, "no spare journal segment could be made");
         }
@@ -191,7 +216,7 @@ impl Settler {
             _ => match self.shared.database.write(doomed::step) {
                 Ok(left) => left,
                 Err(error) => {
-                    warn!(%error, "part of a deleted log could not be removed; it is tried again");
+                    warn!(%error, "part of a log that nobody shows could not be removed; it is tried again");
                     false
                 }
             },

@@ -363,8 +363,8 @@ impl State {
                 let change = LogChange::Deleted {
                     name: log.name.clone(),
                     next_epoch: log.lineage.epoch() + 1,
-                    row: log.row(),
-                    in_database: log.settled.is_some(),
+                    row: Box::new(log.row()),
+                    settled: log.settled.clone(),
                     ancestry: log.ancestry.clone(),
                     base: log.settled_end,
                     batches: log.unsettled.iter().map(|batch| Arc::clone(&batch.records)).collect(),

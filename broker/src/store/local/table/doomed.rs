@@ -1,17 +1,18 @@
-//! `doomed`: logs that lost records: deleted ones, trimmed ones, and those whose records were shown by such. What nobody
-//! shows any more is removed in small steps, because a long log removed in one transaction would hold up settling for as
-//! long.
+//! `doomed`: logs that lost records: deleted ones, and of trimmed ones and those whose records were shown by such what the
+//! settling that trimmed them had no time for. What nobody shows any more is removed in bounded steps, because a long log
+//! removed in one transaction would hold up settling for as long.
 //!
 //! ```text
 //! key    log id u64
-//! value  the base u64 of the first chunk that was not looked at
+//! value  the first offset u64 that was not looked at
 //! ```
 
 use std::ops::{Bound, Range};
 
-use redb::{ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 
 use crate::store::LogId;
+use crate::store::ancestry::Ancestry;
 use crate::store::local::database_failure::DatabaseFailure;
 use crate::store::local::index::Indexes;
 use crate::store::local::table::chunks::{CHUNKS, Packed};
@@ -24,43 +25,154 @@ use crate::store::local::table::shred;
 pub const DOOMED: TableDefinition<'_, u64, u64> = TableDefinition::new("doomed");
 /// Entries looked at in one step: some ten milliseconds of work.
 const STEP_ENTRIES: usize = 256;
+/// Chunks looked at within one settling at least, so that a trim by itself is carried out as quickly as a step removes.
+pub const SETTLING_ENTRIES_MIN: usize = STEP_ENTRIES;
 
-/// Removes a step's worth of the first doomed log. False when there is none left.
+/// Records that a log does not show any more, of those that are in the chunks of `holder`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The log that holds them.
+    pub holder: LogId,
+    /// Their offsets.
+    pub offsets: Range<u64>,
+}
+
+impl Lost {
+    /// What others hold of the records of `gone`.
+    pub fn of_others(ancestry: &Ancestry, gone: Range<u64>) -> impl Iterator<Item = Self> + '_ {
+        let shown = ancestry.shown(gone.start);
+        let lost =
+            shown.map(move |(holder, range)| Self { holder, offsets: range.start..range.end.min(gone.end) });
+        lost.filter(|lost| !lost.offsets.is_empty())
+    }
+}
+
+/// What says who shows what, and what has it.
+#[derive(Debug)]
+pub struct Tables<'a, 't> {
+    /// The rows of the logs that live.
+    pub logs: &'a Table<'t, u64, &'static [u8]>,
+    /// What they show of each other.
+    pub shares: &'a Table<'t, (u64, u64), &'static [u8]>,
+    /// The records.
+    pub chunks: &'a mut Table<'t, (u64, u64), &'static [u8]>,
+    /// What is left to be looked at.
+    pub doomed: &'a mut Table<'t, u64, u64>,
+}
+
+/// Removes what nobody shows any more of what was lost, after looking at `looks` chunks at most; the rest, and what deleted logs
+/// hold, is left to the steps. Everything that the transaction says about who shows what must be in the tables.
 ///
 /// # Errors
-/// Those of redb, or that a row is damaged.
+/// Those of redb. What is damaged is left to the steps, which are in nobody's way.
+pub fn remove(mut tables: Tables<'_, '_>, lost: Vec<Lost>, mut looks: usize) -> Result<(), DatabaseFailure> {
+    for Lost { holder, offsets } in lost {
+        let row = match tables.row(holder) {
+            Err(DatabaseFailure::Damage(_)) => None,
+            row => row?,
+        };
+        let rest = match row {
+            Some(row) => match tables.clear(holder, Some(&row), offsets.clone(), &mut looks) {
+                Err(DatabaseFailure::Damage(_)) => Some(offsets.start),
+                rest => rest?,
+            },
+            None => Some(offsets.start),
+        };
+        if let Some(rest) = rest {
+            let known = tables.doomed.get(holder.0)?.map(|from| from.value());
+            tables.doomed.insert(holder.0, known.map_or(rest, |known| known.min(rest)))?;
+        }
+    }
+    Ok(())
+}
+
+impl Tables<'_, '_> {
+    fn row(&self, log: LogId) -> Result<Option<LogRow>, DatabaseFailure> {
+        match self.logs.get(log.0)? {
+            Some(value) => Ok(Some(LogRow::decode(log, value.value())?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Removes what nobody shows of these records of a log, which has no row when it was deleted. Tells where it had looked often
+    /// enough, if so.
+    fn clear(
+        &mut self,
+        log: LogId,
+        row: Option<&LogRow>,
+        offsets: Range<u64>,
+        looks: &mut usize,
+    ) -> Result<Option<u64>, DatabaseFailure> {
+        if *looks == 0 {
+            return Ok(Some(offsets.start));
+        }
+        let shown = shares::of(self.shares, log.0)?;
+        let below = row.map_or(u64::MAX, |row| row.start);
+        let (fates, rest) = look(self.chunks, log.0, offsets, below, &shown, row.is_none(), looks)?;
+        for (base, fate) in fates {
+            shred::take(self.chunks, &(log.0, base))?;
+            if let Fate::Cut(pieces) = fate {
+                for (base, value) in pieces {
+                    shred::put(self.chunks, &(log.0, base), &value)?;
+                }
+            }
+        }
+        Ok(rest)
+    }
+}
+
+/// Removes a step's worth of what is doomed, of as many logs as that takes. False when there is nothing left.
+///
+/// # Errors
+/// Those of redb, or that a row is damaged and nothing else is left.
 pub fn step(transaction: &WriteTransaction) -> Result<bool, DatabaseFailure> {
     let mut doomed = transaction.open_table(DOOMED)?;
-    let Some((log, from)) = doomed.first()?.map(|(key, from)| (key.value(), from.value())) else {
-        return Ok(false);
-    };
-    let row = match transaction.open_table(LOGS)?.get(log)? {
-        Some(value) => Some(LogRow::decode(LogId(log), value.value())?),
-        None => None,
-    };
-    let shown = shares::of(&transaction.open_table(SHARES)?, log)?;
+    let logs = transaction.open_table(LOGS)?;
+    let shares = transaction.open_table(SHARES)?;
     let mut chunks = transaction.open_table(CHUNKS)?;
-    let below = row.as_ref().map_or(u64::MAX, |row| row.start);
-    let (fates, next) = look(&chunks, log, from, below, &shown, row.is_none())?;
-    for (base, fate) in fates {
-        shred::take(&mut chunks, &(log, base))?;
-        if let Fate::Cut(pieces) = fate {
-            for (base, value) in pieces {
-                shred::put(&mut chunks, &(log, base), &value)?;
-            }
+    let mut looks = STEP_ENTRIES;
+    let (mut next, mut removed, mut damage) = (0, false, None);
+    while looks > 0 {
+        let first = doomed.range(next..)?.next().transpose()?;
+        let Some((log, from)) = first.map(|(key, from)| (key.value(), from.value())) else { break };
+        let mut tables = Tables { logs: &logs, shares: &shares, chunks: &mut chunks, doomed: &mut doomed };
+        match bury(transaction, &mut tables, LogId(log), from, &mut looks) {
+            Ok(()) => removed = true,
+            // The others are not to stay because of it.
+            Err(DatabaseFailure::Damage(found)) => damage = Some(found),
+            Err(failure) => return Err(failure),
         }
+        // So that one of which nothing is left costs something.
+        looks = looks.saturating_sub(1);
+        next = log + 1;
     }
-    let rows_left = row.is_none() && !remove_rows(transaction, log)?;
-    match (next, rows_left) {
+    match damage {
+        Some(damage) if !removed => Err(damage.into()),
+        _ => Ok(removed),
+    }
+}
+
+/// Removes what nobody shows of one log.
+fn bury(
+    transaction: &WriteTransaction,
+    tables: &mut Tables<'_, '_>,
+    log: LogId,
+    from: u64,
+    looks: &mut usize,
+) -> Result<(), DatabaseFailure> {
+    let row = tables.row(log)?;
+    let rest = tables.clear(log, row.as_ref(), from..u64::MAX, looks)?;
+    let rows_left = row.is_none() && !remove_rows(transaction, log.0, looks)?;
+    match (rest, rows_left) {
         (None, false) => {
-            doomed.remove(log)?;
+            tables.doomed.remove(log.0)?;
             if row.is_none() {
-                Indexes::open(transaction)?.forget(LogId(log))?;
+                Indexes::open(transaction)?.forget(log)?;
             }
         }
-        (next, _) => drop(doomed.insert(log, next.unwrap_or(u64::MAX))?),
+        (rest, _) => drop(tables.doomed.insert(log.0, rest.unwrap_or(u64::MAX))?),
     }
-    Ok(true)
+    Ok(())
 }
 
 /// What becomes of a chunk that does not stay as it is.
@@ -71,25 +183,29 @@ enum Fate {
 
 type Fates = Vec<(u64, Fate)>;
 
-/// Looks at a step's worth of chunks, and says where the next step goes on.
+/// Looks at the chunks that have any of these offsets, from the one that has the first, and says where it had looked often enough.
 fn look(
     chunks: &impl ReadableTable<(u64, u64), &'static [u8]>,
     log: u64,
-    from: u64,
+    offsets: Range<u64>,
     below: u64,
     shown: &[Range<u64>],
     deleted: bool,
+    looks: &mut usize,
 ) -> Result<(Fates, Option<u64>), DatabaseFailure> {
     let mut fates = Vec::new();
-    for (count, entry) in chunks.range((log, from)..=(log, u64::MAX))?.enumerate() {
+    let first = chunks.range((log, 0)..=(log, offsets.start))?.next_back().transpose()?;
+    let first = first.map_or(offsets.start, |(key, _)| key.value().1);
+    for entry in chunks.range((log, first)..=(log, u64::MAX))? {
         let (key, value) = entry?;
         let base = key.value().1;
-        if base >= below {
+        if base >= offsets.end.min(below) {
             break;
         }
-        if count == STEP_ENTRIES {
+        if *looks == 0 {
             return Ok((fates, Some(base)));
         }
+        *looks -= 1;
         if deleted && shown.is_empty() {
             fates.push((base, Fate::Gone));
             continue;
@@ -115,17 +231,19 @@ fn look(
     Ok((fates, None))
 }
 
-/// Removes a step's worth of snapshot rows. True when there is none left.
-fn remove_rows(transaction: &WriteTransaction, log: u64) -> Result<bool, DatabaseFailure> {
+/// Removes snapshot rows, as many as it may look at. True when there is none left.
+fn remove_rows(transaction: &WriteTransaction, log: u64, looks: &mut usize) -> Result<bool, DatabaseFailure> {
+    let most = *looks;
     let mut rows = transaction.open_table(ROWS)?;
     let end = log.checked_add(1).map_or(Bound::Unbounded, |next| Bound::Excluded((next, &b""[..])));
     let first_rows: Vec<Vec<u8>> = rows
         .range::<(u64, &[u8])>((Bound::Included((log, &b""[..])), end))?
-        .take(STEP_ENTRIES)
+        .take(most)
         .map(|entry| Ok(entry?.0.value().1.to_vec()))
         .collect::<Result<_, redb::StorageError>>()?;
     for key in &first_rows {
         shred::take(&mut rows, &(log, key.as_slice()))?;
     }
-    Ok(first_rows.len() < STEP_ENTRIES)
+    *looks -= first_rows.len();
+    Ok(first_rows.len() < most)
 }

@@ -17,6 +17,7 @@ mod renaming;
 mod resting;
 mod restore;
 mod sim;
+mod trimming;
 mod wiping;
 
 use std::time::Duration;

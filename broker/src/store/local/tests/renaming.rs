@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::store::Store;
 use crate::store::conformance::{Session, batch, id};
-use crate::store::local::plan::Plan;
+use crate::store::local::plan::{Plan, Removal};
 use crate::store::local::settler::finish;
 use crate::store::local::shared::Tuning;
 use crate::store::local::tests::faulty_disk::{FaultyDisk, SALT};
@@ -60,7 +60,7 @@ impl Steps {
     }
 
     fn settle(&self, plan: Plan) {
-        plan.apply(&self.store.shared.database).unwrap();
+        plan.apply(&self.store.shared.database, Removal::Now).unwrap();
         finish(&self.store.shared, plan);
     }
 

@@ -5,6 +5,7 @@ mod begin;
 mod inbox;
 pub mod nonce;
 mod owner;
+mod runs;
 mod trimmer;
 
 use std::sync::Arc;

@@ -24,6 +24,7 @@ use crate::clock::Clock;
 use crate::driver::inbox::Inbox;
 use crate::driver::owner::admission::{Admission, Prepared};
 use crate::driver::owner::pruning::Pruning;
+use crate::driver::runs::{Run, Runs};
 use crate::driver::trimmer::{Plan, Stage, Trimming};
 use crate::driver::{Driver, Loaded, begin, unknown};
 use crate::request::{Begin, Operation, ReplyTo, Request};
@@ -36,6 +37,9 @@ use crate::tail::{Progress, Tail};
 
 /// How often the retention of one session is looked after at most: each time costs a snapshot.
 const RETENTION_PAUSE: Duration = Duration::from_secs(1);
+/// How often a session looks at most whether something is due while it is asked without a pause: a look is cheap, and what is due may
+/// be late by so much.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
 /// How long a session that is to leave memory waits for its snapshot before it looks again: what a settling takes.
 const SNAPSHOT_PAUSE: Duration = Duration::from_secs(1);
 /// Records behind the last snapshot with which a session still leaves memory without another one: reading so few takes about as long as
@@ -95,7 +99,8 @@ pub(super) struct Owner {
     /// Bytes of it for requests that wait.
     prepaid_bytes: usize,
     append: Option<StoreFuture<Version>>,
-    appending_bytes: u64,
+    /// What the batch at the store adds to the log, and whether it erases.
+    appending: (Run, bool),
     snapshots: VecDeque<(u64, StoreFuture<()>)>,
     tickets: HashMap<Ticket, ReplyTo>,
     next_ticket: u64,
@@ -111,7 +116,9 @@ pub(super) struct Owner {
     /// Who waits for what a deadline brings.
     woken: Vec<ReplyTo>,
     oldest: Oldest,
+    runs: Runs,
     alarm: Alarm,
+    look_not_before: Instant,
     pub(super) retention_not_before: Instant,
 }
 
@@ -138,6 +145,8 @@ impl Owner {
         asked: Option<ReplyTo>,
     ) -> Self {
         driver.tail.loaded(progress);
+        let end = loaded.machine.durable_end();
+        let nothing = Run { until: end, bytes: 0, last_time_ms: 0 };
         let mut owner = Self {
             session: driver.session.clone(),
             store: Arc::clone(&driver.store),
@@ -153,7 +162,7 @@ impl Owner {
             reserved: Reservation::none(),
             prepaid_bytes: 0,
             append: None,
-            appending_bytes: 0,
+            appending: (nothing, false),
             snapshots: VecDeque::new(),
             tickets: HashMap::new(),
             next_ticket: 0,
@@ -165,7 +174,9 @@ impl Owner {
             prune_from: 0,
             woken: Vec::new(),
             oldest: Oldest::Unknown,
+            runs: Runs::new(end),
             alarm: Alarm::new(Instant::now() + driver.idle),
+            look_not_before: Instant::now(),
             retention_not_before: driver.retention_not_before,
         };
         if let Some(reply_to) = asked {
@@ -303,6 +314,9 @@ impl Owner {
             return Poll::Ready(Event::Pruned(step));
         }
         let takes = self.takes() && !abandoned;
+        if takes && self.is_overdue() {
+            return Poll::Ready(Event::Due);
+        }
         if takes && let Poll::Ready(request) = inbox.poll_next(context) {
             return Poll::Ready(request.map_or(Event::Abandoned, Event::Asked));
         }
@@ -314,7 +328,12 @@ impl Owner {
         if !takes {
             return Poll::Pending;
         }
-        let due_at = self.due_at();
+        let now = Instant::now();
+        let due_at = self.due_at(now);
+        // What is due now is not waited for: with every look "now" would be later.
+        if due_at.is_some_and(|due_at| due_at <= now) {
+            return Poll::Ready(Event::Due);
+        }
         let at = due_at.map_or(idle_at, |due_at| due_at.min(idle_at));
         ready!(self.alarm.poll(context, at));
         Poll::Ready(if due_at == Some(at) { Event::Due } else { Event::Idle })
@@ -371,7 +390,10 @@ impl Owner {
         let Loaded { log, term, version, .. } = self.loaded;
         self.batches += 1;
         metrics::counter!("longwire_published_records_total").increment(write.records.len() as u64);
-        self.appending_bytes = write.records.iter().map(|record| record.len() as u64).sum();
+        let bytes = write.records.iter().map(|record| record.len() as u64).sum();
+        let until = write.base + write.records.len() as u64;
+        let run = Run { until, bytes, last_time_ms: write.last_time_ms };
+        self.appending = (run, !write.erase.is_empty());
         self.prepaid_bytes = 0;
         let batch = Batch {
             id: BatchId((u128::from(self.nonce) << 64) | u128::from(self.batches)),
@@ -392,7 +414,7 @@ impl Owner {
             Ok(version) => {
                 self.loaded.version = version;
                 self.loaded.exists = true;
-                self.loaded.bytes += self.appending_bytes;
+                self.note_appended();
                 Persisted::Durable
             }
             Err(error) => Persisted::Failed(unknown(&error.to_string())),

@@ -6,11 +6,13 @@ use std::time::Duration;
 use longwire_core::command::Command;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::position::{Position, Resume};
+use longwire_proto::retention::Retention;
 use tokio::time::Instant;
 
 use crate::driver::owner::{
-    Ending, LOOK_AGAIN_MS, Oldest, Owner, RETENTION_PAUSE, TRIMS_MAX, Turn, not_found,
+    Ending, LOOK_AGAIN_MS, LOOK_PAUSE, Oldest, Owner, RETENTION_PAUSE, TRIMS_MAX, Turn, not_found,
 };
+use crate::driver::runs::Runs;
 use crate::driver::trimmer::{Extent, Plan, Stage, Trimming, Wish, plan};
 use crate::driver::{Loaded, UNFINISHED_MS, unknown};
 use crate::request::ReplyTo;
@@ -47,6 +49,19 @@ impl Owner {
         reply_to.answer(Err(refused));
     }
 
+    /// Counts the batch that has become durable.
+    pub(super) fn note_appended(&mut self) {
+        let (run, erases) = self.appending;
+        self.loaded.bytes += run.bytes;
+        let keeps_all = self.loaded.machine.state().summary().meta.retention == Retention::default();
+        if keeps_all || erases {
+            // What is erased has other bytes by and by; where nothing is trimmed nobody asks.
+            self.runs = Runs::new(run.until);
+        } else {
+            self.runs.appended(run);
+        }
+    }
+
     pub(super) fn next_trim(&mut self) {
         if self.trimming.is_none()
             && let Some((offset, reply_to)) = self.waiting_trims.pop_front()
@@ -59,7 +74,8 @@ impl Owner {
         let Loaded { log, own_from, bytes, .. } = self.loaded;
         let (start, end) = (self.start(), self.loaded.machine.durable_end());
         let extent = Extent { log, start, end, own_from, bytes };
-        let stage = Stage::Planning(Box::pin(plan(Arc::clone(&self.store), extent, wish)));
+        let planned = plan(Arc::clone(&self.store), extent, wish, self.runs.clone());
+        let stage = Stage::Planning(Box::pin(planned));
         self.trimming = Some(Trimming { stage, reply_to });
     }
 
@@ -98,6 +114,7 @@ impl Owner {
             Ok(()) => {
                 self.loaded.machine.trimmed(plan.start);
                 self.loaded.bytes = self.loaded.bytes.saturating_sub(plan.freed_bytes);
+                self.runs.trimmed(plan.start, self.loaded.bytes);
                 self.tail.trimmed(plan.start);
                 self.prune();
                 self.trimming_done(Ok(()));
@@ -208,10 +225,20 @@ impl Owner {
         Some(oldest_ms.saturating_add(age_ms).saturating_add(1))
     }
 
+    /// Whether something is due, however much is asked meanwhile. It looks now and then.
+    pub(super) fn is_overdue(&mut self) -> bool {
+        let now = Instant::now();
+        if now < self.look_not_before {
+            return false;
+        }
+        self.look_not_before = now + LOOK_PAUSE;
+        self.due_at(now).is_some_and(|due_at| due_at <= now)
+    }
+
     /// When something must be done because time has passed.
-    pub(super) fn due_at(&self) -> Option<Instant> {
+    pub(super) fn due_at(&self, now: Instant) -> Option<Instant> {
         let expires_ms = self.loaded.machine.poll_timeout();
-        let (now, now_ms) = (Instant::now(), self.clock.now_ms());
+        let now_ms = self.clock.now_ms();
         let at =
             |when_ms: u64| now + Duration::from_millis(when_ms.saturating_sub(now_ms).min(LOOK_AGAIN_MS));
         let expires_at = expires_ms.filter(|_| !self.ageing.is_suspended()).map(at);
@@ -222,5 +249,80 @@ impl Owner {
         };
         let retention_at = retention_at.map(|at| at.max(self.retention_not_before));
         [expires_at, retention_at].into_iter().flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use longwire_proto::meta::Meta;
+    use longwire_proto::record::Sender;
+    use longwire_proto::session_id::SessionId;
+
+    use super::*;
+    use crate::ageing::Ageing;
+    use crate::clock::Clock;
+    use crate::driver::nonce::Nonces;
+    use crate::driver::{Common, Driver, load};
+    use crate::hub::Hub;
+    use crate::queue::queue;
+    use crate::request::Operation;
+    use crate::store::conformance::{ALL, Session, batch};
+    use crate::store::memory::MemoryStore;
+    use crate::store::{Batch, Store};
+    use crate::tail::Tail;
+
+    /// A session that has more than it keeps.
+    async fn overfull(store: &Arc<MemoryStore>, name: &SessionId) {
+        let shared = Arc::clone(store) as Arc<dyn Store>;
+        let hub = Hub::new(shared, Clock::start(), Ageing::default(), Duration::from_secs(60));
+        let sender = Sender { principal: "ada".into(), ..Sender::default() };
+        let retention = Retention { records: Some(1), ..Retention::default() };
+        let meta = Box::new(Meta { retention, ..Meta::default() });
+        let create = Command::Create { sender, meta, update: false };
+        hub.ask(name, Operation::Command(create)).await.unwrap();
+        hub.drain().await;
+        // Behind the back of an owner, who would trim it.
+        let session = Session::open(&**store, name.as_str()).await;
+        let (log, term) = (session.opened.log, session.opened.term);
+        let chunk = store.read(log, 0, ALL).await.unwrap();
+        let again = Batch { records: chunk.records, ..batch(9, session.end, &[]) };
+        store.append(log, term, session.version, again).await.unwrap();
+    }
+
+    /// A timer that is set for "now" at every look goes off by luck.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_due_is_due_at_every_look_but_not_before_the_pause_is_over() {
+        let store = Arc::new(MemoryStore::default());
+        let session = SessionId::parse("a").unwrap();
+        overfull(&store, &session).await;
+        let loaded = load(&*store, &session).await.unwrap();
+        let common = Common {
+            store,
+            clock: Clock::start(),
+            ageing: Ageing::default(),
+            nonces: Arc::new(Nonces::default()),
+            idle: Duration::from_secs(60),
+        };
+        let (_requests, inbox) = queue(1);
+        let driver = Driver::new(session, common, Arc::new(Tail::new(Arc::default())), inbox);
+        let mut owner = Owner::new(&driver, loaded, 1, None);
+        for _ in 0..3 {
+            tokio::time::advance(LOOK_PAUSE).await;
+            let now = Instant::now();
+            assert!(owner.due_at(now).is_some_and(|due_at| due_at <= now));
+            assert!(owner.is_overdue());
+            assert!(!owner.is_overdue(), "it looks now and then");
+        }
+        owner.retention_not_before = Instant::now() + RETENTION_PAUSE;
+        while Instant::now() < owner.retention_not_before {
+            assert_eq!(owner.due_at(Instant::now()), Some(owner.retention_not_before));
+            assert!(!owner.is_overdue());
+            tokio::time::advance(LOOK_PAUSE).await;
+        }
+        assert!(owner.is_overdue());
+        owner.look_after_age();
+        assert!(owner.trimming.is_some() && owner.due_at(Instant::now()).is_none());
     }
 }

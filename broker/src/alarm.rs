@@ -26,7 +26,8 @@ impl Alarm {
         }
         loop {
             ready!(self.0.as_mut().poll(context));
-            if self.0.deadline() >= at {
+            // What is due "now" is later with every look, and would never come.
+            if self.0.deadline() >= at || at <= Instant::now() {
                 return Poll::Ready(());
             }
             self.0.as_mut().reset(at);
@@ -59,5 +60,18 @@ mod tests {
         assert_eq!(Instant::now(), at(6));
         poll_fn(|context| alarm.poll(context, at(2))).await;
         assert_eq!(Instant::now(), at(6), "what is over is over");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn now_comes_though_it_is_later_at_every_look() {
+        // Timers go off at whole milliseconds.
+        tokio::time::advance(Duration::from_micros(500)).await;
+        let mut alarm = Alarm::new(Instant::now() + Duration::from_secs(5));
+        let mut looks = 0;
+        while poll_fn(|context| alarm.poll(context, Instant::now())).now_or_never().is_none() {
+            looks += 1;
+            assert!(looks < 9, "it never comes");
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
     }
 }

@@ -328,12 +328,7 @@ impl Owner {
         if !takes {
             return Poll::Pending;
         }
-        let now = Instant::now();
-        let due_at = self.due_at(now);
-        // What is due now is not waited for: with every look "now" would be later.
-        if due_at.is_some_and(|due_at| due_at <= now) {
-            return Poll::Ready(Event::Due);
-        }
+        let due_at = self.due_at(Instant::now());
         let at = due_at.map_or(idle_at, |due_at| due_at.min(idle_at));
         ready!(self.alarm.poll(context, at));
         Poll::Ready(if due_at == Some(at) { Event::Due } else { Event::Idle })

@@ -42,7 +42,9 @@ impl Filter {
         Ok((!kinds.is_empty() || !types.is_empty()).then_some(Self { kinds, types }))
     }
 
-    fn passes(&self, record: &[u8]) -> bool {
+    /// Whether a record passes.
+    #[must_use]
+    pub fn passes(&self, record: &[u8]) -> bool {
         let Ok(record) = Sealed::parse(record) else { return false };
         let of = |all_pass: bool, found: bool| all_pass || found;
         of(self.kinds.is_empty(), self.kinds.contains(&record.kind))

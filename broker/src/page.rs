@@ -10,6 +10,8 @@ use longwire_proto::record::{Sealed, kind};
 use longwire_proto::session_id::SessionId;
 
 use crate::filter::{Filter, Passed};
+use crate::fold::folded;
+use crate::read_view::ReadView;
 use crate::store::reconcile::retry_read;
 use crate::store::{Chunk, LogId, ReadLimit, Store};
 use crate::store_error::{corrupt, in_session};
@@ -42,6 +44,8 @@ pub struct PageReader {
     pub limit: usize,
     /// What the limit counts.
     pub unit: Unit,
+    /// How they are seen.
+    pub view: ReadView,
 }
 
 /// What the limit of a page counts.
@@ -97,6 +101,19 @@ impl Fill {
         true
     }
 
+    /// Takes all of some records in, or none. One is always on a page.
+    fn take_all(&mut self, reader: &PageReader, shown: &[(u64, Bytes)]) -> bool {
+        let units = shown.iter().filter(|(_, record)| reader.unit.counts(record)).count();
+        let bytes: usize = shown.iter().map(|(_, record)| record.len()).sum();
+        let (units, records, bytes) = (self.units + units, self.records + shown.len(), self.bytes + bytes);
+        let full = units > reader.limit || records > READ_PAGE_MAX || bytes > DELIVERY_BYTES_MAX;
+        if full && records > 1 {
+            return false;
+        }
+        *self = Self { units, records, bytes };
+        true
+    }
+
     fn is_full(&self, reader: &PageReader) -> bool {
         self.units >= reader.limit
     }
@@ -108,6 +125,9 @@ impl PageReader {
     /// # Errors
     /// [`ErrorCode::DataCorrupt`] or [`ErrorCode::StorageUnavailable`].
     pub async fn forwards(&self, from: u64, end: u64) -> Result<Page, Error> {
+        if self.view == ReadView::Folded {
+            return self.folded_forwards(from, end).await;
+        }
         let mut page = Page { from, next: from, records: VecDeque::new() };
         let mut fill = Fill::default();
         while page.next < end && !fill.is_full(self) && self.may_scan(&page) {
@@ -130,6 +150,9 @@ impl PageReader {
     /// # Errors
     /// As [`PageReader::forwards`].
     pub async fn backwards(&self, start: u64, before: u64) -> Result<Page, Error> {
+        if self.view == ReadView::Folded {
+            return self.folded_backwards(start, before).await;
+        }
         let mut page = Page { from: before, next: before, records: VecDeque::new() };
         let (mut fill, mut step) = (Fill::default(), self.step());
         while page.from > start && !fill.is_full(self) && self.may_scan(&page) {
@@ -150,6 +173,55 @@ impl PageReader {
             page.from = from;
         }
         Ok(page)
+    }
+
+    /// [`Self::forwards`], folded. Folds of different messages overlap, so a page has all of a piece or none; one that does not fit is
+    /// tried in halves.
+    async fn folded_forwards(&self, from: u64, end: u64) -> Result<Page, Error> {
+        let mut page = Page { from, next: from, records: VecDeque::new() };
+        let (mut fill, mut step) = (Fill::default(), PIECE.records);
+        while page.next < end && !fill.is_full(self) && self.may_scan(&page) {
+            let piece = self.piece(page.next, end, step).await?;
+            let shown = self.folded(&piece);
+            if fill.take_all(self, &shown) {
+                page.next = piece.next();
+                page.records.extend(shown);
+            } else if piece.records.len() == 1 {
+                break;
+            } else {
+                step = piece.records.len() / 2;
+            }
+        }
+        Ok(page)
+    }
+
+    /// [`Self::backwards`], folded, in the same way.
+    async fn folded_backwards(&self, start: u64, before: u64) -> Result<Page, Error> {
+        let mut page = Page { from: before, next: before, records: VecDeque::new() };
+        let (mut fill, mut step) = (Fill::default(), PIECE.records);
+        while page.from > start && !fill.is_full(self) && self.may_scan(&page) {
+            let from = page.from.saturating_sub(step as u64).max(start);
+            let piece = self.piece(from, page.from, step).await?;
+            if piece.next() < page.from {
+                step = (step / 2).max(1);
+                continue;
+            }
+            let shown = self.folded(&piece);
+            if fill.take_all(self, &shown) {
+                page.from = from;
+                shown.into_iter().rev().for_each(|one| page.records.push_front(one));
+            } else if piece.records.len() == 1 {
+                break;
+            } else {
+                step = piece.records.len() / 2;
+            }
+        }
+        Ok(page)
+    }
+
+    fn folded(&self, piece: &Chunk) -> Vec<(u64, Bytes)> {
+        let Passed { records, offsets } = folded(piece.from, &piece.records, self.filter.as_ref());
+        offsets.into_iter().zip(records).collect()
     }
 
     /// Without a filter every record counts, so no more than the page's are read.

@@ -25,8 +25,10 @@ use crate::auth::authorise::authorise;
 use crate::auth::guard::Whoever;
 use crate::auth::operation::Operation;
 use crate::cursor::{CursorName, positions};
-use crate::filter::Filter;
+use crate::filter::{Filter, Passed};
+use crate::fold::folded;
 use crate::ramp::Ramp;
+use crate::read_view::ReadView;
 use crate::store::reconcile::retry_read;
 use crate::store::{Change, ListQuery, LogId, ReadLimit, Store, StoreError};
 use crate::store_error::{corrupt, in_session, to_error};
@@ -65,6 +67,8 @@ pub struct PatternWish {
     pub from: PatternFrom,
     /// Which records; `None` for all.
     pub filter: Option<Filter>,
+    /// How they are seen.
+    pub view: ReadView,
     /// Whose subscription it is: it shows what they may see at any time.
     pub whoever: Whoever,
 }
@@ -319,12 +323,16 @@ impl PatternSubscription {
         records: &[Bytes],
     ) -> Event {
         let next = range.end;
-        let (body, bytes) = match &self.wish.filter {
-            Some(filter) => {
-                let passed = filter.apply(range.start, records);
-                let bytes = passed.records.iter().map(Bytes::len).sum();
-                let (encoding, offsets) = (self.wish.encoding, passed.offsets);
-                (DeliveryBody::sparse(encoding, epoch, range.clone(), &passed.records, offsets), bytes)
+        let passed = match (self.wish.view, &self.wish.filter) {
+            (ReadView::Folded, filter) => Some(folded(range.start, records, filter.as_ref())),
+            (ReadView::Raw, Some(filter)) => Some(filter.apply(range.start, records)),
+            (ReadView::Raw, None) => None,
+        };
+        let (body, bytes) = match passed {
+            Some(Passed { records, offsets }) => {
+                let bytes = records.iter().map(Bytes::len).sum();
+                let encoding = self.wish.encoding;
+                (DeliveryBody::sparse(encoding, epoch, range.clone(), &records, offsets), bytes)
             }
             None => {
                 let bytes = records.iter().map(Bytes::len).sum();

@@ -3,10 +3,13 @@
 //! It reads the shared tail where that has its next offset and the store where it has not. Where it stands is `next` and
 //! nothing else, so whatever happens in between, it delivers every record from its start exactly once, in order.
 
+mod folded;
+
 use std::collections::VecDeque;
 use std::future::{self, pending};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -19,9 +22,11 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::filter::{Filter, Passed};
 use crate::ramp::Ramp;
+use crate::rests::Rest;
 use crate::store::reconcile::retry_read;
 use crate::store::{Chunk, Framed, ReadLimit, Store, StoreError};
 use crate::store_error::{corrupt, in_session};
+use crate::subscription::folded::{Folded, Gathered, gather};
 use crate::tail::{Progress, Tail, TailRead, TailReader, TailState};
 
 /// Records of one delivery from the store.
@@ -156,6 +161,8 @@ enum Came {
     Records(Chunk),
     /// As they are delivered.
     Framed(Framed),
+    /// Folded.
+    Gathered(Gathered),
 }
 
 impl Came {
@@ -163,6 +170,7 @@ impl Came {
         match self {
             Self::Records(chunk) => chunk.from,
             Self::Framed(framed) => framed.from,
+            Self::Gathered(gathered) => gathered.from,
         }
     }
 
@@ -170,13 +178,16 @@ impl Came {
         match self {
             Self::Records(chunk) => chunk.next(),
             Self::Framed(framed) => framed.next(),
+            Self::Gathered(gathered) => gathered.next,
         }
     }
 
     fn bytes(&self) -> usize {
+        let sum = |records: &[Bytes]| records.iter().map(Bytes::len).sum();
         match self {
-            Self::Records(chunk) => chunk.records.iter().map(Bytes::len).sum(),
+            Self::Records(chunk) => sum(&chunk.records),
             Self::Framed(framed) => framed.record_bytes,
+            Self::Gathered(gathered) => sum(&gathered.passed.records),
         }
     }
 }
@@ -201,6 +212,8 @@ pub struct Subscription {
     ramp: Ramp,
     window: Option<Window>,
     filter: Option<Filter>,
+    /// Of the folded view.
+    folded: Option<Box<Folded>>,
     reading: Option<Reading>,
     ended: bool,
 }
@@ -226,6 +239,7 @@ impl Subscription {
             ramp: Ramp::default(),
             window: None,
             filter: None,
+            folded: None,
             reading: None,
             ended: false,
         }
@@ -235,6 +249,13 @@ impl Subscription {
     #[must_use]
     pub fn with_window(mut self, bytes_max: u64, consumed_through: watch::Receiver<u64>) -> Self {
         self.window = Some(Window::new(bytes_max, consumed_through));
+        self
+    }
+
+    /// Folds deltas. With a roll-up it rests after each delivery while it follows, unless something else than a delta waits.
+    #[must_use]
+    pub fn folded(mut self, rollup: Option<(Duration, Rest)>) -> Self {
+        self.folded = Some(Box::new(Folded::new(rollup)));
         self
     }
 
@@ -276,6 +297,10 @@ impl Subscription {
                 ready!(window.poll_room(context));
             }
             match self.reader.read(self.next, context) {
+                TailRead::Batch(batch) if self.folded.is_some() => {
+                    self.reading = None;
+                    return self.poll_folded(batch, context).map(Some);
+                }
                 TailRead::Batch(batch) => {
                     self.reading = None;
                     let part = batch.part(self.next, self.ramp.bytes_max());
@@ -382,6 +407,15 @@ impl Subscription {
         let records = usize::try_from(until - self.next).unwrap_or(usize::MAX);
         let limit = ReadLimit { records: records.min(CATCH_UP_RECORDS), bytes: self.ramp.bytes_max() };
         let (store, log, next) = (Arc::clone(&self.store), self.progress.log, self.next);
+        if self.folded.is_some() {
+            let gathering = gather(store, log, (next, until), self.filter.clone(), limit.bytes);
+            let came = async move { Ok(gathering.await?.map_or_else(Came::Records, Came::Gathered)) };
+            return Reading {
+                came: Box::pin(came),
+                rewrites: self.reader.tail().rewrites(),
+                _permit: permit,
+            };
+        }
         let is_framed = self.encoding == Encoding::Proto && self.filter.is_none();
         let came = async move {
             if is_framed {
@@ -407,9 +441,10 @@ impl Subscription {
             let what = format!("at offset {}: records are missing", self.next);
             return self.end(corrupt(&self.progress.session, what));
         }
-        self.ramp.given(bytes);
         let epoch = self.progress.lineage.epoch_at(next);
+        self.ramp.given(bytes);
         match (came, &self.filter) {
+            (Came::Gathered(gathered), _) => self.deliver_folded(gathered, epoch),
             (Came::Framed(framed), _) => {
                 let frame = frame_delivered(self.number, epoch, from..next, framed.fields);
                 self.delivered(frame, next, bytes)

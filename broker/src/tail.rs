@@ -97,6 +97,12 @@ impl TailBatch {
         self.from + self.records.len() as u64
     }
 
+    /// The epoch of its records.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// The records from `from` on that have at most `bytes_max` bytes together, except that one is always there.
     #[must_use]
     pub fn part(&self, from: u64, bytes_max: usize) -> &[Bytes] {

@@ -10,6 +10,7 @@ use longwire_broker::auth::principal::Principal;
 use longwire_broker::clock::Clock;
 use longwire_broker::hub::Hub;
 use longwire_broker::pattern_subscription::{PatternFrom, PatternSubscription, PatternWish};
+use longwire_broker::read_view::ReadView;
 use longwire_broker::request::Operation;
 use longwire_broker::store::Store;
 use longwire_broker::store::local::{LocalConfig, LocalStore};
@@ -50,7 +51,8 @@ async fn a_deletion_that_the_feed_has_forgotten_is_told_all_the_same() {
     }
     let whoever = watch::Sender::new(Arc::new(Principal::anonymous())).subscribe();
     let (pattern, from) = ("s/*".parse().unwrap(), PatternFrom::End);
-    let wish = PatternWish { number: 1, encoding: Encoding::Proto, pattern, from, filter: None, whoever };
+    let (filter, view) = (None, ReadView::Raw);
+    let wish = PatternWish { number: 1, encoding: Encoding::Proto, pattern, from, filter, view, whoever };
     let mut subscription = PatternSubscription::open(Arc::clone(&store), wish).await.unwrap();
     for _ in 0..3 {
         let Some(Event::Frame(frame)) = subscription.next().await else { panic!("nobody joined") };

@@ -14,6 +14,7 @@ use longwire_broker::clock::Clock;
 use longwire_broker::hub::Hub;
 use longwire_broker::pattern_subscription::{PatternFrom, PatternSubscription, PatternWish};
 use longwire_broker::queue::queue;
+use longwire_broker::read_view::ReadView;
 use longwire_broker::request::{Answer, Operation, ReplyTo, Request};
 use longwire_broker::scheduler::{last_known_ms, write_clock};
 use longwire_broker::store::Store;
@@ -254,6 +255,7 @@ async fn a_pattern_reads_on_when_reads_fail_and_hints_are_missed() {
         pattern: "s/*".parse().unwrap(),
         from: PatternFrom::End,
         filter: None,
+        view: ReadView::Raw,
         whoever: watch::Sender::new(Arc::new(Principal::anonymous())).subscribe(),
     };
     let mut pattern = PatternSubscription::open(Arc::clone(&store), wish).await.unwrap();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use longwire_broker::filter::Filter;
 use longwire_broker::page::{Page, PageReader, Unit};
+use longwire_broker::read_view::ReadView;
 use longwire_broker::store::memory::MemoryStore;
 use longwire_broker::store::{Batch, BatchId, LogId, Reservation, Store};
 use longwire_proto::limits::{DELIVERY_BYTES_MAX, READ_SCAN_MAX};
@@ -77,7 +78,7 @@ proptest! {
         let place = (place * end as f64) as u64;
         run(async {
             let (store, log) = log_of(&records).await;
-            let pages = PageReader { store, session: SessionId::parse("a").unwrap(), log, filter: filtered.then(|| filter("a")).flatten(), limit, unit: Unit::Records };
+            let pages = PageReader { store, session: SessionId::parse("a").unwrap(), log, filter: filtered.then(|| filter("a")).flatten(), limit, unit: Unit::Records, view: ReadView::Raw };
             let (mut next, mut seen) = (place, Vec::new());
             while next < end {
                 let page = pages.forwards(next, end).await.unwrap();
@@ -118,6 +119,7 @@ fn a_filter_that_nothing_passes_gives_short_pages_and_not_long_waits() {
             filter: filter("none"),
             limit: 10,
             unit: Unit::Records,
+            view: ReadView::Raw,
         };
         let forwards = pages.forwards(0, end).await.unwrap();
         let backwards = pages.backwards(0, end).await.unwrap();

@@ -3,6 +3,7 @@
 use std::vec::IntoIter;
 
 use bytes::Bytes;
+use longwire_proto::delta::folded_from;
 use longwire_proto::error::ErrorCode;
 use longwire_proto::{raw, wire};
 use prost::Message as _;
@@ -82,18 +83,51 @@ pub(crate) struct Delivered {
     next: u64,
     /// Those of the others; empty when they are dense.
     offsets: IntoIter<u64>,
+    /// Where reading would go on after each; empty when that is after its offset.
+    places: IntoIter<u64>,
     records: Records,
 }
 
 impl Delivered {
     /// All that a delivery covers.
     pub(crate) fn dense(from: u64, records: Records) -> Self {
-        Self { next: from, offsets: IntoIter::default(), records }
+        Self { next: from, offsets: IntoIter::default(), places: IntoIter::default(), records }
     }
 
     /// Some of what it covers; as many offsets as records.
     pub(crate) fn sparse(offsets: Vec<u64>, records: Records) -> Self {
-        Self { next: 0, offsets: offsets.into_iter(), records }
+        Self { next: 0, offsets: offsets.into_iter(), places: IntoIter::default(), records }
+    }
+
+    /// [`Self::sparse`], of which some are folds. Folds of different messages overlap: everything below a place was taken only when
+    /// none of those behind begins before it.
+    pub(crate) fn folded(offsets: Vec<u64>, records: Records) -> Self {
+        let begin = |(offset, from): (&u64, Option<u64>)| from.unwrap_or(*offset);
+        let begins: Vec<u64> = match &records {
+            Records::Decoded(records) => offsets
+                .iter()
+                .zip(records.as_slice().iter().map(|record| record.folded_from))
+                .map(begin)
+                .collect(),
+            Records::Encoded(records) => offsets
+                .iter()
+                .zip(records.as_slice().iter().map(|record| folded_from(record)))
+                .map(begin)
+                .collect(),
+        };
+        let mut behind = u64::MAX;
+        let mut places: Vec<u64> = Vec::with_capacity(offsets.len());
+        for (offset, begin) in offsets.iter().zip(begins).rev() {
+            places.push(behind.min(offset + 1));
+            behind = behind.min(begin);
+        }
+        places.reverse();
+        Self { places: places.into_iter(), ..Self::sparse(offsets, records) }
+    }
+
+    /// Where reading would go on, after the record of this offset was taken. To be asked once for each.
+    pub(crate) fn place_after(&mut self, offset: u64) -> u64 {
+        self.places.next().unwrap_or(offset + 1)
     }
 
     /// Whether all were taken.
@@ -155,6 +189,23 @@ mod tests {
         }
         for records in records(2) {
             assert_eq!(told(Delivered::sparse(vec![2, 5], records)), named(&[(2, "0"), (5, "1")]));
+        }
+        let told = |mut delivered: Delivered| -> Vec<(u64, u64)> {
+            let mut told = Vec::new();
+            while let Some(record) = delivered.take(1) {
+                let offset = record.unwrap().offset;
+                told.push((offset, delivered.place_after(offset)));
+            }
+            told
+        };
+        let of = |folded_from| wire::Record { folded_from, ..wire::Record::default() };
+        // Folds of 3, 5 and of 4, 6; then one record alone, and a fold behind it.
+        let folds = [of(Some(3)), of(Some(4)), of(None), of(Some(8))];
+        let encoded: Vec<Bytes> = folds.iter().map(|record| record.encode_to_vec().into()).collect();
+        for records in [Records::Decoded(Vec::from(folds).into_iter()), Records::Encoded(encoded.into_iter())]
+        {
+            let delivered = Delivered::folded(vec![5, 6, 7, 9], records);
+            assert_eq!(told(delivered), [(5, 4), (6, 7), (7, 8), (9, 10)]);
         }
         for records in records(1) {
             let mut delivered = Delivered::dense(0, records);

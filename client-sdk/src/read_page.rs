@@ -94,6 +94,12 @@ impl ReadPage {
         self
     }
 
+    /// Deltas of one message that follow each other are one record; the limit counts what is on the page.
+    pub fn folded(mut self) -> Self {
+        self.read.view = "folded".to_owned();
+        self
+    }
+
     /// Reads the page as the broker sends it: records with every field, for an export.
     ///
     /// # Errors

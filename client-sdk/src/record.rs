@@ -50,6 +50,9 @@ pub struct Record {
     pub close: String,
     /// Of a delta: bytes of its message before it.
     pub at_byte: u64,
+    /// Of a fold, which a [folded](crate::Subscribe::folded) subscription yields: the offset of the first delta that it stands for.
+    /// Its own offset, time and producer are those of the last.
+    pub folded_from: Option<u64>,
 }
 
 /// Who sent a record.
@@ -77,6 +80,8 @@ pub enum Body {
     Answer(Box<wire::Answer>),
     /// The start of a run, or a change of one.
     RunChange(Box<wire::RunChange>),
+    /// Of a fold that is too long to be delivered: how many bytes of its message it stands for, from `at_byte` on.
+    Reference(u64),
 }
 
 impl Record {
@@ -95,13 +100,13 @@ impl Record {
         }
     }
 
-    /// The body's bytes, text or not; none of what is a question, an answer or about a run.
+    /// The body's bytes, text or not; none of what is a question, an answer, about a run or a reference.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         match &self.body {
             Body::Text(text) => text.as_bytes(),
             Body::Data(data) => data,
-            Body::Ask(_) | Body::Answer(_) | Body::RunChange(_) => &[],
+            Body::Ask(_) | Body::Answer(_) | Body::RunChange(_) | Body::Reference(_) => &[],
         }
     }
 
@@ -130,12 +135,14 @@ impl Record {
                 Some(wire::record::Body::Ask(ask)) => Body::Ask(Box::new(ask)),
                 Some(wire::record::Body::Answer(answer)) => Body::Answer(Box::new(answer)),
                 Some(wire::record::Body::RunChange(change)) => Body::RunChange(Box::new(change)),
+                Some(wire::record::Body::Reference(reference)) => Body::Reference(reference.bytes),
                 None => Body::Text(String::new()),
             },
             grows: record.grows,
             message: record.message,
             close: record.close,
             at_byte: record.at_byte,
+            folded_from: record.folded_from,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::future::IntoFuture;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use longwire_proto::session_id::SessionId;
 use tokio::sync::mpsc;
@@ -26,12 +27,7 @@ pub struct Subscribe {
 impl Subscribe {
     pub(crate) fn new(client: Client, session: SessionId, from: From) -> Self {
         let window_bytes = client.handle().window_bytes;
-        let until_end = false;
-        Self {
-            client,
-            until_end,
-            wish: Wish { session, from, cursor: None, wait: false, window_bytes, filter: None },
-        }
+        Self { client, until_end: false, wish: Wish::new(session, from, window_bytes) }
     }
 
     /// Begins where the cursor of this name is, see [`crate::Session::commit_cursor`]; at the start when nothing was
@@ -68,6 +64,21 @@ impl Subscribe {
     /// Only records of these application types. At most 32.
     pub fn types<T: Into<String>>(mut self, types: impl IntoIterator<Item = T>) -> Self {
         self.wish.filter.get_or_insert_default().types = types.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Deltas of one message that follow each other come as one record, which says so ([`crate::Record::folded_from`]): whoever comes
+    /// late to a long message gets it in a few pieces.
+    pub fn folded(mut self) -> Self {
+        self.wish.folded = true;
+        self
+    }
+
+    /// Gathers deltas for this long, at most 500 ms, before they are delivered [folded](Self::folded): 200 ms are five updates a second.
+    /// Whatever else is published comes at once.
+    pub fn rollup(mut self, rollup: Duration) -> Self {
+        self.wish.folded = true;
+        self.wish.rollup_ms = u32::try_from(rollup.as_millis()).unwrap_or(u32::MAX);
         self
     }
 

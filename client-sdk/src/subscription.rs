@@ -96,7 +96,8 @@ impl Subscription {
     }
 
     /// The position to resume from after what was yielded: save it with your own state, and subscribe from it later to
-    /// see each record once. `None` while nothing is known, such as before the session exists.
+    /// see each record once. (Folds of different messages overlap: between them it is where the first begins that was not yielded.)
+    /// `None` while nothing is known, such as before the session exists.
     #[must_use]
     pub fn position(&self) -> Option<Position> {
         self.position
@@ -114,7 +115,8 @@ impl Subscription {
                 let taken = self.records.take(reading.epoch);
                 match &taken {
                     Some(Ok(record)) => {
-                        self.position = Some(Position { epoch: reading.epoch, offset: record.offset + 1 });
+                        let offset = self.records.place_after(record.offset);
+                        self.position = Some(Position { epoch: reading.epoch, offset });
                         if self.records.is_empty() {
                             self.consumed(reading);
                         }

@@ -2,6 +2,7 @@
 
 pub mod ask;
 pub mod codec;
+pub mod delta;
 pub mod early;
 pub mod error;
 pub mod framing;

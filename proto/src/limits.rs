@@ -91,6 +91,10 @@ pub const RUNS_OPEN_MAX: usize = 1024;
 pub const MESSAGES_OPEN_MAX: usize = 1024;
 /// Bytes of the asks and runs of one session that are open: a subscriber is told all of them in one frame.
 pub const OPEN_BYTES_MAX: usize = 1 << 20;
+/// Bytes of the body of a fold: a longer one is told by its length, and read by byte ranges.
+pub const FOLD_BYTES_MAX: usize = 64 << 10;
+/// Longest `rollup_ms`, in milliseconds: what is gathered for longer does not look live to a human.
+pub const ROLLUP_MS_MAX: usize = 500;
 
 /// The limits as the table of `docs/protocol.md` has them: name and value.
 pub const TABLE: &[(&str, usize)] = &[
@@ -139,4 +143,6 @@ pub const TABLE: &[(&str, usize)] = &[
     ("runs_open_max", RUNS_OPEN_MAX),
     ("messages_open_max", MESSAGES_OPEN_MAX),
     ("open_bytes_max", OPEN_BYTES_MAX),
+    ("fold_bytes_max", FOLD_BYTES_MAX),
+    ("rollup_ms_max", ROLLUP_MS_MAX),
 ];

@@ -33,6 +33,7 @@ pub(crate) mod field {
     pub(crate) const ORIGINAL: u32 = 4;
     pub(crate) const AT_BYTE: u32 = 5;
     pub(crate) const WAS: u32 = 6;
+    pub(crate) const FOLDED_FROM: u32 = 7;
     pub(crate) const ID: u32 = 8;
     pub(crate) const KIND: u32 = 9;
     pub(crate) const TYPE: u32 = 10;
@@ -48,6 +49,7 @@ pub(crate) mod field {
     pub(crate) const ASK: u32 = 20;
     pub(crate) const ANSWER: u32 = 21;
     pub(crate) const RUN_CHANGE: u32 = 22;
+    pub(crate) const REFERENCE: u32 = 23;
     pub(crate) const GROWS: u32 = 25;
     pub(crate) const MESSAGE: u32 = 26;
     pub(crate) const CLOSE: u32 = 27;
@@ -116,7 +118,7 @@ pub(crate) struct Field<'a> {
     pub(crate) number: u32,
     pub(crate) value: Value<'a>,
     /// Key and value as they are encoded.
-    encoded: &'a [u8],
+    pub(crate) encoded: &'a [u8],
 }
 
 pub(crate) enum Value<'a> {
@@ -227,7 +229,7 @@ pub fn check(record: &[u8]) -> Result<Meaning, Error> {
     for item in Fields(record) {
         let Field { number, value, .. } = item?;
         match number {
-            ..=BROKER_FIELDS_MAX => {
+            ..=BROKER_FIELDS_MAX | field::REFERENCE => {
                 let name = broker_field(number);
                 let message = format!("`{name}` is set by the broker; leave it out");
                 return Err(Error::new(ErrorCode::FieldReserved, message).field(name));
@@ -277,7 +279,8 @@ fn broker_field(number: u32) -> &'static str {
         field::ORIGINAL => "original",
         field::AT_BYTE => "at_byte",
         field::WAS => "was",
-        _ => "field 7",
+        field::REFERENCE => "reference",
+        _ => "folded_from",
     }
 }
 
@@ -302,6 +305,11 @@ pub fn import(record: &[u8], session: &str) -> Result<Bytes, Error> {
             // As the writer sent it, it follows from the deltas before.
             (field::AT_BYTE, Value::Varint(_)) => own.extend_from_slice(encoded),
             (field::ORIGINAL, Value::Bytes(_)) => marked = Some(encoded),
+            (field::FOLDED_FROM | field::REFERENCE, _) => {
+                return Err(malformed(
+                    "it is a fold, which stands for others: export the records themselves",
+                ));
+            }
             (..=BROKER_FIELDS_MAX, _) => return Err(malformed("a field of the broker is of another kind")),
             _ => own.extend_from_slice(encoded),
         }
@@ -455,14 +463,14 @@ fn keep(buffer: &mut Vec<u8>, number: u32, message: &[u8], fields: &[u32]) {
     put_bytes(buffer, number, &kept.flat_map(|field| field.encoded).copied().collect::<Vec<u8>>());
 }
 
-fn put_varint(buffer: &mut Vec<u8>, number: u32, value: u64) {
+pub(crate) fn put_varint(buffer: &mut Vec<u8>, number: u32, value: u64) {
     if value != 0 {
         encode_key(number, WireType::Varint, buffer);
         encode_varint(value, buffer);
     }
 }
 
-fn put_bytes(buffer: &mut Vec<u8>, number: u32, value: &[u8]) {
+pub(crate) fn put_bytes(buffer: &mut Vec<u8>, number: u32, value: &[u8]) {
     encode_key(number, WireType::LengthDelimited, buffer);
     encode_varint(value.len() as u64, buffer);
     buffer.extend_from_slice(value);

@@ -79,6 +79,8 @@ fn client_frames() -> Vec<ClientFrame> {
         wait: true,
         filter: Some(wire::Filter { kinds: vec![0, 40], types: vec!["note".into()] }),
         pattern: "a/*/**".into(),
+        view: "folded".into(),
+        rollup_ms: 200,
     };
     let place = Some(wire::read::Place::Before("0000000000000000_0000000000000042".into()));
     let meta = wire::SessionMeta {
@@ -128,6 +130,7 @@ fn client_frames() -> Vec<ClientFrame> {
             limit: 5,
             filter: None,
             unit: "messages".into(),
+            view: "folded".into(),
         }),
         ClientFrame::ListSessions(wire::ListSessions {
             request: 1,

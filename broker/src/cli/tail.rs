@@ -41,6 +41,9 @@ pub(crate) struct TailArgs {
     /// Only records of this type; may be repeated
     #[arg(long = "type", value_name = "TYPE")]
     types: Vec<String>,
+    /// Deltas of one message that follow each other come as one
+    #[arg(long)]
+    folded: bool,
     /// Print the messages' bodies exactly, and nothing else. On a terminal, all control characters but colours are made
     /// visible
     #[arg(long)]
@@ -76,6 +79,9 @@ pub(crate) async fn run(args: TailArgs, context: Context) -> anyhow::Result<Exit
     let mut subscribe = session.subscribe(from);
     if !args.types.is_empty() {
         subscribe = subscribe.types(args.types.clone());
+    }
+    if args.folded {
+        subscribe = subscribe.folded();
     }
     let subscribe = if args.no_follow { subscribe.until_end() } else { subscribe.wait_for_session() };
     let mut records = subscribe.await?;

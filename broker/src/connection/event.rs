@@ -87,6 +87,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         if reads && now >= idle_at {
             return Poll::Ready(Event::Idle);
         }
+        self.subscriptions.end_rests(now);
         for _ in 0..Turn::ALL.len() {
             self.turn = self.turn.next();
             let event = match self.turn {
@@ -104,7 +105,11 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 return event;
             }
         }
-        Poll::Pending
+        // One may have begun to rest after the alarm was looked at.
+        match self.subscriptions.rest_until() {
+            Some(at) if self.alarm.is_later_than(at) => self.poll_others(context, reads.then_some(idle_at)),
+            _ => Poll::Pending,
+        }
     }
 
     /// What comes rarely; none when it is to be looked at the times again.
@@ -134,6 +139,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         }
         let at = self.heartbeat_at.min(self.access.look_at());
         let at = idle_at.map_or(at, |idle_at| at.min(idle_at));
+        let at = self.subscriptions.rest_until().map_or(at, |rest_until| at.min(rest_until));
         if self.alarm.is_later_than(at) {
             self.bell.ring();
         }

@@ -7,6 +7,7 @@ mod access;
 mod decisions;
 mod end;
 mod event;
+mod feeds;
 mod hello;
 mod lookups;
 mod publishing;

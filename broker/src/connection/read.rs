@@ -15,6 +15,7 @@ use longwire_proto::{raw, wire};
 use crate::filter::Filter;
 use crate::hub::Hub;
 use crate::page::{PageReader, Unit};
+use crate::read_view::ReadView;
 use crate::subscription::resolve;
 
 /// Reads one page. With `after_requests` it reflects what the session was asked before.
@@ -28,8 +29,9 @@ pub(super) async fn page(
     read: wire::Read,
     after_requests: bool,
 ) -> Result<Bytes, Error> {
-    let wire::Read { request, session: _, place, limit, filter, unit } = read;
+    let wire::Read { request, session: _, place, limit, filter, unit, view } = read;
     let unit = Unit::parse(&unit)?;
+    let view = ReadView::parse(&view)?;
     let filter = Filter::from_wire(filter)?;
     let limit = match usize::try_from(limit) {
         Ok(0) => READ_PAGE_DEFAULT,
@@ -53,7 +55,7 @@ pub(super) async fn page(
     // A closed session that was read to its end still has pages.
     let outcome = if start.outcome == Outcome::Closed { Outcome::Resumed } else { start.outcome };
     let (store, log) = (Arc::clone(hub.store()), progress.log);
-    let pages = PageReader { store, session: session.clone(), log, filter, limit, unit };
+    let pages = PageReader { store, session: session.clone(), log, filter, limit, unit, view };
     let lineage = &progress.lineage;
     // A page is of one epoch: a reader makes positions of it.
     let page = match place {

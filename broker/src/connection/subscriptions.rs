@@ -1,12 +1,12 @@
 //! The subscriptions of one connection.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::future::{AbortHandle, Abortable, BoxFuture};
-use futures_util::stream::{BoxStream, FuturesUnordered, SelectAll, Stream, StreamExt, unfold};
+use futures_util::stream::{FuturesUnordered, StreamExt, unfold};
 use longwire_proto::codec::Encoding;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::{PATTERNS_MAX, SUBSCRIPTIONS_MAX};
@@ -16,16 +16,20 @@ use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use longwire_proto::wire::from::From;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::auth::authorise::authorise;
 use crate::auth::guard::Whoever;
 use crate::auth::operation::Operation;
+use crate::connection::feeds::{Feed, FeedSource, Feeds};
 use crate::connection::reply::state;
 use crate::cursor::{self, CursorName};
 use crate::filter::Filter;
 use crate::hub::Hub;
 use crate::pattern_subscription::{PatternFrom, PatternSubscription, PatternWish};
 use crate::quota::SubscriptionPermit;
+use crate::read_view::ReadView;
+use crate::rests::{Rest, Rests};
 use crate::subscription::{Event, Start, Subscription, resolve};
 use crate::tail::{Progress, Tail, TailReader};
 use crate::transport::lanes::{LaneId, Lanes, WithRoom};
@@ -51,6 +55,8 @@ struct Opened {
     lane: LaneId,
     request: u64,
     window_bytes: Option<u64>,
+    view: ReadView,
+    rollup: Duration,
     result: Result<Source, Error>,
 }
 
@@ -93,77 +99,6 @@ pub(super) enum SubscriptionEvent {
     },
 }
 
-/// What one registration has for the connection, with its number and lane. Small: it is moved at every step.
-struct Feed {
-    number: u32,
-    lane: LaneId,
-    source: FeedSource,
-}
-
-enum FeedSource {
-    Session(Box<Subscription>),
-    Pattern(BoxStream<'static, Event>),
-}
-
-impl Stream for Feed {
-    type Item = (u32, LaneId, Event);
-
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { number, lane, source } = self.get_mut();
-        let event = match source {
-            FeedSource::Session(subscription) => subscription.poll_next(context),
-            FeedSource::Pattern(events) => events.poll_next_unpin(context),
-        };
-        event.map(|event| event.map(|event| (*number, *lane, event)))
-    }
-}
-
-/// What is read, and by whom it may be ended.
-type Reading = Abortable<WithRoom<Feed>>;
-
-/// What is read by turns. Most connections read one session: that needs no turns, and nobody who knows whose it is.
-enum Feeds {
-    One(Option<Reading>),
-    Many(SelectAll<Reading>),
-}
-
-impl Default for Feeds {
-    fn default() -> Self {
-        Self::One(None)
-    }
-}
-
-impl Feeds {
-    fn push(&mut self, feed: Reading) {
-        match self {
-            Self::One(one @ None) => *one = Some(feed),
-            Self::One(one) => *self = Self::Many(one.take().into_iter().chain([feed]).collect()),
-            Self::Many(many) => many.push(feed),
-        }
-    }
-
-    /// What one of them has next; none when there is none of them.
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(u32, LaneId, Event)>> {
-        match self {
-            Self::One(one) => {
-                let Some(feed) = one else { return Poll::Ready(None) };
-                let next = feed.poll_next_unpin(context);
-                if let Poll::Ready(None) = next {
-                    *one = None;
-                }
-                next
-            }
-            Self::Many(many) => {
-                let next = many.poll_next_unpin(context);
-                if let Poll::Ready(None) = next {
-                    *self = Self::default();
-                }
-                next
-            }
-        }
-    }
-}
-
 /// The subscriptions of one connection, and what they have for it.
 pub(super) struct Subscriptions {
     hub: Arc<Hub>,
@@ -180,6 +115,8 @@ pub(super) struct Subscriptions {
     lanes: Option<Lanes>,
     /// Lanes of which nothing more is wanted.
     left: Vec<LaneId>,
+    /// Those that rest between deliveries, once one was asked to.
+    rests: Option<Rests>,
 }
 
 impl Subscriptions {
@@ -195,6 +132,7 @@ impl Subscriptions {
             registrations: 0,
             lanes,
             left: Vec::new(),
+            rests: None,
         }
     }
 
@@ -213,7 +151,7 @@ impl Subscriptions {
     /// request that was passed on to the session before.
     ///
     /// # Errors
-    /// [`ErrorCode::TooManySubscriptions`].
+    /// [`ErrorCode::InvalidArgument`] or [`ErrorCode::TooManySubscriptions`].
     pub(super) fn open(
         &mut self,
         request: u64,
@@ -222,8 +160,10 @@ impl Subscriptions {
         after_requests: bool,
         permit: Arc<SubscriptionPermit>,
     ) -> Result<(), Error> {
-        let wire::Subscription { subscription: number, from, window_bytes, wait, filter, .. } = subscription;
-        let filter = Filter::from_wire(filter)?;
+        let wire::Subscription { subscription: number, from, window_bytes, wait, .. } = subscription;
+        let filter = Filter::from_wire(subscription.filter)?;
+        let view = ReadView::parse(&subscription.view)?;
+        let rollup = view.rollup(subscription.rollup_ms)?;
         self.remove(number);
         let lane = self.enter(number, Some(session.clone()), permit)?;
         let (hub, principal) = (Arc::clone(&self.hub), self.whoever.borrow().id.clone());
@@ -233,7 +173,7 @@ impl Subscriptions {
             }
             let result =
                 attach(&hub, session, from.and_then(|from| from.from), &principal, wait, filter).await;
-            Opened { number, lane, request, window_bytes, result }
+            Opened { number, lane, request, window_bytes, view, rollup, result }
         }));
         Ok(())
     }
@@ -248,8 +188,8 @@ impl Subscriptions {
         subscription: wire::Subscription,
         permit: Arc<SubscriptionPermit>,
     ) -> Result<(), Error> {
-        let wire::Subscription { subscription: number, session, from, window_bytes, wait, filter, pattern } =
-            subscription;
+        let wire::Subscription { subscription: number, session, from, window_bytes, wait, .. } = subscription;
+        let wire::Subscription { filter, pattern, view, rollup_ms, .. } = subscription;
         let refuse = |field, message: &str| {
             Err(Error::new(ErrorCode::InvalidArgument, message.to_owned()).field(field))
         };
@@ -259,6 +199,13 @@ impl Subscriptions {
         if wait {
             return refuse("wait", "a pattern needs no `wait`: sessions that are created later join in");
         }
+        if rollup_ms > 0 {
+            return refuse(
+                "rollup_ms",
+                "the subscription of a pattern does not roll up; subscribe to the session",
+            );
+        }
+        let view = ReadView::parse(&view)?;
         let pattern: Pattern = pattern.parse().map_err(|error: InvalidPattern| {
             Error::new(ErrorCode::InvalidPattern, error.to_string()).field("pattern")
         })?;
@@ -282,12 +229,12 @@ impl Subscriptions {
         let lane = self.enter(number, None, permit)?;
         let store = Arc::clone(self.hub.store());
         let (encoding, whoever) = (self.encoding, self.whoever.clone());
-        let wish = PatternWish { number, encoding, pattern: pattern.clone(), from, filter, whoever };
+        let wish = PatternWish { number, encoding, pattern: pattern.clone(), from, filter, view, whoever };
         self.opening.push(Box::pin(async move {
             let opened = PatternSubscription::open(store, wish).await;
             let result =
                 opened.map(|subscription| Source::Pattern { pattern, subscription: Box::new(subscription) });
-            Opened { number, lane, request, window_bytes, result }
+            Opened { number, lane, request, window_bytes, view, rollup: Duration::ZERO, result }
         }));
         Ok(())
     }
@@ -434,7 +381,7 @@ impl Subscriptions {
     }
 
     fn opened(&mut self, opened: Opened) -> Option<SubscriptionEvent> {
-        let Opened { number, lane, request, window_bytes, result } = opened;
+        let Opened { number, lane, request, window_bytes, view, rollup, result } = opened;
         if !self.is_current(number, lane) {
             let message = "the subscription was replaced or ended before it was opened";
             let error = Error::new(ErrorCode::SubscriptionNotFound, message).field("subscription");
@@ -451,8 +398,11 @@ impl Subscriptions {
                 let lane = start.outcome.is_subscribed().then_some(lane);
                 if let Some(lane) = lane {
                     let store = Arc::clone(self.hub.store());
-                    let subscription =
+                    let mut subscription =
                         Subscription::new(number, self.encoding, store, reader, progress, start.from);
+                    if view == ReadView::Folded {
+                        subscription = subscription.folded(self.rollup(lane, rollup));
+                    }
                     self.follow(lane, subscription.with_filter(filter), window_bytes);
                 } else {
                     self.remove(number);
@@ -477,6 +427,22 @@ impl Subscriptions {
             }
         };
         Some(SubscriptionEvent::Subscribed(lane, Box::new(subscribed)))
+    }
+
+    fn rollup(&mut self, lane: LaneId, rollup: Duration) -> Option<(Duration, Rest)> {
+        (!rollup.is_zero()).then(|| (rollup, self.rests.get_or_insert_default().place(lane.0)))
+    }
+
+    /// When the first of those that rest goes on.
+    pub(super) fn rest_until(&self) -> Option<Instant> {
+        self.rests.as_ref()?.next()
+    }
+
+    /// Wakes those that have rested.
+    pub(super) fn end_rests(&self, now: Instant) {
+        if let Some(rests) = &self.rests {
+            rests.wake(now);
+        }
     }
 
     fn follow(&mut self, lane: LaneId, mut subscription: Subscription, window_bytes: Option<u64>) {

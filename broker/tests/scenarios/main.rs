@@ -15,6 +15,7 @@ mod dialing;
 mod drain;
 mod every_transport;
 mod faults;
+mod folds;
 mod grpc;
 mod hostile;
 mod journey;

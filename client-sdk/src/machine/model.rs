@@ -137,8 +137,7 @@ fn what_is_said_first_only_reads_and_what_changes_meanwhile_is_said_behind_it() 
     assert!(matches!(&said(&mut machine)[..], [ClientFrame::Hello(_)]));
     for number in 1..=2 {
         let session = SessionId::parse("s").unwrap();
-        let wish =
-            Wish { session, from: From::Start, cursor: None, wait: true, window_bytes: 1, filter: None };
+        let wish = Wish { wait: true, ..Wish::new(session, From::Start, 1) };
         machine.handle(Duration::ZERO, Input::Subscribe { number, wish });
     }
     machine.handle(Duration::ZERO, Input::Connected(Transport::Quic));

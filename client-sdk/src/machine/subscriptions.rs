@@ -69,6 +69,15 @@ pub(crate) struct Wish {
     pub(crate) wait: bool,
     pub(crate) window_bytes: u64,
     pub(crate) filter: Option<wire::Filter>,
+    pub(crate) folded: bool,
+    pub(crate) rollup_ms: u32,
+}
+
+impl Wish {
+    pub(crate) fn new(session: SessionId, from: From, window_bytes: u64) -> Self {
+        let (cursor, filter, wait) = (None, None, false);
+        Self { session, from, cursor, wait, window_bytes, filter, folded: false, rollup_ms: 0 }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,6 +223,8 @@ impl Subscriptions {
                 wait: subscription.wish.wait,
                 filter: subscription.wish.filter.clone(),
                 pattern: String::new(),
+                view: if subscription.wish.folded { "folded" } else { "" }.to_owned(),
+                rollup_ms: subscription.wish.rollup_ms,
             });
         }
         frame
@@ -309,7 +320,8 @@ impl Subscriptions {
                         "a delivery at {from} has offsets outside its range or out of order"
                     )));
                 }
-                Delivered::sparse(offsets, delivery.records)
+                let delivered = if subscription.wish.folded { Delivered::folded } else { Delivered::sparse };
+                delivered(offsets, delivery.records)
             }
             _ => {
                 return Err(Violation(format!(

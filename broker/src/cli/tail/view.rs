@@ -77,6 +77,7 @@ fn human(record: &Record, terminal: bool, out: &mut Vec<u8>) -> std::io::Result<
         Body::Ask(ask) => question(&record.id, ask),
         Body::Answer(answer) => answered(&record.reply_to, answer),
         Body::RunChange(change) => run_changed(record, change),
+        Body::Reference(bytes) => format!("({bytes} bytes of {})", record.message),
         _ => format!("(kind {})", record.kind),
     };
     let time = date_time(record.time_ms);
@@ -188,7 +189,14 @@ fn to_json(record: &Record) -> serde_json::Value {
         Body::Ask(ask) => value["ask"] = json!(ask),
         Body::Answer(answer) => value["answer"] = json!(answer),
         Body::RunChange(change) => value["run_change"] = json!(change),
+        Body::Reference(bytes) => value["reference"] = json!({ "bytes": bytes }),
         _ => {}
+    }
+    if record.kind == kind::DELTA {
+        value["at_byte"] = json!(record.at_byte);
+    }
+    if let Some(from) = record.folded_from {
+        value["folded_from"] = json!(from);
     }
     let grown = [("message", &record.message), ("close", &record.close)];
     for (name, text) in grown.into_iter().filter(|(_, text)| !text.is_empty()) {
@@ -229,6 +237,7 @@ mod tests {
             message: String::new(),
             close: String::new(),
             at_byte: 0,
+            folded_from: None,
         }
     }
 

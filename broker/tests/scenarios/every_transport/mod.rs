@@ -72,6 +72,10 @@ every_transport! {
         a_filter_covers_every_offset,
         catching_up_becomes_live_without_a_gap,
     ];
+    folding: [
+        deltas_come_folded_to_who_asks_for_it,
+        deltas_are_gathered_until_the_time_has_come_or_something_else_has,
+    ];
     sessions: [
         a_session_is_created_described_listed_closed_and_deleted,
         pages_are_read_both_ways,

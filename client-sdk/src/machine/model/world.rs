@@ -95,8 +95,7 @@ impl World {
         for (number, session) in (1..).zip(SESSIONS) {
             let from = self.place.get(&number).map_or(From::Start, |place| From::Position(*place));
             let session = SessionId::parse(session).unwrap();
-            let wish =
-                Wish { session, from, cursor: None, wait: true, window_bytes: WINDOW_BYTES, filter: None };
+            let wish = Wish { wait: true, ..Wish::new(session, from, WINDOW_BYTES) };
             self.input(Input::Subscribe { number, wish });
         }
     }

@@ -50,6 +50,7 @@ mod heard;
 mod ids;
 mod import;
 mod lane;
+mod lease;
 mod link;
 mod machine;
 mod message;
@@ -87,6 +88,7 @@ pub use error::{
 };
 pub use from::From;
 pub use import::{Import, ImportStep};
+pub use lease::{Claim, Lease};
 pub use longwire_proto::codec::Encoding;
 pub use longwire_proto::error::ErrorCode;
 pub use longwire_proto::outcome::Outcome;
@@ -98,7 +100,7 @@ pub use longwire_proto::right::{InvalidRights, Right, Rights};
 pub use longwire_proto::run_state::RunState;
 pub use longwire_proto::session_id::SessionId;
 pub use longwire_proto::wire::{
-    AskOption, BackedUp, FormField, ImportBegin, Limits, OpenAsk, Producer, Run as RunInfo,
+    AskOption, BackedUp, FormField, ImportBegin, Limits, OpenAsk, OpenInput, Producer, Run as RunInfo,
 };
 pub use machine::subscriptions::Began;
 pub use message::{MessageEnd, OpenMessage};

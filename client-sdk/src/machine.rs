@@ -423,6 +423,10 @@ impl Machine {
                 self.answer(ask.request, Answer::Ask(Box::new(ask)));
                 Ok(())
             }
+            ServerFrame::Claimed(claimed) => {
+                self.answer(claimed.request, Answer::Claimed(Box::new(claimed)));
+                Ok(())
+            }
             ServerFrame::BackedUp(backup) => {
                 self.answer(backup.request, Answer::BackedUp(backup));
                 Ok(())

@@ -170,6 +170,7 @@ impl EncodedBatch {
         lane: &Lane,
         publications: impl IntoIterator<Item = Publication>,
         if_end: Option<u64>,
+        lease: Option<wire::Lease>,
     ) -> Result<Self, Error> {
         if lane.act_as.len() > PRINCIPAL_BYTES_MAX {
             let message = format!("the name of a principal has at most {PRINCIPAL_BYTES_MAX} bytes");
@@ -202,6 +203,7 @@ impl EncodedBatch {
             producer: None,
             if_end,
             act_as: lane.act_as.clone(),
+            lease,
         };
         let batch = Self(Bytes::from(publish.encode_to_vec()));
         batch.check_frame(encoding)?;
@@ -271,7 +273,7 @@ mod tests {
     #[test]
     fn both_encodings_carry_the_same_publish() {
         let records = [Publication::from("hi"), Publication::bytes("image/png", vec![0xff, 0x00]).id("x-1")];
-        let batch = EncodedBatch::new(Encoding::Proto, &id(), records, Some(4)).unwrap();
+        let batch = EncodedBatch::new(Encoding::Proto, &id(), records, Some(4), None).unwrap();
         let producer = wire::Producer { id: "p".into(), epoch: 2, sequence: 9 };
         let frames = Encoding::ALL.map(|encoding| {
             let frame = batch.frame(encoding, 77, producer.clone()).unwrap();
@@ -287,7 +289,7 @@ mod tests {
     #[test]
     fn refuses_what_the_broker_would() {
         let refused = |records: Vec<Publication>| {
-            EncodedBatch::new(Encoding::Proto, &id(), records, None).unwrap_err().code
+            EncodedBatch::new(Encoding::Proto, &id(), records, None, None).unwrap_err().code
         };
         assert_eq!(refused(vec![]), ErrorCode::BatchEmpty);
         assert_eq!(refused(vec!["x".into(); BATCH_RECORDS_MAX + 1]), ErrorCode::BatchTooLarge);
@@ -295,10 +297,11 @@ mod tests {
         assert_eq!(refused(vec!["x".repeat(1_000_000).into(); 5]), ErrorCode::BatchTooLarge);
         assert_eq!(refused(vec![Publication::text("x").id("no spaces")]), ErrorCode::InvalidRecord);
         let nobody = Lane { act_as: "x".repeat(PRINCIPAL_BYTES_MAX + 1), ..id() };
-        let error = EncodedBatch::new(Encoding::Proto, &nobody, [Publication::from("x")], None).unwrap_err();
+        let error =
+            EncodedBatch::new(Encoding::Proto, &nobody, [Publication::from("x")], None, None).unwrap_err();
         assert_eq!((error.code, error.field), (ErrorCode::InvalidArgument, "act_as"));
         let escapes = vec![Publication::from("\u{1}".repeat(1_000_000)); 2];
-        let json = EncodedBatch::new(Encoding::Json, &id(), escapes, None).unwrap_err();
+        let json = EncodedBatch::new(Encoding::Json, &id(), escapes, None, None).unwrap_err();
         assert_eq!(json.code, ErrorCode::BatchTooLarge);
     }
 }

@@ -21,8 +21,8 @@ pub struct Record {
     pub producer: Option<wire::Producer>,
     /// The writer's id for it; empty when there is none.
     pub id: String,
-    /// What it means to the broker: 0 is a message, 1 a delta, 2 a change of a run, 3 an ask, 4 the end of one, 10 a change of the
-    /// session itself.
+    /// What it means to the broker: 0 is a message, 1 a delta, 2 a change of a run, 3 an ask, 4 the end of one, 5 an input or a
+    /// receipt of one, 6 the order to end a run, 9 the beginning or the end of a lease, 10 a change of the session itself.
     pub kind: u32,
     /// What it means to the application.
     pub record_type: String,
@@ -64,6 +64,17 @@ pub struct Sender {
     pub device: String,
     /// The bridge that acted for it; empty when there was none.
     pub via: String,
+    /// The agent that it acted as; empty when it was none.
+    pub agent: String,
+    /// The generation of the agent's lease.
+    pub generation: u64,
+}
+
+impl Sender {
+    fn new(sender: wire::Sender) -> Self {
+        let wire::Sender { principal, device, via, agent, generation } = sender;
+        Self { principal, device, via, agent, generation }
+    }
 }
 
 /// The body of a record.
@@ -82,6 +93,12 @@ pub enum Body {
     RunChange(Box<wire::RunChange>),
     /// Of a fold that is too long to be delivered: how many bytes of its message it stands for, from `at_byte` on.
     Reference(u64),
+    /// The order to end a run.
+    Cancel(wire::Cancel),
+    /// What became of an input.
+    Receipt(wire::Receipt),
+    /// A lease begins or ends.
+    LeaseChange(Box<wire::LeaseChange>),
 }
 
 impl Record {
@@ -100,24 +117,23 @@ impl Record {
         }
     }
 
-    /// The body's bytes, text or not; none of what is a question, an answer, about a run or a reference.
+    /// The body's bytes, text or not; none of what means something to the broker, such as a question.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         match &self.body {
             Body::Text(text) => text.as_bytes(),
             Body::Data(data) => data,
-            Body::Ask(_) | Body::Answer(_) | Body::RunChange(_) | Body::Reference(_) => &[],
+            _ => &[],
         }
     }
 
     #[inline]
     pub(crate) fn new(epoch: u64, offset: u64, record: wire::Record) -> Self {
-        let sender = record.sender.unwrap_or_default();
         Self {
             epoch,
             offset,
             time_ms: record.time_ms,
-            sender: Sender { principal: sender.principal, device: sender.device, via: sender.via },
+            sender: Sender::new(record.sender.unwrap_or_default()),
             producer: record.producer,
             id: record.id,
             kind: record.kind,
@@ -136,6 +152,9 @@ impl Record {
                 Some(wire::record::Body::Answer(answer)) => Body::Answer(Box::new(answer)),
                 Some(wire::record::Body::RunChange(change)) => Body::RunChange(Box::new(change)),
                 Some(wire::record::Body::Reference(reference)) => Body::Reference(reference.bytes),
+                Some(wire::record::Body::Cancel(cancel)) => Body::Cancel(cancel),
+                Some(wire::record::Body::Receipt(receipt)) => Body::Receipt(receipt),
+                Some(wire::record::Body::LeaseChange(change)) => Body::LeaseChange(Box::new(change)),
                 None => Body::Text(String::new()),
             },
             grows: record.grows,

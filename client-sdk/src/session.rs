@@ -19,6 +19,7 @@ use crate::driver::Command;
 use crate::error::{PublishError, RequestError};
 use crate::from::From;
 use crate::lane::Lane;
+use crate::lease::Claim;
 use crate::machine::calls::{Answer, Call};
 use crate::message::{self, OpenMessage};
 use crate::publication::{EncodedBatch, Publication};
@@ -45,11 +46,13 @@ pub struct Session {
     id: SessionId,
     /// In whose name it publishes; empty for the client's own.
     act_as: String,
+    /// The lease that it publishes with.
+    lease: Option<wire::Lease>,
 }
 
 impl Session {
     pub(crate) fn new(client: Client, id: SessionId) -> Self {
-        Self { client, id, act_as: String::new() }
+        Self { client, id, act_as: String::new(), lease: None }
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -84,6 +87,16 @@ impl Session {
     #[must_use]
     pub fn run(&self, id: impl Into<String>) -> Run {
         Run::new(self.clone(), id)
+    }
+
+    /// Claims an agent of the session, which exists: `session.claim("coder").await?`. While the lease is live nobody else acts as it.
+    pub fn claim(&self, agent: impl Into<String>) -> Claim {
+        Claim::new(self.clone(), agent)
+    }
+
+    /// A handle of the same session that publishes as an agent.
+    pub(crate) fn with_lease(&self, lease: wire::Lease) -> Self {
+        Self { lease: Some(lease), ..self.clone() }
     }
 
     /// Begins a message that grows.
@@ -172,7 +185,7 @@ impl Session {
     ) -> Result<Acknowledgement, PublishError> {
         let handle = self.client.handle();
         let lane = Lane { session: self.id.clone(), act_as: self.act_as.clone() };
-        let batch = EncodedBatch::new(handle.encoding, &lane, publications, if_end)?;
+        let batch = EncodedBatch::new(handle.encoding, &lane, publications, if_end, self.lease.clone())?;
         let size = batch.0.len() as u64;
         let space = handle.space.acquire(size).await.map_err(|_| handle.closed())?;
         let slot = handle.commands.reserve().await.map_err(|_| handle.closed())?;

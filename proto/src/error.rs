@@ -175,6 +175,16 @@ codes! {
     MessageClosed = "message_closed", false, 409, 1008, FailedPrecondition;
     /// Only whoever began it may go on with it.
     NotOwner = "not_owner", false, 403, 1008, PermissionDenied;
+    /// The lease is not live, or is another principal's.
+    Fenced = "fenced", false, 409, 1008, FailedPrecondition;
+    /// Somebody else holds the lease; `retry_after_ms` is when it lapses unless it is renewed.
+    LeaseHeld = "lease_held", true, 409, 1008, Aborted;
+    /// Nobody ever was this agent in the session.
+    AgentUnknown = "agent_unknown", false, 404, 1008, NotFound;
+    /// There is no input of this id in the session.
+    InputNotFound = "input_not_found", false, 404, 1008, NotFound;
+    /// The input was consumed, or is not going to be.
+    InputEnded = "input_ended", false, 409, 1008, FailedPrecondition;
     /// More is open in the session than it takes; end some of it.
     TooManyOpen = "too_many_open", false, 429, 1008, ResourceExhausted;
     /// The outcome is not known; the publish may be durable. Repeat it under the same sequence.

@@ -95,6 +95,28 @@ pub const OPEN_BYTES_MAX: usize = 1 << 20;
 pub const FOLD_BYTES_MAX: usize = 64 << 10;
 /// Longest `rollup_ms`, in milliseconds: what is gathered for longer does not look live to a human.
 pub const ROLLUP_MS_MAX: usize = 500;
+/// Agents that a session knows: a subscriber is told all of them.
+pub const AGENTS_MAX: usize = 64;
+/// Shortest time without a word after which a lease lapses, in milliseconds: a busy holder is not taken for a dead one.
+pub const LEASE_TTL_MS_MIN: usize = 1000;
+/// Longest such time, in milliseconds: a session with a live lease stays in memory.
+pub const LEASE_TTL_MS_MAX: usize = 10 * 60 * 1000;
+/// Such a time when the client names none, in milliseconds.
+pub const LEASE_TTL_MS_DEFAULT: usize = 30_000;
+/// Shortest time that suspended runs wait for the next holder, in milliseconds.
+pub const ADOPT_TIMEOUT_MS_MIN: usize = 1000;
+/// Longest such time, in milliseconds: 30 days.
+pub const ADOPT_TIMEOUT_MS_MAX: usize = 30 * 24 * 60 * 60 * 1000;
+/// Such a time when the client names none, in milliseconds: seven days.
+pub const ADOPT_TIMEOUT_MS_DEFAULT: usize = 7 * 24 * 60 * 60 * 1000;
+/// Inputs of one session that were not consumed: a subscriber is told all of them.
+pub const INPUTS_OPEN_MAX: usize = 256;
+/// Leases that an input is delivered to before it is given up.
+pub const INPUT_ATTEMPTS_MAX: usize = 5;
+/// Longest time that a cancelled run has to end by itself, in milliseconds.
+pub const CANCEL_DEADLINE_MS_MAX: usize = 60 * 60 * 1000;
+/// Such a time when the client names none, in milliseconds.
+pub const CANCEL_DEADLINE_MS_DEFAULT: usize = 30_000;
 
 /// The limits as the table of `docs/protocol.md` has them: name and value.
 pub const TABLE: &[(&str, usize)] = &[
@@ -145,4 +167,15 @@ pub const TABLE: &[(&str, usize)] = &[
     ("open_bytes_max", OPEN_BYTES_MAX),
     ("fold_bytes_max", FOLD_BYTES_MAX),
     ("rollup_ms_max", ROLLUP_MS_MAX),
+    ("agents_max", AGENTS_MAX),
+    ("lease_ttl_ms_min", LEASE_TTL_MS_MIN),
+    ("lease_ttl_ms_max", LEASE_TTL_MS_MAX),
+    ("lease_ttl_ms_default", LEASE_TTL_MS_DEFAULT),
+    ("adopt_timeout_ms_min", ADOPT_TIMEOUT_MS_MIN),
+    ("adopt_timeout_ms_max", ADOPT_TIMEOUT_MS_MAX),
+    ("adopt_timeout_ms_default", ADOPT_TIMEOUT_MS_DEFAULT),
+    ("inputs_open_max", INPUTS_OPEN_MAX),
+    ("input_attempts_max", INPUT_ATTEMPTS_MAX),
+    ("cancel_deadline_ms_max", CANCEL_DEADLINE_MS_MAX),
+    ("cancel_deadline_ms_default", CANCEL_DEADLINE_MS_DEFAULT),
 ];

@@ -25,6 +25,12 @@ operations! {
     Answer;
     /// See what became of a question.
     DescribeAsk;
+    /// Send input to an agent, or cancel a run.
+    Control;
+    /// Hold the lease of an agent: claim it, publish with it, give it up.
+    Lease;
+    /// Take the lease of an agent from whoever holds it.
+    TakeOver;
     /// Follow a session.
     SubscribeLive;
     /// Follow a session from an earlier record on.
@@ -96,6 +102,9 @@ impl Operation {
             Self::DescribeAsk => (Reach::Session, read),
             Self::Publish => (Reach::Session, Right::Publish.into()),
             Self::Answer => (Reach::Session, Right::Answer.into()),
+            Self::Control => (Reach::Session, Right::Control.into()),
+            Self::Lease => (Reach::Session, Right::Lease.into()),
+            Self::TakeOver => (Reach::Session, Rights::from(Right::Lease) | Right::Manage),
             Self::Create | Self::ForkInto => (Reach::Session, create),
             // Whether the session exists is not known here, so it takes what either case does.
             Self::Update => (Reach::Session, create | Right::Manage),
@@ -113,9 +122,10 @@ impl Operation {
         match self {
             Self::Create | Self::Update | Self::Close | Self::Delete | Self::Trim | Self::Erase => true,
             Self::ForkInto | Self::Import | Self::Share | Self::RevokeToken | Self::BackUp => true,
+            Self::TakeOver => true,
             Self::Publish | Self::ActAs | Self::CommitCursor | Self::DescribeCursor | Self::Metrics => false,
             Self::SubscribeLive | Self::SubscribeReplay | Self::SubscribePattern | Self::Read => false,
-            Self::Answer | Self::DescribeAsk => false,
+            Self::Answer | Self::DescribeAsk | Self::Control | Self::Lease => false,
             Self::List | Self::Describe | Self::ForkFrom | Self::Export => false,
         }
     }
@@ -142,8 +152,10 @@ mod tests {
             // They are about the connection itself, or about what was allowed to it before.
             Frame::Hello(_) | Frame::Ping(_) | Frame::Authenticate(_) => &[],
             Frame::Unsubscribe(_) | Frame::Credit(_) => &[],
-            Frame::Publish(_) => &[Op::Publish, Op::Answer, Op::ActAs],
+            Frame::Publish(_) => &[Op::Publish, Op::Answer, Op::Control, Op::Lease, Op::ActAs],
             Frame::DescribeAsk(_) => &[Op::DescribeAsk],
+            Frame::Claim(_) => &[Op::Lease, Op::TakeOver],
+            Frame::ReleaseLease(_) => &[Op::Lease],
             Frame::Subscribe(_) => {
                 &[Op::SubscribeLive, Op::SubscribeReplay, Op::SubscribePattern, Op::DescribeCursor]
             }
@@ -191,6 +203,8 @@ mod tests {
             Frame::ShareSession(Default::default()),
             Frame::RevokeToken(Default::default()),
             Frame::DescribeAsk(Default::default()),
+            Frame::Claim(Default::default()),
+            Frame::ReleaseLease(Default::default()),
         ];
         // What is asked by HTTP.
         let beside = [Op::Metrics];

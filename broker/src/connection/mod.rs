@@ -356,6 +356,10 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 self.ask(trim.request, session, before.map(Operation::Trim));
             }
             ClientFrame::DescribeAsk(describe) => self.describe_ask(describe),
+            ClientFrame::Claim(claim) => self.say(refused(claim.request, 0, &request::no_leases())),
+            ClientFrame::ReleaseLease(release) => {
+                self.say(refused(release.request, 0, &request::no_leases()));
+            }
             ClientFrame::ListSessions(list) => self.list(list),
             ClientFrame::Read(read) => self.read(read),
             ClientFrame::EraseRecords(erase) => self.erase(erase),

@@ -88,7 +88,7 @@ pub(super) fn state(view: &View, closed: bool) -> Option<Box<wire::SessionState>
     let ended = view.ended_runs.iter().map(|(id, run)| (id, run));
     let runs = ended.chain(&view.runs).map(|(id, run)| described_run(id, run, view.waits(id))).collect();
     let status = if closed { "closed" } else { view.status().as_str() }.to_owned();
-    Some(Box::new(wire::SessionState { status, asks, runs }))
+    Some(Box::new(wire::SessionState { status, asks, runs, ..Default::default() }))
 }
 
 fn open_ask(id: &str, ask: &Ask) -> wire::OpenAsk {
@@ -100,6 +100,7 @@ fn open_ask(id: &str, ask: &Ask) -> wire::OpenAsk {
         to: ask.to.clone(),
         run: ask.run.to_string(),
         ask: Some(ask.ask.to_wire()),
+        ..Default::default()
     }
 }
 
@@ -117,6 +118,7 @@ fn described_run(id: &str, run: &Run, waits: bool) -> wire::Run {
         note: run.note.clone(),
         counters: run.counters.clone(),
         changed_ms: run.changed_ms,
+        ..Default::default()
     }
 }
 

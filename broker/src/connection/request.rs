@@ -83,13 +83,21 @@ pub(super) fn publish(
     meanings: Vec<Meaning>,
     standing: impl FnOnce() -> Standing,
 ) -> Result<Command, Error> {
-    let raw::Publish { request: _, session: _, records, producer, if_end, act_as: _ } = publish;
+    let raw::Publish { request: _, session: _, records, producer, if_end, act_as: _, lease } = publish;
+    if lease.is_some() {
+        return Err(no_leases().field("lease"));
+    }
     let producer = producer.map(producer_ref).transpose()?;
     // An answer is to an ask that is there.
     let may_create = asks(&meanings) != [Operation::Answer];
     let meant =
         if meanings.is_empty() { None } else { Some(Box::new(Meant { meanings, standing: standing() })) };
     Ok(Command::Publish { sender, producer, if_end, may_create, records, meant })
+}
+
+/// What leases are answered until there are some.
+pub(super) fn no_leases() -> Error {
+    Error::new(ErrorCode::NotConfigured, "this broker has no leases yet")
 }
 
 fn check_batch(what: &str, found: usize, limit: usize) -> Result<(), Error> {

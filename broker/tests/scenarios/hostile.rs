@@ -22,6 +22,7 @@ fn hostile(rng: &mut Rng, encoding: Encoding) -> Message {
         producer: Some(wire::Producer { id: "p".into(), epoch: 0, sequence: 0 }),
         if_end: Some(u64::MAX),
         act_as: String::new(),
+        lease: None,
     };
     let valid = encode_client(encoding, ClientFrame::Publish(publish)).to_vec();
     let place = usize::try_from(rng.below(valid.len() as u64)).unwrap();

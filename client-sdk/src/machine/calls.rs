@@ -36,6 +36,8 @@ pub(crate) enum Call {
     Share(wire::ShareSession),
     RevokeToken(wire::RevokeToken),
     DescribeAsk(wire::DescribeAsk),
+    Claim(wire::Claim),
+    ReleaseLease(wire::ReleaseLease),
 }
 
 impl Call {
@@ -57,6 +59,8 @@ impl Call {
             Self::Share(call) => Frame::ShareSession(wire::ShareSession { request, ..call }),
             Self::RevokeToken(call) => Frame::RevokeToken(wire::RevokeToken { request, ..call }),
             Self::DescribeAsk(call) => Frame::DescribeAsk(wire::DescribeAsk { request, ..call }),
+            Self::Claim(call) => Frame::Claim(wire::Claim { request, ..call }),
+            Self::ReleaseLease(call) => Frame::ReleaseLease(wire::ReleaseLease { request, ..call }),
         }
     }
 
@@ -76,6 +80,8 @@ impl Call {
             Self::DescribeCursor(call) => call.session.clone(),
             Self::Share(call) => call.session.clone(),
             Self::DescribeAsk(call) => call.session.clone(),
+            Self::Claim(call) => call.session.clone(),
+            Self::ReleaseLease(call) => call.session.clone(),
         }
     }
 }
@@ -92,6 +98,7 @@ pub(crate) enum Answer {
     BackedUp(wire::BackedUp),
     Shared(wire::Shared),
     Ask(Box<wire::AskDescription>),
+    Claimed(Box<wire::Claimed>),
     Done,
 }
 
@@ -149,7 +156,9 @@ impl Calls {
         jitter: &mut Jitter,
     ) -> Option<Result<Answer, RequestError>> {
         let waiting = self.waiting.get_mut(&ticket)?;
-        if refusal.retryable && waiting.retries < CALL_RETRIES_MAX {
+        // Who holds a lease may hold it for days; whoever wants it knows how long to try.
+        let repeats = refusal.retryable && refusal.code != Some(ErrorCode::LeaseHeld);
+        if repeats && waiting.retries < CALL_RETRIES_MAX {
             let delay = self.backoff.delay(waiting.retries, jitter);
             waiting.not_before = now + delay.max(Duration::from_millis(refusal.retry_after_ms));
             waiting.retries += 1;
@@ -162,6 +171,7 @@ impl Calls {
         Some(match (refusal.code, &call) {
             // Our own delete, whose answer was lost, leaves the session as any other would.
             (Some(ErrorCode::SessionNotFound), Call::Delete(_)) if maybe_done => Ok(Answer::Done),
+            (Some(ErrorCode::Fenced), Call::ReleaseLease(_)) if maybe_done => Ok(Answer::Done),
             (Some(ErrorCode::SessionNotFound), _) => Err(RequestError::NotFound(session)),
             (Some(ErrorCode::SessionExists), _) if maybe_done => Err(RequestError::ExistsUncertain(session)),
             (Some(ErrorCode::SessionExists), _) => Err(RequestError::Exists(session)),

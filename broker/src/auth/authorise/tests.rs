@@ -22,11 +22,14 @@ const READING: &[Op] = &[
 ];
 const PUBLISHING: &[Op] = &[Op::Publish];
 const ANSWERING: &[Op] = &[Op::Answer];
+const CONTROLLING: &[Op] = &[Op::Control];
+const LEASING: &[Op] = &[Op::Lease];
 const CREATING: &[Op] = &[Op::Create, Op::ForkInto];
 const MANAGING: &[Op] = &[Op::Close, Op::Delete, Op::Trim, Op::Erase, Op::ActAs, Op::Share];
 /// What takes two rights.
 const PUBLISHING_AND_CREATING: &[Op] = &[Op::Import];
 const CREATING_AND_MANAGING: &[Op] = &[Op::Update];
+const LEASING_AND_MANAGING: &[Op] = &[Op::TakeOver];
 /// What is about every session there is.
 const EVERYTHING: &[Op] = &[Op::RevokeToken, Op::BackUp, Op::Metrics];
 
@@ -122,10 +125,13 @@ const ROLES: &[Role] = &[
                 READING,
                 PUBLISHING,
                 ANSWERING,
+                CONTROLLING,
+                LEASING,
                 CREATING,
                 MANAGING,
                 PUBLISHING_AND_CREATING,
                 CREATING_AND_MANAGING,
+                LEASING_AND_MANAGING,
             ],
             visible: true,
         }],
@@ -138,8 +144,29 @@ const ROLES: &[Role] = &[
         everything: false,
     },
     Role {
-        name: "agent whose rights nothing takes yet",
-        grants: &["acme/**:control,lease,state"],
+        name: "agent",
+        grants: &["acme/**:read,publish,lease"],
+        places: &[Place { paths: ACME, allowed: &[READING, PUBLISHING, LEASING], visible: true }],
+        everything: false,
+    },
+    Role {
+        name: "human who may only control agents that it cannot see",
+        grants: &["acme/**:control"],
+        places: &[Place { paths: ACME, allowed: &[CONTROLLING], visible: false }],
+        everything: false,
+    },
+    Role {
+        name: "supervisor of agents",
+        grants: &["acme/a:lease", "acme/**:manage"],
+        places: &[
+            Place { paths: &["acme/a"], allowed: &[MANAGING, LEASING, LEASING_AND_MANAGING], visible: false },
+            Place { paths: ACME, allowed: &[MANAGING], visible: false },
+        ],
+        everything: false,
+    },
+    Role {
+        name: "somebody with the right that nothing takes yet",
+        grants: &["acme/**:state"],
         places: &[Place { paths: ACME, allowed: &[], visible: false }],
         everything: false,
     },
@@ -251,10 +278,13 @@ fn the_sets_name_every_operation_once() {
         READING,
         PUBLISHING,
         ANSWERING,
+        CONTROLLING,
+        LEASING,
         CREATING,
         MANAGING,
         PUBLISHING_AND_CREATING,
         CREATING_AND_MANAGING,
+        LEASING_AND_MANAGING,
         EVERYTHING,
     ];
     for operation in Op::ALL.iter().copied() {

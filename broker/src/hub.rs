@@ -183,7 +183,7 @@ impl Hub {
         operation: Operation,
     ) -> Result<Option<Reply>, Error> {
         let (answers, mut answered) = queue(1);
-        let request = Request { operation, reply_to: ReplyTo { request: 0, answers } };
+        let request = Request { operation, reply_to: ReplyTo { request: 0, answers, pulse: None } };
         Arc::clone(self).send(session.clone(), request).await.map_err(|(error, _)| error)?;
         match answered.recv().await {
             Some(answer) => answer.result,
@@ -317,7 +317,8 @@ mod tests {
         let hub = Hub::new(Arc::new(MemoryStore::new()), Clock::start(), Ageing::default(), IDLE);
         let (a, began) = (SessionId::parse("a").unwrap(), tokio::time::Instant::now());
         let (answers, mut answered) = queue(1);
-        let request = Request { operation: publish(), reply_to: ReplyTo { request: 0, answers } };
+        let request =
+            Request { operation: publish(), reply_to: ReplyTo { request: 0, answers, pulse: None } };
         assert!(hub.try_send(&a, request).is_none());
         let rest = Request { operation: Operation::Rest, reply_to: ReplyTo::nobody() };
         assert!(hub.try_send(&a, rest).is_none());

@@ -37,6 +37,7 @@ mod patience;
 pub mod pattern_subscription;
 mod problem;
 pub mod projections;
+pub mod pulse;
 pub mod queue;
 pub mod quota;
 mod ramp;

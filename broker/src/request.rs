@@ -1,5 +1,7 @@
 //! What sessions are asked, and how the answers find their way.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use longwire_core::command::{Command, Reply};
 use longwire_proto::error::Error;
@@ -8,6 +10,7 @@ use longwire_proto::record::Sender;
 use longwire_proto::session_id::SessionId;
 
 use crate::auth::operation::Operation as Asks;
+use crate::pulse::Pulse;
 use crate::queue::{self, Unsent};
 use crate::store::LogId;
 
@@ -43,6 +46,8 @@ impl Operation {
             Self::Command(Command::Close { .. }) => Asks::Close,
             Self::Command(Command::Describe) => Asks::Describe,
             Self::Command(Command::DescribeAsk { .. }) => Asks::DescribeAsk,
+            Self::Command(Command::Claim { take_over: true, .. }) => Asks::TakeOver,
+            Self::Command(Command::Claim { .. } | Command::Release { .. }) => Asks::Lease,
             Self::Trim(_) => Asks::Trim,
             Self::Delete => Asks::Delete,
             _ => return None,
@@ -93,13 +98,15 @@ pub struct ReplyTo {
     pub request: u64,
     /// The asker's answers.
     pub answers: queue::Sender<Answer>,
+    /// Of who claims a lease: by which it is heard from then on.
+    pub pulse: Option<Arc<Pulse>>,
 }
 
 impl ReplyTo {
     /// Nobody wants to know.
     #[must_use]
     pub fn nobody() -> Self {
-        Self { request: 0, answers: queue::queue(0).0 }
+        Self { request: 0, answers: queue::queue(0).0, pulse: None }
     }
 
     /// Answers. An asker that has gone is not told.

@@ -62,8 +62,10 @@ fn record(text: &str) -> Bytes {
 
 async fn ask(hub: &Arc<Hub>, session: &SessionId, command: Command) -> Result<Reply, Error> {
     let (answers, mut answered) = queue(1);
-    let request =
-        Request { operation: Operation::Command(command), reply_to: ReplyTo { request: 0, answers } };
+    let request = Request {
+        operation: Operation::Command(command),
+        reply_to: ReplyTo { request: 0, answers, pulse: None },
+    };
     Arc::clone(hub).send(session.clone(), request).await.map_err(|(error, _)| error)?;
     let Answer { result, .. } = answered.recv().await.expect("every request is answered");
     result.map(|reply| reply.expect("a command has a reply"))

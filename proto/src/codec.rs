@@ -344,6 +344,7 @@ mod tests {
             producer: Some(wire::Producer { id: "p".into(), epoch: 0, sequence: 3 }),
             if_end: Some(0),
             act_as: String::new(),
+            lease: None,
         };
         let proto = encode_client(Encoding::Proto, ClientFrame::Publish(publish.clone()));
         assert_eq!(

@@ -9,6 +9,8 @@ pub mod framing;
 pub mod grant;
 pub mod grants;
 pub mod grpc_status;
+pub mod input;
+pub mod lease;
 pub mod limits;
 pub mod meaning;
 pub mod meta;

@@ -7,7 +7,12 @@ use prost::Message;
 
 use crate::ask::{Answer, Ask};
 use crate::error::{Error, ErrorCode};
-use crate::limits::{COUNTERS_MAX, HEADER_NAME_BYTES_MAX, RUN_CHANGE_BYTES_MAX, TITLE_BYTES_MAX};
+use crate::input::{Input, Receipt};
+use crate::lease::LeaseChange;
+use crate::limits::{
+    CANCEL_DEADLINE_MS_DEFAULT, CANCEL_DEADLINE_MS_MAX, COUNTERS_MAX, HEADER_NAME_BYTES_MAX,
+    RUN_CHANGE_BYTES_MAX, TITLE_BYTES_MAX,
+};
 use crate::record::{Fields, Value, field, kind};
 use crate::resolution::AskOutcome;
 use crate::run_state::RunState;
@@ -64,6 +69,19 @@ pub enum Meaning {
         /// What is new.
         change: Box<Progress>,
     },
+    /// A run is to end.
+    Cancel {
+        /// Its id.
+        run: String,
+        /// How long it has to end by itself, in milliseconds.
+        deadline_ms: u64,
+    },
+    /// Something is put to an agent.
+    Input(Box<Input>),
+    /// It became something.
+    Receipt(Box<Receipt>),
+    /// A lease begins or ends.
+    Lease(Box<LeaseChange>),
 }
 
 /// An ask, with what its record says of it.
@@ -142,6 +160,9 @@ impl Meaning {
             kind::ASK => Self::ask(decode(record)?, erased),
             kind::ANSWER => Self::answer(decode(record)?),
             kind::RUN => Self::run(decode(record)?),
+            kind::INPUT => Self::input(decode(record)?),
+            kind::CANCEL => Self::cancel(decode(record)?),
+            kind::LEASE => Self::lease(decode(record)?),
             _ => Ok(Self::None),
         }
     }
@@ -152,7 +173,9 @@ impl Meaning {
         match self {
             Self::Opens { id, .. } | Self::RunStart { id, .. } => Some(id),
             Self::Ask(question) => Some(&question.id),
+            Self::Input(input) => Some(&input.id),
             Self::None | Self::Delta { .. } | Self::Answer { .. } | Self::RunChange { .. } => None,
+            Self::Cancel { .. } | Self::Receipt(_) | Self::Lease(_) => None,
         }
     }
 
@@ -207,6 +230,45 @@ impl Meaning {
                 "run",
                 "a record of kind 2 has an `id`, which starts a run, or a `run`, which changes one; not both",
             )),
+        }
+    }
+}
+
+impl Meaning {
+    fn input(mut record: wire::Record) -> Result<Self, Error> {
+        match record.body.take() {
+            Some(Body::Receipt(receipt)) => {
+                Ok(Self::Receipt(Box::new(Receipt::from_wire(record.reply_to, receipt)?)))
+            }
+            _ => Ok(Self::Input(Box::new(Input::from_wire(record)?))),
+        }
+    }
+
+    fn cancel(record: wire::Record) -> Result<Self, Error> {
+        check_short_id(ErrorCode::InvalidRecord, "run", record.run.as_bytes())?;
+        let Some(Body::Cancel(wire::Cancel { deadline_ms, reason })) = record.body else {
+            return Err(invalid("cancel", "a record of kind 6 has a `cancel`"));
+        };
+        if deadline_ms > CANCEL_DEADLINE_MS_MAX as u64 {
+            let message = format!(
+                "`deadline_ms` is {deadline_ms}; at most {CANCEL_DEADLINE_MS_MAX} are allowed: cancel the run later"
+            );
+            return Err(invalid("deadline_ms", message).limit(CANCEL_DEADLINE_MS_MAX));
+        }
+        if reason.len() > TITLE_BYTES_MAX {
+            let message =
+                format!("`reason` has {} bytes; at most {TITLE_BYTES_MAX} are allowed", reason.len());
+            return Err(invalid("reason", message).limit(TITLE_BYTES_MAX));
+        }
+        let usual = CANCEL_DEADLINE_MS_DEFAULT as u64;
+        let deadline_ms = if deadline_ms == 0 { usual } else { deadline_ms };
+        Ok(Self::Cancel { run: record.run, deadline_ms })
+    }
+
+    fn lease(record: wire::Record) -> Result<Self, Error> {
+        match record.body {
+            Some(Body::LeaseChange(change)) => Ok(Self::Lease(Box::new(LeaseChange::from_wire(change)?))),
+            _ => Err(invalid("lease_change", "a record of kind 9 has a `lease_change`")),
         }
     }
 }
@@ -351,6 +413,33 @@ mod tests {
         assert_eq!(with(counters("", 1.0)), "counters");
         assert_eq!(with(counters("cost", f64::INFINITY)), "counters");
         assert_eq!(with(wire::RunChange { note: "x".repeat(9 << 10), ..Default::default() }), "run_change");
+    }
+
+    #[test]
+    fn a_cancel_is_of_a_run_and_has_a_deadline() {
+        let cancel = |run: &str, cancel: wire::Cancel| wire::Record {
+            kind: kind::CANCEL,
+            run: run.into(),
+            body: Some(Body::Cancel(cancel)),
+            ..Default::default()
+        };
+        let within = |deadline_ms| wire::Cancel { deadline_ms, reason: "secret".into() };
+        for (deadline_ms, meant) in [(0, 30_000), (1, 1), (3_600_000, 3_600_000)] {
+            let record = cancel("r", within(deadline_ms)).encode_to_vec();
+            let wanted = Meaning::Cancel { run: "r".into(), deadline_ms: meant };
+            assert_eq!(Meaning::of(&record), Ok(wanted.clone()));
+            let erased = crate::record::erased(&record).unwrap();
+            assert!(!erased.windows(6).any(|bytes| bytes == b"secret"));
+            assert_eq!(Meaning::of(&erased), Ok(wanted));
+        }
+        let field = |record| of(record).unwrap_err().field;
+        assert_eq!(field(cancel("", within(1))), "run");
+        assert_eq!(field(cancel("r", within(3_600_001))), "deadline_ms");
+        assert_eq!(field(cancel("r", wire::Cancel { reason: "x".repeat(513), ..within(1) })), "reason");
+        assert_eq!(
+            field(wire::Record { kind: kind::CANCEL, run: "r".into(), ..Default::default() }),
+            "cancel"
+        );
     }
 
     #[test]

@@ -4,17 +4,21 @@
 //! The broker *seals* it by putting these in front: protobuf allows fields in any order, so the concatenation is a record
 //! again, and what the broker does not know of it is kept, byte for byte, for ever.
 
+mod erasure;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, ErrorCode};
+use crate::lease::LeaseRef;
 use crate::limits::{
     CONTENT_TYPE_BYTES_MAX, HEADER_NAME_BYTES_MAX, HEADER_VALUE_BYTES_MAX, HEADERS_MAX, PRINCIPAL_BYTES_MAX,
-    RECEIVERS_MAX, RECORD_BYTES_MAX, TYPE_BYTES_MAX,
+    RECEIVERS_MAX, RECORD_BYTES_MAX, SHORT_ID_BYTES_MAX, TYPE_BYTES_MAX,
 };
 use crate::meaning::{Meaning, has_meaning};
+pub use crate::record::erasure::erased;
 use crate::short_id::check_short_id;
 use crate::wire;
 
@@ -53,12 +57,19 @@ pub(crate) mod field {
     pub(crate) const GROWS: u32 = 25;
     pub(crate) const MESSAGE: u32 = 26;
     pub(crate) const CLOSE: u32 = 27;
+    pub(crate) const CANCEL: u32 = 28;
+    pub(crate) const RECEIPT: u32 = 29;
+    pub(crate) const LEASE_CHANGE: u32 = 30;
 }
 
-/// Of an answer, and of a change of a run: what is left when it is erased.
-const ANSWER_OUTCOME: u32 = 1;
-const RUN_PARENT: u32 = 2;
-const RUN_STATE: u32 = 3;
+/// Numbers of the fields of a sender.
+mod sender {
+    pub(super) const PRINCIPAL: u32 = 1;
+    pub(super) const DEVICE: u32 = 2;
+    pub(super) const VIA: u32 = 3;
+    pub(super) const AGENT: u32 = 4;
+    pub(super) const GENERATION: u32 = 5;
+}
 
 /// What a record means to the broker. An open set: a number that is not named here is carried on.
 pub mod kind {
@@ -72,6 +83,12 @@ pub mod kind {
     pub const ASK: u32 = 3;
     /// The end of an ask.
     pub const ANSWER: u32 = 4;
+    /// Something that is put to an agent, or what became of it.
+    pub const INPUT: u32 = 5;
+    /// The order to end a run.
+    pub const CANCEL: u32 = 6;
+    /// A lease begins or ends. Only the broker writes it.
+    pub const LEASE: u32 = 9;
     /// A change of the session itself; the body is a `SessionChange`. Only the broker writes it.
     pub const SESSION: u32 = 10;
     /// What is left of a record whose content was erased: when, who, and which publish. Only the broker writes it.
@@ -100,6 +117,8 @@ pub struct Sender {
     pub device: String,
     /// Who acts in the name of the principal; empty when that is who acts.
     pub via: String,
+    /// The lease with which it acts as an agent. Few have one.
+    pub lease: Option<Box<LeaseRef>>,
 }
 
 /// One publish of a producer.
@@ -263,6 +282,12 @@ pub fn check(record: &[u8]) -> Result<Meaning, Error> {
             field::ASK => embedded::<wire::Ask>("ask", &value)?,
             field::ANSWER => embedded::<wire::Answer>("answer", &value)?,
             field::RUN_CHANGE => embedded::<wire::RunChange>("run_change", &value)?,
+            field::CANCEL => embedded::<wire::Cancel>("cancel", &value)?,
+            field::RECEIPT => embedded::<wire::Receipt>("receipt", &value)?,
+            field::LEASE_CHANGE => {
+                let message = "`lease_change` is written by the broker; claim the agent instead";
+                return Err(Error::new(ErrorCode::FieldReserved, message).field("lease_change"));
+            }
             _ => {}
         }
     }
@@ -329,11 +354,11 @@ pub fn import(record: &[u8], session: &str) -> Result<Bytes, Error> {
 fn check_kind(value: &Value<'_>) -> Result<u32, Error> {
     match value {
         Value::Varint(u64_kind) => match u32::try_from(*u64_kind) {
-            Ok(kind) if kind <= kind::ANSWER || kind >= kind::RESERVED_BELOW => Ok(kind),
+            Ok(kind) if kind <= kind::CANCEL || kind >= kind::RESERVED_BELOW => Ok(kind),
             Ok(kind) => {
                 let message = format!(
                     "kind {kind} is reserved for the broker; publish kinds 0 to {} as protocol.md has them, or {} and above for your own",
-                    kind::ANSWER,
+                    kind::CANCEL,
                     kind::RESERVED_BELOW
                 );
                 Err(Error::new(ErrorCode::KindReserved, message).field("kind"))
@@ -384,9 +409,13 @@ pub fn seal_at(stamp: &Stamp, records: &[Bytes], at_bytes: &[u64]) -> Vec<Bytes>
     let mut prefix = Vec::new();
     put_varint(&mut prefix, field::TIME_MS, stamp.time_ms);
     let mut inner = Vec::new();
-    put_text(&mut inner, 1, &stamp.sender.principal);
-    put_text(&mut inner, 2, &stamp.sender.device);
-    put_text(&mut inner, 3, &stamp.sender.via);
+    put_text(&mut inner, sender::PRINCIPAL, &stamp.sender.principal);
+    put_text(&mut inner, sender::DEVICE, &stamp.sender.device);
+    put_text(&mut inner, sender::VIA, &stamp.sender.via);
+    if let Some(lease) = &stamp.sender.lease {
+        put_text(&mut inner, sender::AGENT, &lease.agent);
+        put_varint(&mut inner, sender::GENERATION, lease.generation);
+    }
     put_bytes(&mut prefix, field::SENDER, &inner);
     if let Some(producer) = &stamp.producer {
         inner.clear();
@@ -408,59 +437,6 @@ pub fn seal_at(stamp: &Stamp, records: &[Bytes], at_bytes: &[u64]) -> Vec<Bytes>
     };
     let at_bytes = at_bytes.iter().copied().chain(std::iter::repeat(0));
     records.iter().zip(at_bytes).map(&mut seal_one).collect()
-}
-
-/// What is left of a sealed record when its content is erased: the fields that say when, who and which publish, as they
-/// were, and [`kind::TOMBSTONE`]. Of a record that means something to the session its ids and what it did are left, too, so that a log
-/// that is folded again comes to the same. `None` for a record that is never erased: one that is a tombstone already, and a change
-/// of the session itself. Of bytes that are no record nothing is left but the kind, so this is total, and the same
-/// bytes give the same tombstone for ever.
-#[must_use]
-pub fn erased(record: &[u8]) -> Option<Bytes> {
-    let (mut left, mut named) = (Vec::new(), Vec::new());
-    let (mut was, mut grows) = (kind::MESSAGE.into(), false);
-    for field in Fields(record).map_while(Result::ok) {
-        match (field.number, field.value) {
-            (field::TIME_MS | field::SENDER | field::PRODUCER, _) => left.extend_from_slice(field.encoded),
-            (field::KIND, Value::Varint(found)) => was = found,
-            (
-                field::ID | field::RUN | field::REPLY_TO | field::MESSAGE | field::CLOSE | field::AT_BYTE,
-                _,
-            ) => {
-                named.extend_from_slice(field.encoded);
-            }
-            (field::GROWS, Value::Varint(1..)) => {
-                grows = true;
-                named.extend_from_slice(field.encoded);
-            }
-            (field::ANSWER, Value::Bytes(answer)) => {
-                keep(&mut named, field::ANSWER, answer, &[ANSWER_OUTCOME])
-            }
-            (field::RUN_CHANGE, Value::Bytes(change)) => {
-                keep(&mut named, field::RUN_CHANGE, change, &[RUN_PARENT, RUN_STATE]);
-            }
-            _ => {}
-        }
-    }
-    let Ok(was) = u32::try_from(was) else {
-        put_varint(&mut left, field::KIND, kind::TOMBSTONE.into());
-        return Some(left.into());
-    };
-    if [kind::TOMBSTONE, kind::SESSION].contains(&was) {
-        return None;
-    }
-    if has_meaning(was, grows) {
-        put_varint(&mut left, field::WAS, was.into());
-        left.extend_from_slice(&named);
-    }
-    put_varint(&mut left, field::KIND, kind::TOMBSTONE.into());
-    Some(left.into())
-}
-
-/// Puts a message of which only some fields are kept.
-fn keep(buffer: &mut Vec<u8>, number: u32, message: &[u8], fields: &[u32]) {
-    let kept = Fields(message).map_while(Result::ok).filter(|field| fields.contains(&field.number));
-    put_bytes(buffer, number, &kept.flat_map(|field| field.encoded).copied().collect::<Vec<u8>>());
 }
 
 pub(crate) fn put_varint(buffer: &mut Vec<u8>, number: u32, value: u64) {
@@ -489,6 +465,10 @@ pub struct Sealed<'a> {
     pub time_ms: u64,
     /// The sender's principal.
     pub principal: &'a str,
+    /// The agent that it acted as; empty when it was none.
+    pub agent: &'a str,
+    /// The generation of the agent's lease.
+    pub generation: u64,
     /// Of an imported record: the principal that sent it where it came from, says whoever imported it. Else empty.
     pub original: &'a str,
     /// Which publish of which producer it belongs to.
@@ -523,6 +503,8 @@ impl<'a> Sealed<'a> {
         let mut sealed = Self {
             time_ms: 0,
             principal: "",
+            agent: "",
+            generation: 0,
             original: "",
             producer: None,
             kind: kind::MESSAGE,
@@ -534,7 +516,9 @@ impl<'a> Sealed<'a> {
             let Field { number, value, .. } = item?;
             match (number, value) {
                 (field::TIME_MS, Value::Varint(time_ms)) => sealed.time_ms = time_ms,
-                (field::SENDER, Value::Bytes(sender)) => sealed.principal = sealed_principal(sender)?,
+                (field::SENDER, Value::Bytes(sender)) => {
+                    (sealed.principal, sealed.agent, sealed.generation) = sealed_sender(sender)?;
+                }
                 (field::ORIGINAL, Value::Bytes(original)) => sealed.original = original_principal(original)?,
                 (field::PRODUCER, Value::Bytes(producer)) => {
                     sealed.producer = Some(sealed_producer(producer)?)
@@ -553,15 +537,19 @@ impl<'a> Sealed<'a> {
     }
 }
 
-fn sealed_principal(sender: &[u8]) -> Result<&str, Error> {
-    let mut principal = "";
+/// The principal, and the agent that it acted as, with the generation.
+fn sealed_sender(sender: &[u8]) -> Result<(&str, &str, u64), Error> {
+    let (mut principal, mut agent, mut generation) = ("", "", 0);
     for part in Fields(sender) {
         let part = part?;
-        if part.number == 1 {
-            principal = text("sender", &part.value, PRINCIPAL_BYTES_MAX)?;
+        match (part.number, part.value) {
+            (sender::PRINCIPAL, value) => principal = text("sender", &value, PRINCIPAL_BYTES_MAX)?,
+            (sender::AGENT, value) => agent = text("sender", &value, SHORT_ID_BYTES_MAX)?,
+            (sender::GENERATION, Value::Varint(found)) => generation = found,
+            _ => {}
         }
     }
-    Ok(principal)
+    Ok((principal, agent, generation))
 }
 
 fn original_principal(original: &[u8]) -> Result<&str, Error> {
@@ -569,7 +557,7 @@ fn original_principal(original: &[u8]) -> Result<&str, Error> {
     for part in Fields(original) {
         let part = part?;
         if let (field::SENDER, Value::Bytes(sender)) = (part.number, part.value) {
-            principal = sealed_principal(sender)?;
+            (principal, ..) = sealed_sender(sender)?;
         }
     }
     Ok(principal)
@@ -628,11 +616,29 @@ mod tests {
 
     #[test]
     fn who_acts_for_somebody_is_stamped_beside_them() {
-        let sender = Sender { principal: "ada".into(), device: String::new(), via: "bridge".into() };
+        let sender = Sender { principal: "ada".into(), via: "bridge".into(), ..Sender::default() };
         let sealed = seal(&Stamp { sender, ..stamp() }, &[message("hi").encode_to_vec().into()]).remove(0);
         let decoded = wire::Record::decode(sealed.clone()).unwrap().sender.unwrap();
         assert_eq!((decoded.principal.as_str(), decoded.via.as_str()), ("ada", "bridge"));
         assert_eq!(Sealed::parse(&sealed).unwrap().principal, "ada");
+    }
+
+    #[test]
+    fn the_lease_is_stamped_with_its_holder_and_stays_when_the_rest_is_erased() {
+        let lease = Some(Box::new(LeaseRef { agent: "coder".into(), generation: 7 }));
+        let sender = Sender { principal: "ada".into(), lease, ..Sender::default() };
+        let sealed = seal(&Stamp { sender, ..stamp() }, &[message("hi").encode_to_vec().into()]).remove(0);
+        let decoded = wire::Record::decode(sealed.clone()).unwrap().sender.unwrap();
+        assert_eq!((decoded.agent.as_str(), decoded.generation), ("coder", 7));
+        for record in [&sealed, &erased(&sealed).unwrap()] {
+            let view = Sealed::parse(record).unwrap();
+            assert_eq!((view.principal, view.agent, view.generation), ("ada", "coder", 7));
+        }
+        // Who imports it holds no lease.
+        let taken = seal(&stamp(), &[import(&sealed, "acme/old").unwrap()]).remove(0);
+        assert_eq!(Sealed::parse(&taken).unwrap().agent, "");
+        let original = wire::Record::decode(taken).unwrap().original.unwrap();
+        assert_eq!(original.sender.unwrap().agent, "coder");
     }
 
     #[test]
@@ -720,6 +726,11 @@ mod tests {
         assert_eq!((error.code, error.field), (ErrorCode::FieldReserved, "sender"));
         let error = refused(wire::Record { kind: kind::SESSION, ..message("x") });
         assert_eq!((error.code, error.field), (ErrorCode::KindReserved, "kind"));
+        let error = refused(wire::Record { kind: kind::LEASE, ..message("x") });
+        assert_eq!((error.code, error.field), (ErrorCode::KindReserved, "kind"));
+        let change = Some(wire::record::Body::LeaseChange(wire::LeaseChange::default()));
+        let error = refused(wire::Record { body: change, ..message("x") });
+        assert_eq!((error.code, error.field), (ErrorCode::FieldReserved, "lease_change"));
         let error = refused(wire::Record { id: "no spaces".into(), ..message("x") });
         assert_eq!((error.code, error.field), (ErrorCode::InvalidRecord, "id"));
         let error = refused(wire::Record { r#type: "t".repeat(129), ..message("x") });

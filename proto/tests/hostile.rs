@@ -113,6 +113,7 @@ fn client_frames() -> Vec<ClientFrame> {
             producer: Some(wire::Producer { id: "p".into(), epoch: 1, sequence: 2 }),
             if_end: Some(3),
             act_as: "bob".into(),
+            lease: Some(wire::Lease { agent: "coder".into(), generation: 5 }),
         }),
         ClientFrame::Subscribe(wire::Subscribe { request: 1, subscriptions: vec![subscription; 2] }),
         ClientFrame::Unsubscribe(wire::Unsubscribe { request: 1, subscription: 2 }),

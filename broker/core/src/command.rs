@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use longwire_proto::lease::{LeaseRef, Terms};
 use longwire_proto::meaning::Meaning;
 use longwire_proto::meta::Meta;
 use longwire_proto::position::Lineage;
@@ -91,6 +92,26 @@ pub enum Command {
         /// The metadata of this one.
         meta: Box<Meta>,
     },
+    /// Claim the lease of an agent.
+    Claim {
+        /// Who asks.
+        sender: Sender,
+        /// The agent.
+        agent: String,
+        /// How long things wait.
+        terms: Terms,
+        /// Whether it is taken from whoever holds it.
+        take_over: bool,
+        /// Go on with the lease of this generation.
+        going_on: Option<u64>,
+    },
+    /// Give a lease up.
+    Release {
+        /// Who asks.
+        sender: Sender,
+        /// The lease.
+        lease: LeaseRef,
+    },
     /// Tell the state.
     Describe,
     /// Tell what became of an ask.
@@ -113,6 +134,8 @@ impl Command {
             Self::Erase { ranges, reason, .. } => ranges.len() * RANGE_BYTES_MAX + reason.len(),
             Self::Import { records, .. } => records.iter().map(Bytes::len).sum(),
             Self::Adopt { meta, session, .. } => meta.encode().len() + session.len(),
+            Self::Claim { agent, .. } => agent.len(),
+            Self::Release { lease, .. } => lease.agent.len(),
             Self::Describe | Self::DescribeAsk { .. } | Self::Flush => 0,
         }
     }
@@ -123,6 +146,7 @@ impl Command {
         match self {
             Self::Publish { records, .. } | Self::Import { records, .. } => records.len(),
             Self::Create { .. } | Self::Close { .. } | Self::Erase { .. } | Self::Adopt { .. } => 1,
+            Self::Claim { .. } | Self::Release { .. } => 1,
             Self::Describe | Self::DescribeAsk { .. } | Self::Flush => 0,
         }
     }
@@ -161,8 +185,23 @@ pub enum Reply {
         /// How it ended, unless it is open.
         resolved: Option<Box<Resolution>>,
     },
+    /// The lease is claimed.
+    Claimed(Box<Claimed>),
+    /// It is given up.
+    Released,
     /// Everything before the flush is durable.
     Flushed,
+}
+
+/// A lease that somebody holds, and what its agent finds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claimed {
+    /// The agent.
+    pub agent: Arc<str>,
+    /// The epoch of the offsets.
+    pub epoch: u64,
+    /// What is open, and the agent's lease.
+    pub view: Arc<View>,
 }
 
 /// The state of a session.

@@ -5,6 +5,7 @@
 //! discarded, never rolled back; its driver loads the session again from what is durable.
 
 mod deciding;
+mod leasing;
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -20,6 +21,7 @@ use crate::entity::ENDED_RESIDENT_MAX;
 use crate::entity::ended::Ended;
 use crate::entity::view::View;
 use crate::machine::deciding::broker;
+use crate::machine::leasing::Leases;
 use crate::producer::ProducerKey;
 use crate::state::{PRODUCERS_RESIDENT_MAX, State};
 use crate::summary::Projection;
@@ -152,6 +154,9 @@ pub struct Machine {
     projection_changed: bool,
     /// When the driver wants to look at the session apart from its expiry, such as for its retention.
     wake_ms: Option<u64>,
+    leases: Leases,
+    /// What is open ends by no time: see [`Machine::hold`].
+    is_held: bool,
     /// The expiry was decided; the session takes nothing any more.
     expired: bool,
     /// The number of the batch that is gathering; the one in flight, if any, is the one before.
@@ -182,6 +187,8 @@ impl Machine {
             erasing: Vec::new(),
             projection_changed: false,
             wake_ms: None,
+            leases: Leases::default(),
+            is_held: false,
             expired: false,
             next_batch: 1,
             in_flight: None,
@@ -230,7 +237,9 @@ impl Machine {
     #[must_use]
     pub fn follows(&self, command: &Command) -> usize {
         match command {
-            Command::Close { .. } => self.state.entities().open(),
+            Command::Close { .. } | Command::Claim { .. } | Command::Release { .. } => {
+                self.state.entities().open() + 1
+            }
             Command::Publish { meant: Some(meant), .. } if meant.meanings.iter().any(ends_run) => {
                 self.state.entities().open() + meant.meanings.len()
             }
@@ -338,12 +347,20 @@ impl Machine {
         self.state.trim(start);
     }
 
-    /// The next deadline that is data of the session: when it expires, or one of its asks.
+    /// The next deadline that is data of the session: when it expires, or one of its asks, or a run is to be ended.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        let asks = self.state.entities().deadline_ms();
-        let deadlines = [self.expires_ms(), asks].into_iter().flatten();
+        let deadlines = [self.expires_ms(), self.entities_due_ms()].into_iter().flatten();
         deadlines.min().filter(|_| self.exists() && !self.expired && !self.failed)
+    }
+
+    /// What is open ends by no time until the session is loaded again: its records come from elsewhere, and more of them will.
+    pub fn hold(&mut self) {
+        self.is_held = true;
+    }
+
+    fn entities_due_ms(&self) -> Option<u64> {
+        self.state.entities().deadline_ms().filter(|_| !self.is_held)
     }
 
     fn expires_ms(&self) -> Option<u64> {
@@ -358,7 +375,7 @@ impl Machine {
 
     /// When the session must be looked at apart from its expiry.
     fn wakes_ms(&self) -> Option<u64> {
-        [self.wake_ms, self.state.entities().deadline_ms()].into_iter().flatten().min()
+        [self.wake_ms, self.entities_due_ms(), self.leases.lapses_ms()].into_iter().flatten().min()
     }
 
     /// Looks whether the deadline has come, and decides what follows. `wake_ms` is when the driver wants to look again
@@ -369,8 +386,10 @@ impl Machine {
             return;
         }
         let due = self.state.entities().due(now_ms);
-        if !due.is_empty() {
+        if !due.is_empty() && !self.is_held {
             self.append_own(&due, now_ms);
+            self.tie_up(now_ms);
+            self.drop_ended_leases();
         }
         if self.expires_ms().is_none_or(|due| now_ms < due) {
             self.projection_changed = true;

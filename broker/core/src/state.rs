@@ -16,8 +16,8 @@ use crate::summary::Summary;
 
 /// Which fold made a snapshot. A change of the fold raises it and ships the migration from the one before.
 ///
-/// Version 1 knew no entities: no record that it folded was one, so its snapshots have none.
-pub const FOLD_VERSION: u64 = 2;
+/// Version 1 knew no entities, and version 2 no agents: no record that they folded was one, so their snapshots have none.
+pub const FOLD_VERSION: u64 = 3;
 
 /// Producers kept resident beyond those written since the last snapshot; colder ones are rows in the store. One
 /// producer's window takes at most 24 KiB.
@@ -42,6 +42,7 @@ impl State {
     /// The state of a log before its first record.
     #[must_use]
     pub fn new(lineage: Lineage) -> Self {
+        let own_from = own_from(&lineage);
         Self {
             lineage,
             start: 0,
@@ -50,7 +51,7 @@ impl State {
             summary: Summary::default(),
             producers: BTreeMap::new(),
             cold_producers: false,
-            entities: Entities::default(),
+            entities: Entities::new(own_from),
         }
     }
 
@@ -89,7 +90,8 @@ impl State {
         (state.start, state.end, state.last_time_ms) = (start, end, last_time_ms);
         (state.summary, state.cold_producers) = (summary, cold != 0);
         if version > 1 {
-            state.entities = Entities::decode_open(&mut row)?;
+            let own_from = own_from(&state.lineage);
+            state.entities = Entities::decode_open(&mut row, version, own_from)?;
         }
         Some(state)
     }
@@ -189,7 +191,7 @@ impl State {
             match &change {
                 Change::Origin { .. } => self.summary.created_ms = sealed.time_ms,
                 Change::Erase { ranges, .. } => {
-                    let at = At { offset, time_ms: sealed.time_ms, principal: sealed.principal };
+                    let at = at(offset, &sealed);
                     self.entities.erase(ranges, &at);
                     let erase =
                         |producer: &mut Producer| ranges.iter().for_each(|range| producer.erase(range));
@@ -202,8 +204,7 @@ impl State {
         if sealed.has_meaning
             && let Ok(meaning) = Meaning::of(record)
         {
-            let at = At { offset, time_ms: sealed.time_ms, principal: sealed.principal };
-            self.entities.fold(&meaning, &at);
+            self.entities.fold(&meaning, &at(offset, &sealed));
         }
         self.summary.status = self.entities.view().status();
         if let Some(publish) = &sealed.producer {
@@ -265,4 +266,14 @@ impl State {
     pub fn producers_resident(&self) -> usize {
         self.producers.len()
     }
+}
+
+fn at<'a>(offset: u64, sealed: &Sealed<'a>) -> At<'a> {
+    let Sealed { time_ms, principal, agent, generation, .. } = *sealed;
+    At { offset, time_ms, principal, agent, generation }
+}
+
+/// The offset at which the last epoch of a log begins.
+fn own_from(lineage: &Lineage) -> u64 {
+    lineage.entries().last().map_or(0, |entry| entry.from_offset)
 }

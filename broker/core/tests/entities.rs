@@ -1,7 +1,8 @@
-//! Asks, runs and messages that grow against a simple reference model, over random commands, snapshots, restarts and erasures.
+//! Asks, runs, messages that grow, leases and input against a simple reference model, over random commands, snapshots, restarts and
+//! erasures.
 #![allow(clippy::unwrap_used)] // a test: a panic is its failure
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use longwire_core::command::{Command, Meant, Reply};
@@ -10,6 +11,8 @@ use longwire_core::entity::view::View;
 use longwire_core::machine::{BROKER, Machine, Output, Persisted, Ticket};
 use longwire_core::state::State;
 use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::lease::{LeaseRef, LeaseState, Terms};
+use longwire_proto::limits::INPUT_ATTEMPTS_MAX;
 use longwire_proto::meaning::Meaning;
 use longwire_proto::position::Lineage;
 use longwire_proto::record::{Sealed, Sender, check, erased, kind};
@@ -88,6 +91,8 @@ impl Disk {
 const PRINCIPALS: [&str; 3] = ["ada", "bob", "eve"];
 const OPTIONS: [&str; 2] = ["yes", "no"];
 const STATES: [&str; 4] = ["working", "suspended", "completed", "cancelled"];
+const AGENTS: [&str; 2] = ["coder", "tester"];
+const RECEIPTS: [&str; 3] = ["delivered", "consumed", "not_consumed"];
 
 /// One record, small enough to collide often.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +105,9 @@ enum Act {
     Change { id: u8, state: u8 },
     Open { id: u8 },
     Delta { id: u8, length: u8, closes: bool },
+    Input { id: u8, agent: u8 },
+    Receipt { id: u8, state: u8, run: Option<u8> },
+    CancelRun { id: u8, within: u64 },
     Plain,
 }
 
@@ -165,6 +173,29 @@ impl Act {
                 body: Some(Body::Text("x".repeat(length.into()))),
                 ..Default::default()
             },
+            Self::Input { id: number, agent } => wire::Record {
+                kind: kind::INPUT,
+                id: id(number),
+                to: vec![AGENTS[usize::from(agent)].to_owned()],
+                body: Some(Body::Text("go on".into())),
+                ..Default::default()
+            },
+            Self::Receipt { id: number, state, run } => wire::Record {
+                kind: kind::INPUT,
+                reply_to: id(number),
+                body: Some(Body::Receipt(wire::Receipt {
+                    state: RECEIPTS[usize::from(state)].into(),
+                    run: named(run),
+                    reason: String::new(),
+                })),
+                ..Default::default()
+            },
+            Self::CancelRun { id: number, within } => wire::Record {
+                kind: kind::CANCEL,
+                run: id(number),
+                body: Some(Body::Cancel(wire::Cancel { deadline_ms: within, reason: String::new() })),
+                ..Default::default()
+            },
             Self::Plain => wire::Record::default(),
         };
         record.encode_to_vec().into()
@@ -174,7 +205,7 @@ impl Act {
 #[derive(Clone, Debug, PartialEq)]
 enum Thing {
     Ask {
-        by: String,
+        by: Owner,
         to: Option<String>,
         run: String,
         expires: Option<u64>,
@@ -182,16 +213,49 @@ enum Thing {
         end: Option<(AskOutcome, String)>,
     },
     Run {
-        by: String,
+        by: Owner,
         parent: String,
         offset: u64,
+        suspended: bool,
+        /// When it is ended, and who wanted that.
+        cancel: Option<(u64, String)>,
         end: Option<String>,
     },
     Message {
-        by: String,
+        by: Owner,
         bytes: u64,
         closed: bool,
     },
+    Input {
+        by: Owner,
+        to: String,
+        offset: u64,
+        given_to: BTreeSet<u64>,
+        over: bool,
+    },
+}
+
+/// A principal, and the agent that it acted as; empty when it was none.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Owner {
+    principal: String,
+    agent: String,
+}
+
+impl Owner {
+    fn owns(&self, other: &Owner) -> bool {
+        if other.agent.is_empty() { self.principal == other.principal } else { self.agent == other.agent }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Held {
+    by: String,
+    generation: u64,
+    live: bool,
+    terms: Terms,
+    /// When it was heard, or ended.
+    at: u64,
 }
 
 /// The reference.
@@ -200,6 +264,7 @@ struct Reference {
     things: BTreeMap<String, Thing>,
     /// Where each delta was told to begin in its message.
     places: Vec<(u64, u64)>,
+    agents: BTreeMap<String, Held>,
     end: u64,
     time_ms: u64,
 }
@@ -218,15 +283,76 @@ impl Reference {
         }
     }
 
-    /// One record of a publish of `by`.
-    fn act(&mut self, act: Act, by: &str, manages: bool) -> Result<Said, ErrorCode> {
+    /// Whether a publish may be made with this lease; that renews it.
+    fn hold(&mut self, by: &str, agent: &str, generation: u64) -> Result<(), ErrorCode> {
+        if self.end == 0 {
+            return Err(ErrorCode::SessionNotFound);
+        }
+        let held = self.agents.get_mut(agent).ok_or(ErrorCode::Fenced)?;
+        if !held.live || held.generation != generation || held.by != by {
+            return Err(ErrorCode::Fenced);
+        }
+        held.at = self.time_ms;
+        Ok(())
+    }
+
+    fn claim(&mut self, by: &str, agent: &str, terms: Terms, take_over: bool) -> Result<u64, ErrorCode> {
+        if self.end == 0 {
+            return Err(ErrorCode::SessionNotFound);
+        }
+        if self.agents.get(agent).is_some_and(|held| held.live) {
+            if !take_over {
+                return Err(ErrorCode::LeaseHeld);
+            }
+            self.end_lease(agent, &BTreeSet::new());
+        }
+        let (generation, at) = (self.end, self.time_ms);
+        self.agents.insert(agent.to_owned(), Held { by: by.to_owned(), generation, live: true, terms, at });
+        self.end += 1;
+        Ok(generation)
+    }
+
+    /// A lease ends, with some runs that end themselves.
+    fn end_lease(&mut self, agent: &str, ending: &BTreeSet<String>) {
+        let held = self.agents.get_mut(agent).unwrap();
+        (held.live, held.at) = (false, self.time_ms);
+        self.end += 1;
+        for (id, thing) in &mut self.things {
+            match thing {
+                Thing::Message { by, closed: closed @ false, .. } if by.agent == agent => *closed = true,
+                Thing::Run { by, suspended: suspended @ false, end: None, .. }
+                    if by.agent == agent && !ending.contains(id) =>
+                {
+                    *suspended = true;
+                }
+                Thing::Input { to, given_to, over: over @ false, .. }
+                    if to == agent && given_to.len() >= INPUT_ATTEMPTS_MAX =>
+                {
+                    *over = true;
+                }
+                _ => continue,
+            }
+            self.end += 1;
+        }
+    }
+
+    fn lapse(&mut self) {
+        let now = self.time_ms;
+        let silent = self.agents.iter().filter(|(_, held)| held.live && held.at + held.terms.ttl_ms <= now);
+        for agent in silent.map(|(agent, _)| agent.clone()).collect::<Vec<_>>() {
+            self.end_lease(&agent, &BTreeSet::new());
+        }
+    }
+
+    /// One record of a publish of `by`, with the lease of this generation.
+    fn act(&mut self, act: Act, by: &Owner, generation: u64, manages: bool) -> Result<Said, ErrorCode> {
         let (offset, now) = (self.end, self.time_ms);
-        let by = by.to_owned();
+        let by = by.clone();
         match act {
             Act::Plain => {}
             Act::Ask { id: number, to, run, lives_for } => {
                 match self.things.get(&id(number)) {
-                    Some(Thing::Ask { by: first, offset, .. }) if *first == by => {
+                    Some(Thing::Ask { by: first, offset, .. }) if by.owns(first) => {
                         return Ok(Said::Known(*offset));
                     }
                     Some(_) => return Err(ErrorCode::IdInUse),
@@ -249,21 +375,23 @@ impl Reference {
                     return Err(ErrorCode::AlreadyResolved);
                 }
                 let outcome = match act {
-                    Act::Cancel { .. } if *asker == by || manages => AskOutcome::Cancelled,
+                    Act::Cancel { .. } if by.owns(asker) || manages => AskOutcome::Cancelled,
                     Act::Cancel { .. } => return Err(ErrorCode::NotOwner),
                     _ if expires.is_some_and(|at| at <= now) => return Err(ErrorCode::AlreadyResolved),
-                    _ if to.as_ref().is_some_and(|to| *to != by) => return Err(ErrorCode::NotAddressed),
+                    _ if to.as_ref().is_some_and(|to| *to != by.principal) => {
+                        return Err(ErrorCode::NotAddressed);
+                    }
                     Act::Answer { option, .. } if usize::from(option) >= OPTIONS.len() => {
                         return Err(ErrorCode::InvalidAnswer);
                     }
                     Act::Answer { .. } => AskOutcome::Answered,
                     _ => AskOutcome::Denied,
                 };
-                *end = Some((outcome, by));
+                *end = Some((outcome, by.principal));
             }
             Act::Start { id: number, parent } => {
                 match self.things.get(&id(number)) {
-                    Some(Thing::Run { by: first, offset, .. }) if *first == by => {
+                    Some(Thing::Run { by: first, offset, .. }) if by.owns(first) => {
                         return Ok(Said::Known(*offset));
                     }
                     Some(_) => return Err(ErrorCode::IdInUse),
@@ -272,17 +400,54 @@ impl Reference {
                 if parent.is_some() {
                     self.run_is_open(&named(parent))?;
                 }
-                self.things.insert(id(number), Thing::Run { by, parent: named(parent), offset, end: None });
+                let (parent, suspended, cancel, end) = (named(parent), false, None, None);
+                self.things.insert(id(number), Thing::Run { by, parent, offset, suspended, cancel, end });
             }
             Act::Change { id: number, state } => {
                 self.run_is_open(&id(number))?;
-                let Some(Thing::Run { by: owner, end, .. }) = self.things.get_mut(&id(number)) else {
+                let Some(Thing::Run { by: owner, suspended, end, .. }) = self.things.get_mut(&id(number))
+                else {
                     panic!()
                 };
-                if *owner != by && !manages {
+                if !by.owns(owner) && !manages {
                     return Err(ErrorCode::NotOwner);
                 }
+                *suspended = state == 1;
                 *end = Some(STATES[usize::from(state)].to_owned()).filter(|_| state >= 2);
+            }
+            Act::CancelRun { id: number, within } => {
+                self.run_is_open(&id(number))?;
+                let Some(Thing::Run { cancel, .. }) = self.things.get_mut(&id(number)) else { panic!() };
+                let (at, first) = cancel.take().unwrap_or((u64::MAX, by.principal));
+                *cancel = Some((at.min(now + within), first));
+            }
+            Act::Input { id: number, agent } => {
+                match self.things.get(&id(number)) {
+                    Some(Thing::Input { by: first, offset, .. }) if first.principal == by.principal => {
+                        return Ok(Said::Known(*offset));
+                    }
+                    Some(_) => return Err(ErrorCode::IdInUse),
+                    None => {}
+                }
+                let to = AGENTS[usize::from(agent)].to_owned();
+                if !self.agents.contains_key(&to) {
+                    return Err(ErrorCode::AgentUnknown);
+                }
+                let (given_to, over) = (BTreeSet::new(), false);
+                self.things.insert(id(number), Thing::Input { by, to, offset, given_to, over });
+            }
+            Act::Receipt { id: number, state, run } => {
+                let is_run = run.is_none() || matches!(self.things.get(&named(run)), Some(Thing::Run { .. }));
+                match self.things.get_mut(&id(number)) {
+                    Some(Thing::Input { over: true, .. }) => return Err(ErrorCode::InputEnded),
+                    Some(Thing::Input { to, .. }) if *to != by.agent => return Err(ErrorCode::NotOwner),
+                    Some(Thing::Input { .. }) if !is_run => return Err(ErrorCode::RunNotFound),
+                    Some(Thing::Input { given_to, over, .. }) => match state {
+                        0 => drop(given_to.insert(generation)),
+                        _ => *over = true,
+                    },
+                    _ => return Err(ErrorCode::InputNotFound),
+                }
             }
             Act::Open { id: number } => {
                 if self.things.contains_key(&id(number)) {
@@ -292,7 +457,7 @@ impl Reference {
             }
             Act::Delta { id: number, length, closes } => match self.things.get_mut(&id(number)) {
                 Some(Thing::Message { closed: true, .. }) => return Err(ErrorCode::MessageClosed),
-                Some(Thing::Message { by: owner, .. }) if *owner != by => return Err(ErrorCode::NotOwner),
+                Some(Thing::Message { by: owner, .. }) if !by.owns(owner) => return Err(ErrorCode::NotOwner),
                 Some(Thing::Message { bytes, closed, .. }) => {
                     self.places.push((offset, *bytes));
                     *bytes += u64::from(length);
@@ -347,6 +512,35 @@ impl Reference {
                 self.end += 1;
             }
         }
+        let (now, agents) = (self.time_ms, self.agents.clone());
+        let open_runs = |due: &dyn Fn(&Owner, Option<u64>) -> bool| -> BTreeSet<String> {
+            let due = self.things.iter().filter(|(_, thing)| match thing {
+                Thing::Run { by, cancel, end: None, .. } => due(by, cancel.as_ref().map(|(at, _)| *at)),
+                _ => false,
+            });
+            due.map(|(id, _)| id.clone()).collect()
+        };
+        let cancelled = open_runs(&|_, cancel| cancel.is_some_and(|at| at <= now));
+        let waited = |by: &Owner| {
+            agents
+                .get(&by.agent)
+                .is_some_and(|held| !held.live && held.at + held.terms.adopt_timeout_ms <= now)
+        };
+        let abandoned = &open_runs(&|by, _| waited(by)) - &cancelled;
+        for agent in AGENTS {
+            let is_its = |id: &String| matches!(&self.things[id], Thing::Run { by, .. } if by.agent == agent);
+            if agents.get(agent).is_some_and(|held| held.live) && cancelled.iter().any(is_its) {
+                self.end_lease(agent, &cancelled);
+            }
+        }
+        for (ids, how) in [(cancelled, "cancelled"), (abandoned, "abandoned")] {
+            for id in ids {
+                let Some(Thing::Run { end, .. }) = self.things.get_mut(&id) else { panic!() };
+                *end = Some(how.to_owned());
+                self.end += 1;
+            }
+        }
+        self.tie_up();
     }
 
     fn check(&self, view: &View) {
@@ -363,6 +557,59 @@ impl Reference {
         for (id, run) in &view.ended_runs {
             let Some(Thing::Run { end: Some(end), .. }) = self.things.get(&**id) else { panic!("{id}") };
             assert_eq!(run.state.as_str(), end);
+        }
+        for (id, run) in &view.runs {
+            let Some(Thing::Run { by, suspended, cancel, .. }) = self.things.get(&**id) else {
+                panic!("{id}")
+            };
+            assert_eq!(
+                (&*run.agent, run.state.as_str() == "suspended"),
+                (by.agent.as_str(), *suspended),
+                "{id}"
+            );
+            let found = run.cancel.as_ref().map(|cancel| (cancel.at_ms, cancel.by.to_string()));
+            assert_eq!(found, *cancel, "{id}");
+        }
+        let inputs: Vec<&str> = view.inputs.keys().map(|id| &**id).collect();
+        assert_eq!(inputs, open(|thing| matches!(thing, Thing::Input { over: false, .. })));
+        for (id, input) in &view.inputs {
+            let Some(Thing::Input { given_to, to, .. }) = self.things.get(&**id) else { panic!("{id}") };
+            assert_eq!((input.attempts, &*input.agent), (given_to.len() as u64, to.as_str()));
+        }
+        let agents = view.agents.iter().map(|(name, agent)| {
+            assert_eq!(view.is_live(agent), agent.held);
+            (&**name, &*agent.principal, agent.generation, agent.held)
+        });
+        let wanted = self.agents.iter();
+        assert!(agents.eq(wanted.map(|(name, held)| (
+            name.as_str(),
+            held.by.as_str(),
+            held.generation,
+            held.live
+        ))));
+    }
+}
+
+/// Says of a log alone that every record that was written with a lease was written while it was live, by its holder.
+fn check_leases(log: &[Bytes]) {
+    let mut live: BTreeMap<String, (u64, String)> = BTreeMap::new();
+    for (offset, record) in (0..).zip(log) {
+        let sealed = Sealed::parse(record).unwrap();
+        if !sealed.agent.is_empty() {
+            let holder = (sealed.generation, sealed.principal.to_owned());
+            assert_eq!(live.get(sealed.agent), Some(&holder), "record {offset}");
+        }
+        if let Ok(Meaning::Lease(change)) = Meaning::of(record) {
+            let ended = live.remove(&change.agent).map(|(generation, _)| generation);
+            match change.state {
+                LeaseState::Claimed => {
+                    assert_eq!(ended, None, "{offset}: somebody holds it");
+                    live.insert(change.agent, (offset, sealed.principal.to_owned()));
+                }
+                LeaseState::Released | LeaseState::Lapsed => {
+                    assert_eq!((ended, sealed.principal), (Some(change.generation), BROKER), "{offset}");
+                }
+            }
         }
     }
 }
@@ -381,21 +628,67 @@ fn act() -> impl Strategy<Value = Act> {
         2 => id().prop_map(|id| Act::Open { id }),
         4 => (id(), 0..4u8, prop::bool::weighted(0.2))
             .prop_map(|(id, length, closes)| Act::Delta { id, length, closes }),
+        2 => (3..6u8, 0..2u8).prop_map(|(id, agent)| Act::Input { id, agent }),
+        6 => (3..6u8, prop_oneof![3 => Just(0u8), 1 => 1..3u8], prop::option::weighted(0.1, 0..6u8))
+            .prop_map(|(id, state, run)| Act::Receipt { id, state, run }),
+        2 => (id(), 1..25u64).prop_map(|(id, within)| Act::CancelRun { id, within }),
         1 => Just(Act::Plain),
     ]
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    Publish { by: u8, acts: Vec<Act> },
+    /// With the lease of an agent, and of one so many generations ago.
+    Publish {
+        by: u8,
+        lease: Option<(u8, u8)>,
+        /// By whoever holds it, if anybody does.
+        as_holder: bool,
+        acts: Vec<Act>,
+    },
+    Claim {
+        by: u8,
+        agent: u8,
+        ttl: u64,
+        adopt: u64,
+        take_over: bool,
+    },
+    /// Go on with a lease, or give it up.
+    GoOn {
+        by: u8,
+        lease: (u8, u8),
+        release: bool,
+    },
     Pass(u64),
     Snapshot,
     Restart,
 }
 
+/// Who holds the lease of an agent, and its generation.
+fn holder(view: &View, agent: u8) -> Option<(u8, u64)> {
+    let agent = view.agents.get(AGENTS[usize::from(agent)]).filter(|agent| view.is_live(agent))?;
+    let by = (0..).zip(PRINCIPALS).find(|(_, name)| *name == &*agent.principal)?.0;
+    Some((by, agent.generation))
+}
+
+/// Nearly always the last one.
+fn old() -> impl Strategy<Value = u8> {
+    prop_oneof![6 => Just(0u8), 1 => Just(1u8)]
+}
+
+fn lease() -> impl Strategy<Value = Option<(u8, u8)>> {
+    prop::option::weighted(0.6, (0..2u8, old()))
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        12 => (0..3u8, prop::collection::vec(act(), 1..4)).prop_map(|(by, acts)| Step::Publish { by, acts }),
+        12 => (0..3u8, lease(), prop::bool::weighted(0.85), prop::collection::vec(act(), 1..3))
+            .prop_map(|(by, lease, as_holder, acts)| Step::Publish { by, lease, as_holder, acts }),
+        3 => (0..3u8, 0..2u8, 5..80u64, 10..60u64, prop::bool::weighted(0.2)).prop_map(
+            |(by, agent, ttl, adopt, take_over)| Step::Claim { by, agent, ttl, adopt, take_over }
+        ),
+        2 => (0..3u8, (0..2u8, old()), prop::bool::weighted(0.3))
+            .prop_map(|(by, lease, release)| Step::GoOn { by, lease, release }),
         2 => (1..20u64).prop_map(Step::Pass),
         1 => Just(Step::Snapshot),
         1 => Just(Step::Restart),
@@ -403,11 +696,19 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn publish(by: u8, records: Vec<Bytes>) -> Command {
+    publish_as(by, None, records)
+}
+
+fn sender(by: u8) -> Sender {
+    Sender { principal: PRINCIPALS[usize::from(by)].to_owned(), ..Sender::default() }
+}
+
+fn publish_as(by: u8, lease: Option<LeaseRef>, records: Vec<Bytes>) -> Command {
     let meanings: Vec<Meaning> = records.iter().map(|record| check(record).unwrap()).collect();
     // Eve manages the session.
     let standing = Standing { manages: by == 2, ..Standing::default() };
     Command::Publish {
-        sender: Sender { principal: PRINCIPALS[usize::from(by)].to_owned(), ..Sender::default() },
+        sender: Sender { lease: lease.map(Box::new), ..sender(by) },
         producer: None,
         if_end: None,
         may_create: true,
@@ -425,16 +726,70 @@ proptest! {
     fn asks_runs_and_messages_are_those_of_the_reference(steps in prop::collection::vec(step(), 1..80)) {
         let (mut disk, mut reference) = (Disk::default(), Reference { time_ms: 1, ..Reference::default() });
         let mut machine = disk.load();
+        // Every lease that there was, by its agent; the last one last.
+        let mut generations: BTreeMap<u8, Vec<u64>> = BTreeMap::new();
+        let named_lease = |generations: &BTreeMap<u8, Vec<u64>>, (agent, old): (u8, u8)| {
+            let found = generations.get(&agent).and_then(|all| all.iter().rev().nth(usize::from(old)));
+            LeaseRef { agent: AGENTS[usize::from(agent)].to_owned(), generation: found.copied().unwrap_or(999) }
+        };
         for step in steps {
             match &step {
-                Step::Publish { by, acts } => {
+                Step::Claim { by, agent, ttl, adopt, take_over } => {
+                    let terms = Terms { ttl_ms: *ttl, adopt_timeout_ms: *adopt };
+                    let (name, take_over) = (AGENTS[usize::from(*agent)].to_owned(), *take_over && *by == 2);
+                    let expected = reference.claim(PRINCIPALS[usize::from(*by)], &name, terms, take_over);
+                    let claim = Command::Claim { sender: sender(*by), agent: name, terms, take_over, going_on: None };
+                    match (disk.run(&mut machine, claim, reference.time_ms), expected) {
+                        (Ok(Reply::Claimed(claimed)), Ok(generation)) => {
+                            prop_assert_eq!(claimed.view.agents[&claimed.agent].generation, generation);
+                            generations.entry(*agent).or_default().push(generation);
+                        }
+                        (Err(error), Err(code)) => {
+                            prop_assert_eq!(error.code, code, "{}", error);
+                            prop_assert!(code != ErrorCode::LeaseHeld || error.retry_after_ms > 0);
+                        }
+                        (result, expected) => prop_assert!(false, "{:?} instead of {:?}", result, expected),
+                    }
+                }
+                Step::GoOn { by, lease, release } => {
+                    let lease = named_lease(&generations, *lease);
+                    let LeaseRef { agent, generation } = lease.clone();
+                    let held = reference.hold(PRINCIPALS[usize::from(*by)], &agent, generation);
+                    let command = if *release {
+                        Command::Release { sender: sender(*by), lease: lease.clone() }
+                    } else {
+                        // What it says of terms is of no interest then.
+                        let (going_on, terms) = (Some(generation), Terms::default());
+                        Command::Claim { sender: sender(*by), agent, terms, take_over: false, going_on }
+                    };
+                    match (disk.run(&mut machine, command, reference.time_ms), held) {
+                        (Ok(Reply::Released), Ok(())) => reference.end_lease(&lease.agent, &BTreeSet::new()),
+                        (Ok(Reply::Claimed(claimed)), Ok(())) => {
+                            prop_assert_eq!(claimed.view.agents[&claimed.agent].generation, generation);
+                        }
+                        (Err(error), Err(code)) => prop_assert_eq!(error.code, code, "{}", error),
+                        (result, expected) => prop_assert!(false, "{:?} instead of {:?}", result, expected),
+                    }
+                }
+                Step::Publish { by, lease, as_holder, acts } => {
                     let now = reference.time_ms;
+                    let holder = lease.filter(|_| *as_holder).and_then(|(agent, _)| {
+                        holder(machine.state().entities().view(), agent)
+                    });
+                    let by = &holder.map_or(*by, |(by, _)| by);
+                    let lease = lease.map(|lease| named_lease(&generations, lease));
                     let records: Vec<Bytes> = acts.iter().map(|act| act.record(now)).collect();
-                    let result = disk.run(&mut machine, publish(*by, records), now);
+                    let result = disk.run(&mut machine, publish_as(*by, lease.clone(), records), now);
+                    let principal = PRINCIPALS[usize::from(*by)];
+                    let held = lease.as_ref().map_or(Ok(()), |lease| {
+                        reference.hold(principal, &lease.agent, lease.generation)
+                    });
+                    let (agent, generation) = lease.map_or((String::new(), 0), |lease| (lease.agent, lease.generation));
+                    let owner = Owner { principal: principal.to_owned(), agent };
                     let (mut trial, from) = (reference.clone(), reference.end);
-                    let mut expected = Ok(None);
-                    for act in acts {
-                        match trial.act(*act, PRINCIPALS[usize::from(*by)], *by == 2) {
+                    let mut expected = held.map(|()| None);
+                    for act in acts.iter().take(if expected.is_ok() { acts.len() } else { 0 }) {
+                        match trial.act(*act, &owner, generation, *by == 2) {
                             Ok(Said::Appended) => {}
                             Ok(Said::Known(at)) if acts.len() == 1 => expected = Ok(Some(at)),
                             Ok(Said::Known(_)) => { expected = Err(ErrorCode::IdInUse); break }
@@ -456,9 +811,12 @@ proptest! {
                 }
                 Step::Pass(ms) => {
                     reference.time_ms += ms;
+                    machine.handle_lapse(reference.time_ms);
+                    reference.lapse();
                     machine.handle_timeout(reference.time_ms, None);
-                    let due = machine.poll_timeout();
-                    prop_assert!(due.is_none_or(|due| due > reference.time_ms), "{:?} is over", due);
+                    for due in [machine.poll_timeout(), machine.poll_lapse()] {
+                        prop_assert!(due.is_none_or(|due| due > reference.time_ms), "{:?} is over", due);
+                    }
                     disk.settle(&mut machine);
                     reference.expire();
                 }
@@ -466,11 +824,18 @@ proptest! {
                     machine.request_snapshot();
                     disk.settle(&mut machine);
                 }
-                Step::Restart => machine = disk.load(),
+                Step::Restart => {
+                    machine = disk.load();
+                    machine.begin_leases(reference.time_ms);
+                    // Whoever held one has all of its time again.
+                    reference.agents.values_mut().filter(|held| held.live).for_each(|held| held.at = reference.time_ms);
+                }
             }
+            prop_assert_eq!(machine.has_leases(), reference.agents.values().any(|held| held.live));
             prop_assert_eq!(disk.log.len() as u64, reference.end, "{:?}", step);
             reference.check(machine.state().entities().view());
         }
+        check_leases(&disk.log);
         let replayed = disk.replayed();
         prop_assert_eq!(replayed.entities().view(), machine.state().entities().view());
         for (offset, at) in reference.places {
@@ -498,12 +863,26 @@ proptest! {
         let mut now = 1;
         for step in steps {
             match step {
-                Step::Publish { by, acts } => {
+                Step::Publish { by, lease, as_holder, acts } => {
+                    let holder = lease.filter(|_| as_holder).and_then(|(agent, _)| {
+                        holder(machine.state().entities().view(), agent)
+                    });
+                    let (by, generation) = holder.unwrap_or((by, 0));
                     let records = acts.iter().map(|act| act.record(now)).collect();
-                    drop(disk.run(&mut machine, publish(by, records), now));
+                    let lease = lease.map(|(agent, _)| LeaseRef { agent: AGENTS[usize::from(agent)].into(), generation });
+                    drop(disk.run(&mut machine, publish_as(by, lease, records), now));
                 }
-                Step::Pass(ms) => now += ms,
-                Step::Snapshot | Step::Restart => {}
+                Step::Claim { by, agent, ttl, adopt, take_over } => {
+                    let terms = Terms { ttl_ms: ttl, adopt_timeout_ms: adopt };
+                    let (agent, going_on) = (AGENTS[usize::from(agent)].to_owned(), None);
+                    drop(disk.run(&mut machine, Command::Claim { sender: sender(by), agent, terms, take_over, going_on }, now));
+                }
+                Step::Pass(ms) => {
+                    now += ms;
+                    machine.handle_lapse(now);
+                    disk.settle(&mut machine);
+                }
+                Step::GoOn { .. } | Step::Snapshot | Step::Restart => {}
             }
         }
         let open = machine.state().entities().view().clone();
@@ -528,11 +907,19 @@ proptest! {
         prop_assert!(left.asks.keys().all(|id| open.asks.contains_key(id)));
         prop_assert!(left.runs.keys().eq(open.runs.keys()));
         prop_assert_eq!(left.messages, open.messages);
+        prop_assert_eq!(&left.agents, &open.agents);
+        for (id, input) in &open.inputs {
+            prop_assert_eq!(left.inputs.get(id), (!is_gone(input.offset)).then_some(input));
+        }
         let replayed = disk.replayed();
         let again = replayed.entities().view();
         prop_assert!(again.asks.keys().eq(left.asks.keys()));
         prop_assert!(again.runs.keys().eq(left.runs.keys()));
         prop_assert_eq!(again.messages, left.messages);
+        prop_assert_eq!(&again.agents, &left.agents);
+        prop_assert!(again.inputs.keys().eq(left.inputs.keys()));
+        let cancels = |view: &View| -> Vec<_> { view.runs.values().map(|run| run.cancel.clone()).collect() };
+        prop_assert_eq!(cancels(again), cancels(left));
     }
 }
 

@@ -316,6 +316,7 @@ impl Access {
             principal: principal.id.clone(),
             device: self.device(),
             via: principal.via.clone().unwrap_or_default(),
+            lease: None,
         }
     }
 }

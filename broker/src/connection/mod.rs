@@ -9,6 +9,7 @@ mod end;
 mod event;
 mod feeds;
 mod hello;
+mod leases;
 mod lookups;
 mod publishing;
 mod read;
@@ -54,6 +55,7 @@ use crate::connection::reply::{Asked, answer, refused};
 use crate::connection::subscriptions::{SubscriptionEvent, Subscriptions};
 use crate::hub::Hub;
 use crate::page_token::PageTokens;
+use crate::pulse::Pulse;
 use crate::queue;
 use crate::quota::{Quotas, SubscriptionPermit};
 use crate::request::{Answer, Operation, ReplyTo, Request};
@@ -141,6 +143,8 @@ struct Connection<R, W> {
     deliveries: metrics::Counter,
     fed_bytes: usize,
     received_at: Instant,
+    /// Once a lease was claimed here: what its session goes by.
+    pulse: Option<Arc<Pulse>>,
     sent_at: Instant,
     heartbeat_at: Instant,
 }
@@ -226,6 +230,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             deliveries: metrics::counter!("longwire_deliveries_total"),
             fed_bytes: 0,
             received_at: now,
+            pulse: None,
             sent_at: now,
             heartbeat_at,
             context,
@@ -274,6 +279,9 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             Event::Drain => {}
             Event::Frame(frame) => {
                 self.received_at = Instant::now();
+                if let Some(pulse) = &self.pulse {
+                    pulse.beat(self.context.clock.now_ms());
+                }
                 let frame = frame.map_err(link_end)?;
                 self.frame_bytes = frame.len();
                 let frame =
@@ -356,10 +364,8 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 self.ask(trim.request, session, before.map(Operation::Trim));
             }
             ClientFrame::DescribeAsk(describe) => self.describe_ask(describe),
-            ClientFrame::Claim(claim) => self.say(refused(claim.request, 0, &request::no_leases())),
-            ClientFrame::ReleaseLease(release) => {
-                self.say(refused(release.request, 0, &request::no_leases()));
-            }
+            ClientFrame::Claim(claim) => self.claim(claim),
+            ClientFrame::ReleaseLease(release) => self.release_lease(release),
             ClientFrame::ListSessions(list) => self.list(list),
             ClientFrame::Read(read) => self.read(read),
             ClientFrame::EraseRecords(erase) => self.erase(erase),
@@ -418,7 +424,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         let asked =
             Asked { request: number, session: session.clone(), creation, management, _permit: permit };
         self.asked.insert(request, asked);
-        let reply_to = ReplyTo { request, answers: self.answers.clone() };
+        let reply_to = ReplyTo { request, answers: self.answers.clone(), pulse: self.pulse_of(&operation) };
         if let Some(back) = self.context.hub.try_send(&session, Request { operation, reply_to }) {
             let hub = Arc::clone(&self.context.hub);
             self.passing = Some(Box::pin(hub.send(session, back)));

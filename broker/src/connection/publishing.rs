@@ -7,7 +7,6 @@ use longwire_proto::error::Error;
 use longwire_proto::raw;
 
 use crate::asks;
-use crate::auth::operation::Operation as Asks;
 use crate::connection::access::Access;
 use crate::connection::reply::{Asked, refused};
 use crate::connection::{Connection, request};
@@ -18,9 +17,9 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     pub(super) fn publish(&mut self, publish: raw::Publish) {
         let number = publish.request;
         let meanings = request::records(&publish.records);
-        let asks = meanings.as_ref().map_or(&[Asks::Publish][..], |meanings| request::asks(meanings));
-        let session =
-            asks.iter().try_fold(None, |_, asks| self.access.session(*asks, &publish.session).map(Some));
+        let meant = meanings.as_ref().map_or(&[][..], Vec::as_slice);
+        let mut asks = request::asks(meant, publish.lease.is_some());
+        let session = asks.try_fold(None, |_, asks| self.access.session(asks, &publish.session).map(Some));
         let session = session.and_then(|session| session.ok_or_else(Error::no_such_session));
         let command = session.as_ref().map_err(Clone::clone).and_then(|session| {
             let sender = self.access.publisher(&publish.act_as, session)?;

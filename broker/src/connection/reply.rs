@@ -1,7 +1,9 @@
 //! Answers, as frames.
 
-use longwire_core::command::{Description, Reply};
+use longwire_core::command::{Claimed, Description, Reply};
+use longwire_core::entity::agent::Agent;
 use longwire_core::entity::ask::Ask;
+use longwire_core::entity::input::Input;
 use longwire_core::entity::run::Run;
 use longwire_core::entity::view::View;
 use longwire_core::summary::Summary;
@@ -48,9 +50,17 @@ pub(super) fn answer(asked: &Asked, result: Result<Option<Reply>, Error>) -> Fra
             request,
             session: Some(described(&asked.session, *description)),
         }),
+        Ok(Some(Reply::Claimed(found))) => Frame::Claimed(claimed(request, &found)),
         // Erasures, imports and asks are asked by lookups, which answer themselves.
         Ok(
-            Some(Reply::Flushed | Reply::Erased { .. } | Reply::Imported { .. } | Reply::Ask { .. }) | None,
+            Some(
+                Reply::Flushed
+                | Reply::Released
+                | Reply::Erased { .. }
+                | Reply::Imported { .. }
+                | Reply::Ask { .. },
+            )
+            | None,
         ) => Frame::Done(wire::Done { request }),
         Err(error) => refused(request, 0, &error),
     }
@@ -88,7 +98,52 @@ pub(super) fn state(view: &View, closed: bool) -> Option<Box<wire::SessionState>
     let ended = view.ended_runs.iter().map(|(id, run)| (id, run));
     let runs = ended.chain(&view.runs).map(|(id, run)| described_run(id, run, view.waits(id))).collect();
     let status = if closed { "closed" } else { view.status().as_str() }.to_owned();
-    Some(Box::new(wire::SessionState { status, asks, runs, ..Default::default() }))
+    let agents = view.agents.iter().map(|(name, agent)| described_agent(name, agent, view)).collect();
+    let inputs = view.inputs.iter().map(|(id, input)| open_input(id, input)).collect();
+    Some(Box::new(wire::SessionState { status, asks, runs, agents, inputs }))
+}
+
+/// A lease, and what its agent finds.
+fn claimed(request: u64, claimed: &Claimed) -> wire::Claimed {
+    let Claimed { agent: name, epoch, view } = claimed;
+    let lease = view.agents.get(name);
+    let runs = view.runs.iter().filter(|(_, run)| run.agent == *name);
+    let asks = view.asks.iter().filter(|(_, ask)| ask.agent == *name);
+    let inputs = view.inputs.iter().filter(|(_, input)| input.agent == *name);
+    wire::Claimed {
+        request,
+        agent: name.to_string(),
+        generation: lease.map_or(0, |agent| agent.generation),
+        epoch: *epoch,
+        ttl_ms: lease.map_or(0, |agent| agent.terms.ttl_ms),
+        runs: runs.map(|(id, run)| described_run(id, run, false)).collect(),
+        asks: asks.map(|(id, ask)| open_ask(id, ask)).collect(),
+        inputs: inputs.map(|(id, input)| open_input(id, input)).collect(),
+    }
+}
+
+fn described_agent(name: &str, agent: &Agent, view: &View) -> wire::Agent {
+    wire::Agent {
+        agent: name.to_owned(),
+        generation: agent.generation,
+        principal: agent.principal.to_string(),
+        live: view.is_live(agent),
+        ttl_ms: agent.terms.ttl_ms,
+        changed_ms: agent.changed_ms,
+    }
+}
+
+fn open_input(id: &str, input: &Input) -> wire::OpenInput {
+    wire::OpenInput {
+        id: id.to_owned(),
+        offset: input.offset,
+        time_ms: input.time_ms,
+        principal: input.principal.to_string(),
+        agent: input.agent.to_string(),
+        mode: input.mode.as_str().to_owned(),
+        state: if input.attempts == 0 { "accepted" } else { "delivered" }.to_owned(),
+        attempts: u32::try_from(input.attempts).unwrap_or(u32::MAX),
+    }
 }
 
 fn open_ask(id: &str, ask: &Ask) -> wire::OpenAsk {
@@ -100,12 +155,13 @@ fn open_ask(id: &str, ask: &Ask) -> wire::OpenAsk {
         to: ask.to.clone(),
         run: ask.run.to_string(),
         ask: Some(ask.ask.to_wire()),
-        ..Default::default()
+        agent: ask.agent.to_string(),
     }
 }
 
 fn described_run(id: &str, run: &Run, waits: bool) -> wire::Run {
     let state = if waits && !run.state.has_ended() { RunState::InputRequired } else { run.state };
+    let cancel = run.cancel.as_ref();
     wire::Run {
         id: id.to_owned(),
         offset: run.offset,
@@ -118,7 +174,10 @@ fn described_run(id: &str, run: &Run, waits: bool) -> wire::Run {
         note: run.note.clone(),
         counters: run.counters.clone(),
         changed_ms: run.changed_ms,
-        ..Default::default()
+        agent: run.agent.to_string(),
+        cancelled_by: cancel.map(|cancel| cancel.by.to_string()).unwrap_or_default(),
+        cancel_at_ms: cancel.map_or(0, |cancel| cancel.at_ms),
+        cancelled_ms: cancel.map_or(0, |cancel| cancel.since_ms),
     }
 }
 

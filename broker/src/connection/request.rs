@@ -4,6 +4,7 @@ use bytes::Bytes;
 use longwire_core::command::{Command, Meant};
 use longwire_core::entity::standing::Standing;
 use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::lease::{LeaseRef, Terms, check_agent};
 use longwire_proto::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, TITLE_BYTES_MAX};
 use longwire_proto::meaning::Meaning;
 use longwire_proto::meta::{Meta, check_length};
@@ -62,15 +63,24 @@ pub(super) fn records(records: &[Bytes]) -> Result<Vec<Meaning>, Error> {
     Ok(meanings)
 }
 
-/// What a publish asks for: answering is something else than writing.
-pub(super) fn asks(meanings: &[Meaning]) -> &'static [Operation] {
-    // Who asked may cancel it; that is writing.
-    let answers = |meaning: &Meaning| matches!(meaning, Meaning::Answer { outcome, .. } if *outcome != AskOutcome::Cancelled);
-    match (meanings.iter().any(answers), meanings.iter().all(answers)) {
-        (true, true) => &[Operation::Answer],
-        (true, false) => &[Operation::Publish, Operation::Answer],
-        (false, _) => &[Operation::Publish],
+/// What a publish asks for: answering, and controlling agents, are something else than writing, and acting as one is more.
+pub(super) fn asks(meanings: &[Meaning], has_lease: bool) -> impl Iterator<Item = Operation> + use<> {
+    let (mut answers, mut controls, mut writes) = (false, false, meanings.is_empty());
+    for meaning in meanings {
+        match meaning {
+            // Who asked may cancel it; that is writing.
+            Meaning::Answer { outcome, .. } if *outcome != AskOutcome::Cancelled => answers = true,
+            Meaning::Input(_) | Meaning::Cancel { .. } => controls = true,
+            _ => writes = true,
+        }
     }
+    let asked = [
+        (writes, Operation::Publish),
+        (answers, Operation::Answer),
+        (controls, Operation::Control),
+        (has_lease, Operation::Lease),
+    ];
+    asked.into_iter().filter_map(|(asked, operation)| asked.then_some(operation))
 }
 
 /// The command of a publish whose records were checked.
@@ -84,20 +94,14 @@ pub(super) fn publish(
     standing: impl FnOnce() -> Standing,
 ) -> Result<Command, Error> {
     let raw::Publish { request: _, session: _, records, producer, if_end, act_as: _, lease } = publish;
-    if lease.is_some() {
-        return Err(no_leases().field("lease"));
-    }
     let producer = producer.map(producer_ref).transpose()?;
-    // An answer is to an ask that is there.
-    let may_create = asks(&meanings) != [Operation::Answer];
+    // An answer is to an ask that is there, and a lease is one of a session that is.
+    let may_create = asks(&meanings, lease.is_some()).eq([Operation::Publish]);
+    let lease = lease.map(|lease| LeaseRef::new(lease.agent, lease.generation)).transpose()?;
+    let sender = Sender { lease: lease.map(Box::new), ..sender };
     let meant =
         if meanings.is_empty() { None } else { Some(Box::new(Meant { meanings, standing: standing() })) };
     Ok(Command::Publish { sender, producer, if_end, may_create, records, meant })
-}
-
-/// What leases are answered until there are some.
-pub(super) fn no_leases() -> Error {
-    Error::new(ErrorCode::NotConfigured, "this broker has no leases yet")
 }
 
 fn check_batch(what: &str, found: usize, limit: usize) -> Result<(), Error> {
@@ -117,6 +121,33 @@ fn producer_ref(producer: wire::Producer) -> Result<ProducerRef, Error> {
         return Err(Error::new(ErrorCode::InvalidArgument, message).field("producer"));
     }
     Ok(ProducerRef { id, epoch, sequence })
+}
+
+/// Checks a claim.
+///
+/// # Errors
+/// [`ErrorCode::InvalidArgument`].
+pub(super) fn claim(sender: Sender, claim: wire::Claim) -> Result<Command, Error> {
+    let wire::Claim { request: _, session: _, agent, ttl_ms, adopt_timeout_ms, take_over, generation } =
+        claim;
+    check_agent(&agent)?;
+    let terms = Terms::new(ttl_ms, adopt_timeout_ms)?;
+    if take_over && generation != 0 {
+        let message = "a claim goes on with the lease of a `generation`, or it does `take_over`; not both";
+        return Err(Error::new(ErrorCode::InvalidArgument, message).field("generation"));
+    }
+    // No lease has the generation 0: a session that exists has a record.
+    let going_on = (generation != 0).then_some(generation);
+    Ok(Command::Claim { sender, agent, terms, take_over, going_on })
+}
+
+/// Checks that a lease is given up.
+///
+/// # Errors
+/// [`ErrorCode::InvalidArgument`].
+pub(super) fn release(sender: Sender, release: wire::ReleaseLease) -> Result<Command, Error> {
+    let lease = LeaseRef::new(release.agent, release.generation)?;
+    Ok(Command::Release { sender, lease })
 }
 
 /// Checks the creation of a session.

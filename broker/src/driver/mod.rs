@@ -3,6 +3,7 @@
 
 mod begin;
 mod inbox;
+mod leases;
 pub mod nonce;
 mod owner;
 mod runs;
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 use crate::ageing::Ageing;
 use crate::clock::Clock;
 use crate::driver::inbox::Inbox;
+use crate::driver::leases::Pulses;
 use crate::driver::nonce::Nonces;
 use crate::driver::owner::{Owner, Turn};
 use crate::queue::Receiver;
@@ -65,6 +67,8 @@ pub struct Driver {
     idle: Duration,
     /// When the retention is looked after again at the earliest: a trim that fails leads to the next turn.
     retention_not_before: Instant,
+    /// By which the holders of leases are heard.
+    pulses: Pulses,
 }
 
 /// What a loaded session consists of.
@@ -88,7 +92,8 @@ impl Driver {
         let Common { store, clock, ageing, nonces, idle } = common;
         let retention_not_before = Instant::now();
         let inbox = Inbox::new(inbox);
-        Self { session, store, clock, ageing, tail, inbox, nonces, idle, retention_not_before }
+        let pulses = Pulses::default();
+        Self { session, store, clock, ageing, tail, inbox, nonces, idle, retention_not_before, pulses }
     }
 
     /// Owns the session until nobody uses it.
@@ -116,6 +121,7 @@ impl Driver {
             match turn.run(&mut self.inbox).await {
                 Turn::Reload(ask_next) => {
                     self.retention_not_before = turn.retention_not_before;
+                    self.pulses = turn.take_pulses();
                     tracing::debug!(session = %self.session, "loading the session again");
                     asked_next = ask_next;
                 }

@@ -22,6 +22,7 @@ use crate::ageing::Ageing;
 use crate::alarm::Alarm;
 use crate::clock::Clock;
 use crate::driver::inbox::Inbox;
+use crate::driver::leases::Pulses;
 use crate::driver::owner::admission::{Admission, Prepared};
 use crate::driver::owner::pruning::Pruning;
 use crate::driver::runs::{Run, Runs};
@@ -81,13 +82,13 @@ enum Oldest {
 
 /// One turn of owning a session.
 pub(super) struct Owner {
-    session: SessionId,
+    pub(super) session: SessionId,
     store: Arc<dyn Store>,
-    clock: Clock,
+    pub(super) clock: Clock,
     ageing: Ageing,
     tail: Arc<Tail>,
     idle: Duration,
-    loaded: Loaded,
+    pub(super) loaded: Loaded,
     /// Makes batch ids unique across owners and restarts: terms alone begin again with the process.
     nonce: u64,
     batches: u64,
@@ -120,6 +121,7 @@ pub(super) struct Owner {
     alarm: Alarm,
     look_not_before: Instant,
     pub(super) retention_not_before: Instant,
+    pub(super) pulses: Pulses,
 }
 
 enum Event {
@@ -178,7 +180,9 @@ impl Owner {
             alarm: Alarm::new(Instant::now() + driver.idle),
             look_not_before: Instant::now(),
             retention_not_before: driver.retention_not_before,
+            pulses: driver.pulses.clone(),
         };
+        owner.begin_leases();
         if let Some(reply_to) = asked {
             owner.command(Command::Describe, reply_to);
         }
@@ -211,7 +215,7 @@ impl Owner {
             if abandoned && self.at_rest() {
                 return Turn::Rest;
             }
-            if told_to_rest && self.at_rest() {
+            if told_to_rest && self.may_rest() {
                 told_to_rest = false;
                 idle_since = Instant::now();
                 pausing = self.rest(inbox, &mut snapshotted);
@@ -258,7 +262,7 @@ impl Owner {
                 Event::Idle => {
                     idle_since = Instant::now();
                     inbox.shrink();
-                    pausing = self.at_rest() && self.rest(inbox, &mut snapshotted);
+                    pausing = self.may_rest() && self.rest(inbox, &mut snapshotted);
                 }
             }
         }
@@ -337,6 +341,11 @@ impl Owner {
     /// How long nobody asks for anything before the session leaves memory.
     fn idle_time(&self) -> Duration {
         if self.loaded.exists { self.idle } else { self.idle.min(ABSENT_TIME) }
+    }
+
+    /// Whether it may leave memory: not while somebody holds a lease, since nobody would hear them.
+    fn may_rest(&self) -> bool {
+        self.at_rest() && !self.loaded.machine.has_leases()
     }
 
     fn at_rest(&self) -> bool {
@@ -473,6 +482,10 @@ impl Owner {
 
     fn reply(&mut self, ticket: Ticket, result: Result<Reply, Error>) {
         match (self.tickets.remove(&ticket), result) {
+            (Some(mut reply_to), Ok(Reply::Claimed(claimed))) => {
+                self.claimed(&claimed, reply_to.pulse.take());
+                reply_to.answer(Ok(Some(Reply::Claimed(claimed))));
+            }
             // Whoever wanted to know that everything is durable has nothing else to be told.
             (Some(reply_to), Ok(Reply::Flushed)) => reply_to.answer(Ok(None)),
             (Some(reply_to), result) => reply_to.answer(result.map(Some)),

@@ -49,7 +49,7 @@ const RIGHTS: [&str; 20] = [
 ];
 
 /// Operations, the rights that they take, and whether they need a session that is there.
-const OPERATIONS: [(&str, &str, bool); 21] = [
+const OPERATIONS: [(&str, &str, bool); 26] = [
     ("publish", "publish", false),
     ("publish for somebody else", "publish,manage", false),
     ("subscribe from the start", "read", true),
@@ -71,6 +71,11 @@ const OPERATIONS: [(&str, &str, bool); 21] = [
     ("ask again", "publish", false),
     ("answer", "answer", true),
     ("describe an ask", "read", true),
+    ("claim", "lease", true),
+    ("take over", "lease,manage", true),
+    ("publish as an agent", "publish,lease", true),
+    ("send input", "control", true),
+    ("cancel a run", "control", true),
 ];
 
 const STATES: [&str; 4] = ["absent", "open", "closed", "deleted"];
@@ -211,6 +216,28 @@ fn ask(operation: &str, session: &str, number: u64) -> Ask {
         "describe an ask" => {
             Ask::DescribeAsk(wire::DescribeAsk { request: number, session, ask: "question".into() })
         }
+        "claim" | "take over" => Ask::Claim(wire::Claim {
+            request: number,
+            session,
+            agent: "worker".into(),
+            take_over: operation == "take over",
+            ..Default::default()
+        }),
+        "publish as an agent" => {
+            let (records, lease) = (vec![record("x")], wire::Lease { agent: "worker".into(), generation: 1 });
+            let publish = wire::Publish { request: number, session, records, ..Default::default() };
+            Ask::Publish(wire::Publish { lease: Some(lease), ..publish })
+        }
+        "send input" => publish_one(wire::Record {
+            kind: kind::INPUT,
+            id: "i".into(),
+            to: vec!["worker".into()],
+            ..record("x")
+        }),
+        "cancel a run" => {
+            let body = Some(wire::record::Body::Cancel(wire::Cancel::default()));
+            publish_one(wire::Record { kind: kind::CANCEL, run: "r".into(), body, ..Default::default() })
+        }
         "share" => {
             // Nothing can be shared that one has not: this is had by whoever may share.
             let rights = vec!["manage".to_owned()];
@@ -296,6 +323,10 @@ async fn every_role_can_do_what_is_written_down_and_nothing_else() {
                     (true, Err(error)) => match (state, operation) {
                         // Whoever asked first has the id.
                         ("open", "ask again") => assert_eq!(error.code, "id_in_use", "{what}"),
+                        // Who holds no lease, and what is not there, is told so only to whom that may be.
+                        ("open", "publish as an agent") => assert_eq!(error.code, "fenced", "{what}"),
+                        ("open", "send input") => assert_eq!(error.code, "agent_unknown", "{what}"),
+                        ("open", "cancel a run") => assert_eq!(error.code, "run_not_found", "{what}"),
                         // It was allowed, and is refused for what the session is.
                         ("open" | "closed", "create" | "fork into" | "import") => {
                             assert_eq!(error.code, "session_exists", "{what}");

@@ -8,7 +8,8 @@ use longwire_proto::meaning::Question;
 use longwire_proto::resolution::{AskOutcome, Resolution};
 
 use crate::entity::At;
-use crate::entity::standing::Writer;
+use crate::entity::snapshot::agent_of;
+use crate::entity::standing::{Writer, owner};
 use crate::machine::BROKER;
 use crate::row::{RowReader, RowWriter};
 
@@ -21,6 +22,8 @@ pub struct Ask {
     pub time_ms: u64,
     /// Who asks.
     pub principal: Arc<str>,
+    /// The agent whose it is; empty when it was asked without a lease.
+    pub agent: Arc<str>,
     /// Principals that may answer.
     pub to: Vec<String>,
     /// The run that it belongs to; may be empty.
@@ -37,6 +40,7 @@ impl Ask {
             offset: at.offset,
             time_ms: at.time_ms,
             principal: at.principal.into(),
+            agent: at.agent.into(),
             to: question.to.clone(),
             run: question.run.as_str().into(),
             ask: question.ask.clone(),
@@ -73,11 +77,13 @@ impl Ask {
                 let message = "an ask expires by itself; answer it, or end it with `denied` or `cancelled`";
                 return Err(Error::new(ErrorCode::InvalidAnswer, message).field("outcome"));
             }
-            AskOutcome::Cancelled if *self.principal == *by.principal || by.standing.manages => return Ok(()),
+            AskOutcome::Cancelled if by.owns(&self.principal, &self.agent) || by.standing.manages => {
+                return Ok(());
+            }
             AskOutcome::Cancelled => {
+                let owner = owner(&self.principal, &self.agent);
                 let message = format!(
-                    "only {} and who manages the session can cancel this ask; it can be `denied`",
-                    self.principal
+                    "only {owner} and who manages the session can cancel this ask; it can be `denied`"
                 );
                 return Err(Error::new(ErrorCode::NotOwner, message).field("outcome"));
             }
@@ -117,16 +123,16 @@ impl Ask {
         for principal in &self.to {
             row.bytes(principal.as_bytes());
         }
-        row.bytes(&self.ask.encode());
+        row.bytes(&self.ask.encode()).bytes(self.agent.as_bytes());
     }
 
-    /// The ask of such a part.
+    /// The ask of such a part, of a snapshot of this version.
     #[must_use]
-    pub fn decode(row: &mut RowReader<'_>) -> Option<Self> {
+    pub fn decode(row: &mut RowReader<'_>, version: u64) -> Option<Self> {
         let (offset, time_ms, principal, run) =
             (row.u64()?, row.u64()?, row.text()?.into(), row.text()?.into());
         let to = (0..row.u64()?).map(|_| Some(row.text()?.to_owned())).collect::<Option<_>>()?;
         let ask = ask::Ask::decode(row.bytes()?)?;
-        Some(Self { offset, time_ms, principal, to, run, ask })
+        Some(Self { offset, time_ms, principal, agent: agent_of(row, version)?, to, run, ask })
     }
 }

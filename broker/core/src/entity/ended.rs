@@ -22,6 +22,8 @@ pub enum What {
     Run,
     /// An ask.
     Ask,
+    /// An input.
+    Input,
 }
 
 /// One that has ended.
@@ -35,6 +37,8 @@ pub struct Ended {
     pub changed: u64,
     /// Whose it was.
     pub principal: Arc<str>,
+    /// The agent whose it was; empty when it was nobody's as an agent.
+    pub agent: Arc<str>,
     /// Of an ask: how it ended.
     outcome: Option<AskOutcome>,
     by: Arc<str>,
@@ -44,14 +48,15 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// A message or a run.
+    /// A message, a run or an input.
     #[must_use]
-    pub fn plain(what: What, offset: u64, principal: &Arc<str>, at: &At<'_>) -> Self {
+    pub fn plain(what: What, offset: u64, principal: &Arc<str>, agent: &Arc<str>, at: &At<'_>) -> Self {
         Self {
             what,
             offset,
             changed: at.offset,
             principal: Arc::clone(principal),
+            agent: Arc::clone(agent),
             outcome: None,
             by: at.principal.into(),
             time_ms: at.time_ms,
@@ -65,7 +70,7 @@ impl Ended {
         Self {
             outcome: Some(outcome),
             answer: answer.map(|answer| answer.encode().into()),
-            ..Self::plain(What::Ask, ask.offset, &ask.principal, at)
+            ..Self::plain(What::Ask, ask.offset, &ask.principal, &ask.agent, at)
         }
     }
 
@@ -106,11 +111,12 @@ impl Ended {
             What::Message => 0,
             What::Run => 1,
             What::Ask => 2,
+            What::Input => 3,
         };
         let mut row = RowWriter::default();
         row.u64(what).u64(self.offset).u64(self.changed).bytes(self.principal.as_bytes());
         row.bytes(self.outcome.map_or("", AskOutcome::as_str).as_bytes());
-        row.bytes(self.by.as_bytes()).u64(self.time_ms);
+        row.bytes(self.by.as_bytes()).u64(self.time_ms).bytes(self.agent.as_bytes());
         row.finish()
     }
 
@@ -122,11 +128,14 @@ impl Ended {
             0 => What::Message,
             1 => What::Run,
             2 => What::Ask,
+            3 => What::Input,
             _ => return None,
         };
         let (offset, changed, principal) = (row.u64()?, row.u64()?, row.text()?.into());
         let outcome = AskOutcome::parse(row.text()?);
         let (by, time_ms) = (row.text()?.into(), row.u64()?);
-        Some(Self { what, offset, changed, principal, outcome, by, time_ms, answer: None })
+        // Rows of the second version end here.
+        let agent = row.text().unwrap_or_default().into();
+        Some(Self { what, offset, changed, principal, agent, outcome, by, time_ms, answer: None })
     }
 }

@@ -1,31 +1,40 @@
-//! What is open in a session: messages that grow, runs and asks. Each is named by the id of the record that began it; what has ended
-//! is remembered, so that its id is not given again and whoever comes late is told how it ended.
+//! What is open in a session: messages that grow, runs, asks and inputs, and which agents there are. Each is named by the id of the
+//! record that began it; what has ended is remembered, so that its id is not given again and whoever comes late is told how it ended.
 
+pub mod agent;
 pub mod ask;
+mod deadlines;
 pub mod ended;
+pub mod input;
+mod leases;
 pub mod message;
 pub mod run;
+mod snapshot;
 pub mod standing;
 pub mod view;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use longwire_proto::error::{Error, ErrorCode};
-use longwire_proto::limits::{ASKS_OPEN_MAX, MESSAGES_OPEN_MAX, OPEN_BYTES_MAX, RUNS_OPEN_MAX};
+use longwire_proto::input::{Receipt, ReceiptState, not_consumed};
+use longwire_proto::lease::{self, LeaseState};
+use longwire_proto::limits::{
+    ASKS_OPEN_MAX, INPUTS_OPEN_MAX, MESSAGES_OPEN_MAX, OPEN_BYTES_MAX, RUNS_OPEN_MAX,
+};
 use longwire_proto::meaning::{Meaning, Progress, abandoned_message, changed_run, ended_ask};
 use longwire_proto::resolution::AskOutcome;
 use longwire_proto::run_state::RunState;
 
 use crate::entity::ask::Ask;
 use crate::entity::ended::{Ended, What};
+use crate::entity::input::Input;
 use crate::entity::message::Message;
 use crate::entity::run::Run;
 use crate::entity::standing::Writer;
 use crate::entity::view::View;
-use crate::row::{RowReader, RowWriter};
 
 /// Runs that have ended and are still told to subscribers: enough to draw the tree of what somebody works on.
 pub const RUNS_ENDED_KEPT: usize = 64;
@@ -41,6 +50,10 @@ pub struct At<'a> {
     pub time_ms: u64,
     /// Its sender's principal.
     pub principal: &'a str,
+    /// The agent that the sender acted as; empty when it was none.
+    pub agent: &'a str,
+    /// The generation of the agent's lease.
+    pub generation: u64,
 }
 
 /// Whether what a record means may be.
@@ -62,9 +75,17 @@ pub struct Entities {
     ended: BTreeMap<Arc<str>, Ended>,
     /// Whether the store may have rows of ended ones that are not resident.
     cold: bool,
+    /// See [`Entities::deadline_ms`]: kept, because it is asked for at every publish.
+    deadline_ms: Option<u64>,
 }
 
 impl Entities {
+    /// Those of a log before its first record, whose last epoch begins at `own_from`.
+    #[must_use]
+    pub fn new(own_from: u64) -> Self {
+        Self { view: Arc::new(View { own_from, ..View::default() }), ..Self::default() }
+    }
+
     /// What subscribers are told.
     #[must_use]
     pub fn view(&self) -> &Arc<View> {
@@ -74,13 +95,15 @@ impl Entities {
     /// Ids that the record names and that may have rows which must be loaded before it is judged.
     pub fn cold_ids<'a>(&'a self, meaning: &'a Meaning) -> impl Iterator<Item = &'a str> {
         let named = match meaning {
-            Meaning::None => [None, None],
+            Meaning::None | Meaning::Lease(_) => [None, None],
             Meaning::Opens { id, .. } => [Some(id.as_str()), None],
             Meaning::Delta { message, .. } => [Some(message.as_str()), None],
             Meaning::Ask(question) => [Some(question.id.as_str()), Some(question.run.as_str())],
             Meaning::Answer { ask, .. } => [Some(ask.as_str()), None],
             Meaning::RunStart { id, change } => [Some(id.as_str()), Some(change.parent.as_str())],
-            Meaning::RunChange { run, .. } => [Some(run.as_str()), None],
+            Meaning::RunChange { run, .. } | Meaning::Cancel { run, .. } => [Some(run.as_str()), None],
+            Meaning::Input(input) => [Some(input.id.as_str()), None],
+            Meaning::Receipt(receipt) => [Some(receipt.input.as_str()), Some(receipt.run.as_str())],
         };
         named.into_iter().flatten().filter(|id| self.is_cold(id))
     }
@@ -92,7 +115,9 @@ impl Entities {
     }
 
     fn is_open(&self, id: &str) -> bool {
-        self.messages.contains_key(id) || self.view.asks.contains_key(id) || self.view.runs.contains_key(id)
+        let view = &self.view;
+        let works = self.messages.contains_key(id) || view.runs.contains_key(id);
+        works || view.asks.contains_key(id) || view.inputs.contains_key(id)
     }
 
     /// Takes over what the store has of an ended one.
@@ -111,7 +136,8 @@ impl Entities {
     pub fn judge(&self, meaning: &Meaning, by: &Writer<'_>, now_ms: u64) -> Result<Verdict, Error> {
         let accepted = Ok(Verdict::New);
         match meaning {
-            Meaning::None => accepted,
+            // No writer has the latter: the broker writes it when it has judged the claim.
+            Meaning::None | Meaning::Lease(_) => accepted,
             Meaning::Opens { id, .. } => {
                 self.check_new(id)?;
                 check_room("messages that grow", self.messages.len(), MESSAGES_OPEN_MAX)?;
@@ -159,6 +185,42 @@ impl Entities {
                 }
                 accepted
             }
+            Meaning::Cancel { run, .. } => self.check_run("run", run).and(accepted),
+            Meaning::Input(input) => {
+                if let Some(offset) = self.known(&input.id, What::Input, by)? {
+                    return Ok(Verdict::Known(offset));
+                }
+                if !self.view.agents.contains_key(input.agent.as_str()) {
+                    let message = format!(
+                        "nobody ever was the agent `{}` of this session: claim it first",
+                        input.agent
+                    );
+                    return Err(Error::new(ErrorCode::AgentUnknown, message).field("to"));
+                }
+                check_room("inputs", self.view.inputs.len(), INPUTS_OPEN_MAX)?;
+                accepted
+            }
+            Meaning::Receipt(receipt) => self.judge_receipt(receipt, by).and(accepted),
+        }
+    }
+
+    fn judge_receipt(&self, receipt: &Receipt, by: &Writer<'_>) -> Result<(), Error> {
+        let id = receipt.input.as_str();
+        match self.view.inputs.get(id) {
+            Some(open) => open.judge(id, by)?,
+            None if self.ended.get(id).is_some_and(|ended| ended.what == What::Input) => {
+                let message = format!("the input `{id}` has ended: it was consumed, or is not going to be");
+                return Err(Error::new(ErrorCode::InputEnded, message).field("reply_to"));
+            }
+            None => {
+                let message = format!("there is no input `{id}` in this session");
+                return Err(Error::new(ErrorCode::InputNotFound, message).field("reply_to"));
+            }
+        }
+        match self.check_run("run", &receipt.run) {
+            // What an input asked for may be done by now.
+            Err(error) if !receipt.run.is_empty() && error.code == ErrorCode::RunNotFound => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -182,16 +244,20 @@ impl Entities {
     #[must_use]
     pub fn last_ends(&self) -> Vec<Bytes> {
         const WHY: &str = "the session was closed";
+        let held = self.view.agents.iter().filter(|(_, agent)| agent.held);
+        let leases = held.map(|(name, agent)| lease::ended(name, agent.generation, LeaseState::Lapsed, WHY));
+        let inputs = self.view.inputs.keys().map(|id| not_consumed(id, WHY));
         let asks = self.view.asks.keys().map(|id| ended_ask(id, AskOutcome::Cancelled, WHY));
         let runs = self.view.runs.keys().map(|id| changed_run(id, RunState::Abandoned, WHY));
         let messages = self.messages.keys().map(|id| abandoned_message(id));
-        asks.chain(runs).chain(messages).collect()
+        leases.chain(asks).chain(runs).chain(messages).chain(inputs).collect()
     }
 
     /// How much is open.
     #[must_use]
     pub fn open(&self) -> usize {
-        self.view.asks.len() + self.view.runs.len() + self.messages.len()
+        let (view, messages) = (&self.view, self.messages.len());
+        view.asks.len() + view.runs.len() + messages + view.inputs.len() + view.agents.len()
     }
 
     /// Takes over what a record means. Total: what [`Entities::judge`] would not have let in is taken for nothing, because it is in the
@@ -210,7 +276,8 @@ impl Entities {
                     open.bytes = open.bytes.saturating_add(*bytes);
                     if *closes && let Some((id, open)) = self.messages.remove_entry(message.as_str()) {
                         Arc::make_mut(&mut self.view).messages = self.messages.len();
-                        self.ended.insert(id, Ended::plain(What::Message, open.offset, &open.principal, at));
+                        let Message { offset, principal, agent, .. } = &open;
+                        self.ended.insert(id, Ended::plain(What::Message, *offset, principal, agent, at));
                     }
                 }
             }
@@ -232,6 +299,40 @@ impl Entities {
                 }
             }
             Meaning::RunChange { run, change } => self.change_run(run, change, at),
+            Meaning::Cancel { run, deadline_ms } => {
+                if self.view.runs.contains_key(run.as_str())
+                    && let Some(run) = Arc::make_mut(&mut self.view).runs.get_mut(run.as_str())
+                {
+                    Arc::make_mut(run).cancel(*deadline_ms, at);
+                }
+            }
+            Meaning::Input(input) => {
+                if !self.is_taken(&input.id) {
+                    let id = input.id.as_str().into();
+                    Arc::make_mut(&mut self.view).inputs.insert(id, Arc::new(Input::new(input, at)));
+                }
+            }
+            Meaning::Receipt(receipt) => self.receive(receipt, at),
+            Meaning::Lease(change) => self.change_lease(change, at),
+        }
+        // Nearly all of what means anything is pieces of messages, with which no deadline comes or goes.
+        if !matches!(meaning, Meaning::None | Meaning::Delta { .. }) {
+            self.deadline_ms = self.next_deadline_ms();
+        }
+    }
+
+    fn receive(&mut self, receipt: &Receipt, at: &At<'_>) {
+        if !self.view.inputs.contains_key(receipt.input.as_str()) {
+            return;
+        }
+        let inputs = &mut Arc::make_mut(&mut self.view).inputs;
+        if receipt.state == ReceiptState::Delivered {
+            if let Some(open) = inputs.get_mut(receipt.input.as_str()) {
+                Arc::make_mut(open).deliver(at.generation);
+            }
+        } else if let Some((id, open)) = inputs.remove_entry(receipt.input.as_str()) {
+            let ended = Ended::plain(What::Input, open.offset, &open.principal, &Arc::default(), at);
+            self.ended.insert(id, ended);
         }
     }
 
@@ -245,7 +346,8 @@ impl Entities {
         if open.state.has_ended()
             && let Some((id, open)) = view.runs.remove_entry(run)
         {
-            self.ended.insert(Arc::clone(&id), Ended::plain(What::Run, open.offset, &open.principal, at));
+            let Run { offset, principal, agent, .. } = &*open;
+            self.ended.insert(Arc::clone(&id), Ended::plain(What::Run, *offset, principal, agent, at));
             if view.ended_runs.len() == RUNS_ENDED_KEPT {
                 view.ended_runs.pop_front();
             }
@@ -257,19 +359,6 @@ impl Entities {
     #[must_use]
     pub fn message_bytes(&self, message: &str) -> Option<u64> {
         self.messages.get(message).map(|message| message.bytes)
-    }
-
-    /// When the next ask expires, in Unix milliseconds.
-    #[must_use]
-    pub fn deadline_ms(&self) -> Option<u64> {
-        self.view.asks.values().filter_map(|ask| ask.expires_at_ms()).min()
-    }
-
-    /// Records that the broker writes because their time has come.
-    #[must_use]
-    pub fn due(&self, now_ms: u64) -> Vec<Bytes> {
-        let due = self.view.asks.iter().filter(|(_, ask)| ask.expires_at_ms().is_some_and(|at| at <= now_ms));
-        due.map(|(id, _)| ended_ask(id, AskOutcome::Expired, "nobody answered in time")).collect()
     }
 
     /// How the ask of this id ended; `None` within while it is open.
@@ -286,7 +375,7 @@ impl Entities {
         }
     }
 
-    /// Content of records at these offsets goes: an ask that is erased is cancelled by whoever erased it.
+    /// Content of records at these offsets goes: an ask that is erased is cancelled by whoever erased it, and an input is over.
     pub fn erase(&mut self, ranges: &[Range<u64>], at: &At<'_>) {
         let erased = |offset: u64| ranges.iter().any(|range| range.contains(&offset));
         for ended in self.ended.values_mut() {
@@ -296,16 +385,24 @@ impl Entities {
         let asks: Vec<_> = asks.map(|(id, ask)| (Arc::clone(id), Arc::clone(ask))).collect();
         let has_runs = self.view.runs.values().any(|run| run.is_touched(ranges))
             || self.view.ended_runs.iter().any(|(_, run)| run.is_touched(ranges));
-        if asks.is_empty() && !has_runs {
+        let inputs = self.view.inputs.iter().filter(|(_, input)| erased(input.offset));
+        let inputs: Vec<_> = inputs.map(|(id, input)| (Arc::clone(id), Arc::clone(input))).collect();
+        if asks.is_empty() && inputs.is_empty() && !has_runs {
             return;
         }
         let view = Arc::make_mut(&mut self.view);
+        for (id, input) in inputs {
+            view.inputs.remove(&id);
+            let ended = Ended::plain(What::Input, input.offset, &input.principal, &Arc::default(), at);
+            self.ended.insert(id, ended);
+        }
         for (id, ask) in asks {
             view.asks.remove(&id);
             self.ended.insert(id, Ended::ask(&ask, AskOutcome::Cancelled, None, at));
         }
         let runs = view.runs.values_mut().chain(view.ended_runs.iter_mut().map(|(_, run)| run));
         runs.filter(|run| run.is_touched(ranges)).for_each(|run| Arc::make_mut(run).erase(&erased));
+        self.deadline_ms = self.next_deadline_ms();
     }
 
     /// Forgets ended ones whose rows are durable in a snapshot through `through`, the longest ended first.
@@ -343,61 +440,6 @@ impl Entities {
         self.ended.len()
     }
 
-    /// Rows of what has ended at `since` or later.
-    pub fn rows(&self, since: u64) -> impl Iterator<Item = (Bytes, Option<Bytes>)> {
-        let changed = self.ended.iter().filter(move |(_, ended)| ended.changed >= since);
-        changed.map(|(id, ended)| (Ended::row_key(id), Some(ended.encode())))
-    }
-
-    /// What is open, as a part of the head of a snapshot.
-    pub fn encode_open(&self, row: &mut RowWriter) {
-        row.u64(u64::from(self.cold || !self.ended.is_empty()));
-        row.u64(self.messages.len() as u64);
-        for (id, message) in &self.messages {
-            row.bytes(id.as_bytes());
-            message.encode(row);
-        }
-        row.u64(self.view.asks.len() as u64);
-        for (id, ask) in &self.view.asks {
-            row.bytes(id.as_bytes());
-            ask.encode(row);
-        }
-        let runs = self.view.runs.iter().chain(self.view.ended_runs.iter().map(|(id, run)| (id, run)));
-        row.u64((self.view.runs.len() + self.view.ended_runs.len()) as u64);
-        for (id, run) in runs {
-            row.bytes(id.as_bytes());
-            run.encode(row);
-        }
-    }
-
-    /// What such a head has; `None` when it is none.
-    #[must_use]
-    pub fn decode_open(row: &mut RowReader<'_>) -> Option<Self> {
-        let mut entities = Self { cold: row.u64()? != 0, ..Self::default() };
-        for _ in 0..row.u64()? {
-            let id = row.text()?.into();
-            entities.messages.insert(id, Message::decode(row)?);
-        }
-        let mut view = View::default();
-        for _ in 0..row.u64()? {
-            let id = row.text()?.into();
-            view.asks.insert(id, Arc::new(Ask::decode(row)?));
-        }
-        let mut ended = VecDeque::new();
-        for _ in 0..row.u64()? {
-            let (id, run): (Arc<str>, _) = (row.text()?.into(), Arc::new(Run::decode(row)?));
-            if run.state.has_ended() {
-                ended.push_back((id, run));
-            } else {
-                view.runs.insert(id, run);
-            }
-        }
-        view.ended_runs = ended;
-        view.messages = entities.messages.len();
-        entities.view = Arc::new(view);
-        Some(entities)
-    }
-
     fn is_taken(&self, id: &str) -> bool {
         self.is_open(id) || self.ended.contains_key(id)
     }
@@ -406,17 +448,20 @@ impl Entities {
         if self.is_taken(id) { Err(id_in_use(id)) } else { Ok(()) }
     }
 
-    /// The offset of what was begun under this id before by the same principal; `None` when the id is free.
+    /// The offset of what was begun under this id before by the same principal, or agent; `None` when the id is free.
     fn known(&self, id: &str, what: What, by: &Writer<'_>) -> Result<Option<u64>, Error> {
         let found = match (self.view.asks.get(id), self.view.runs.get(id), self.ended.get(id)) {
-            (Some(ask), _, _) => Some((What::Ask, ask.offset, &ask.principal)),
-            (_, Some(run), _) => Some((What::Run, run.offset, &run.principal)),
-            (_, _, Some(ended)) => Some((ended.what, ended.offset, &ended.principal)),
+            (Some(ask), _, _) => Some((What::Ask, ask.offset, &ask.principal, &*ask.agent)),
+            (_, Some(run), _) => Some((What::Run, run.offset, &run.principal, &*run.agent)),
+            (_, _, Some(ended)) => Some((ended.what, ended.offset, &ended.principal, &*ended.agent)),
             _ if self.messages.contains_key(id) => return Err(id_in_use(id)),
-            _ => None,
+            _ => {
+                let input = self.view.inputs.get(id);
+                input.map(|input| (What::Input, input.offset, &input.principal, ""))
+            }
         };
         match found {
-            Some((found, offset, principal)) if found == what && **principal == *by.principal => {
+            Some((found, offset, principal, agent)) if found == what && by.owns(principal, agent) => {
                 Ok(Some(offset))
             }
             Some(_) => Err(id_in_use(id)),

@@ -10,8 +10,20 @@ use longwire_proto::meaning::Progress;
 use longwire_proto::run_state::RunState;
 
 use crate::entity::At;
-use crate::entity::standing::Writer;
+use crate::entity::snapshot::agent_of;
+use crate::entity::standing::{Writer, owner};
 use crate::row::{RowReader, RowWriter};
+
+/// That a run is to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cancel {
+    /// Who wants that.
+    pub by: Arc<str>,
+    /// Since when, in Unix milliseconds.
+    pub since_ms: u64,
+    /// When it is ended, unless it has ended by then.
+    pub at_ms: u64,
+}
 
 /// One run.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +38,8 @@ pub struct Run {
     pub changed_ms: u64,
     /// Whose it is.
     pub principal: Arc<str>,
+    /// The agent whose it is; empty when it was started without a lease.
+    pub agent: Arc<str>,
     /// For humans.
     pub title: String,
     /// The run that it is a part of; may be empty.
@@ -38,6 +52,8 @@ pub struct Run {
     pub note: String,
     /// Such as tokens and cost.
     pub counters: BTreeMap<String, f64>,
+    /// Somebody wants it to end.
+    pub cancel: Option<Cancel>,
 }
 
 impl Run {
@@ -50,12 +66,14 @@ impl Run {
             changed: at.offset,
             changed_ms: at.time_ms,
             principal: at.principal.into(),
+            agent: at.agent.into(),
             title: String::new(),
             parent: progress.parent.as_str().into(),
             state: RunState::Working,
             fraction: None,
             note: String::new(),
             counters: BTreeMap::new(),
+            cancel: None,
         };
         run.change(progress, at);
         run
@@ -66,13 +84,11 @@ impl Run {
     /// # Errors
     /// [`ErrorCode::NotOwner`].
     pub fn judge(&self, id: &str, by: &Writer<'_>) -> Result<(), Error> {
-        if *self.principal == *by.principal || by.standing.manages {
+        if by.owns(&self.principal, &self.agent) || by.standing.manages {
             return Ok(());
         }
-        let message = format!(
-            "the run `{id}` is {}'s: only who started a run changes it, and who manages the session",
-            self.principal
-        );
+        let owner = owner(&self.principal, &self.agent);
+        let message = format!("only {owner} and who manages the session can change the run `{id}`");
         Err(Error::new(ErrorCode::NotOwner, message).field("run"))
     }
 
@@ -91,6 +107,15 @@ impl Run {
             if self.counters.len() < COUNTERS_MAX || self.counters.contains_key(name) {
                 self.counters.insert(name.clone(), *value);
             }
+        }
+    }
+
+    /// Somebody wants it to end: it has until then, or until an earlier time that was named before.
+    pub fn cancel(&mut self, deadline_ms: u64, at: &At<'_>) {
+        let at_ms = at.time_ms.saturating_add(deadline_ms);
+        match &mut self.cancel {
+            Some(cancel) => cancel.at_ms = cancel.at_ms.min(at_ms),
+            None => self.cancel = Some(Cancel { by: at.principal.into(), since_ms: at.time_ms, at_ms }),
         }
     }
 
@@ -126,11 +151,15 @@ impl Run {
         for (name, value) in &self.counters {
             row.bytes(name.as_bytes()).u64(value.to_bits());
         }
+        row.bytes(self.agent.as_bytes()).u64(u64::from(self.cancel.is_some()));
+        if let Some(cancel) = &self.cancel {
+            row.bytes(cancel.by.as_bytes()).u64(cancel.since_ms).u64(cancel.at_ms);
+        }
     }
 
-    /// The run of such a part.
+    /// The run of such a part, of a snapshot of this version.
     #[must_use]
-    pub fn decode(row: &mut RowReader<'_>) -> Option<Self> {
+    pub fn decode(row: &mut RowReader<'_>, version: u64) -> Option<Self> {
         let (offset, started_ms, changed, changed_ms) = (row.u64()?, row.u64()?, row.u64()?, row.u64()?);
         let (principal, title, parent) = (row.text()?.into(), row.text()?.to_owned(), row.text()?.into());
         let (state, note) = (RunState::parse(row.text()?)?, row.text()?.to_owned());
@@ -139,18 +168,27 @@ impl Run {
             .map(|_| Some((row.text()?.to_owned(), f64::from_bits(row.u64()?))))
             .collect::<Option<_>>()?;
         let fraction = has_fraction.then(|| f64::from_bits(bits));
+        let agent = agent_of(row, version)?;
+        let is_cancelled = version > 2 && row.u64()? != 0;
+        let cancel = if is_cancelled {
+            Some(Cancel { by: row.text()?.into(), since_ms: row.u64()?, at_ms: row.u64()? })
+        } else {
+            None
+        };
         Some(Self {
             offset,
             started_ms,
             changed,
             changed_ms,
             principal,
+            agent,
             title,
             parent,
             state,
             fraction,
             note,
             counters,
+            cancel,
         })
     }
 }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
+use crate::entity::agent::Agent;
 use crate::entity::ask::Ask;
+use crate::entity::input::Input;
 use crate::entity::run::Run;
 
 /// What a session is doing.
@@ -68,9 +70,21 @@ pub struct View {
     pub ended_runs: VecDeque<(Arc<str>, Arc<Run>)>,
     /// How many messages grow.
     pub messages: usize,
+    /// Agents that somebody is, or was.
+    pub agents: BTreeMap<Arc<str>, Arc<Agent>>,
+    /// Inputs that were not consumed yet.
+    pub inputs: BTreeMap<Arc<str>, Arc<Input>>,
+    /// The offset at which the log's last epoch begins: leases from before are of another history, and of nobody here.
+    pub own_from: u64,
 }
 
 impl View {
+    /// Whether somebody holds the lease of an agent.
+    #[must_use]
+    pub fn is_live(&self, agent: &Agent) -> bool {
+        agent.held && agent.generation >= self.own_from
+    }
+
     /// What the session is doing, unless it is closed.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -92,7 +106,8 @@ impl View {
     /// Whether nothing is there to be told.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.asks.is_empty() && self.runs.is_empty() && self.ended_runs.is_empty() && self.messages == 0
+        let works = !(self.runs.is_empty() && self.ended_runs.is_empty() && self.messages == 0);
+        !works && self.asks.is_empty() && self.agents.is_empty() && self.inputs.is_empty()
     }
 
     /// Whether one of a run's asks is open.

@@ -40,15 +40,21 @@ impl Machine {
         let key = producer_key(&command);
         match command {
             Command::Publish { sender, producer, if_end, may_create, records, meant } => {
-                if let (Some(publish), Some(key)) = (&producer, key) {
-                    let hash = payload_hash(&records);
-                    let known = self.state.producer(&key);
-                    if let Verdict::Duplicate { from, next } =
-                        judge(known, publish, records.len() as u64, hash)?
-                    {
-                        return Ok(self.published(from, next, true));
+                let known = match (&producer, key) {
+                    (Some(publish), Some(key)) => {
+                        let hash = payload_hash(&records);
+                        judge(self.state.producer(&key), publish, records.len() as u64, hash)
                     }
+                    _ => Ok(Verdict::New),
+                };
+                if let Ok(Verdict::Duplicate { from, next }) = known {
+                    return Ok(self.published(from, next, true));
                 }
+                // Before anything else is said of it: who has lost its lease is told that.
+                if let Some(lease) = &sender.lease {
+                    self.check_lease(lease, &sender.principal, now_ms)?;
+                }
+                known?;
                 if !may_create {
                     self.check_exists()?;
                 }
@@ -138,6 +144,10 @@ impl Machine {
                 }
                 Ok(Reply::Described(Box::new(self.describe())))
             }
+            Command::Claim { sender, agent, terms, take_over, going_on } => {
+                self.claim(sender, &agent, terms, take_over, going_on, now_ms)
+            }
+            Command::Release { sender, lease } => self.release(&lease, &sender.principal, now_ms),
             Command::Describe => {
                 self.check_exists()?;
                 Ok(Reply::Described(Box::new(self.describe())))
@@ -154,7 +164,9 @@ impl Machine {
 
     /// Judges the records of a publish, each after those before it. Nothing changes.
     fn judge(&self, stamp: &Stamp, meant: &Meant, now_ms: u64) -> Result<entity::Verdict, Error> {
-        let by = Writer { principal: &stamp.sender.principal, standing: &meant.standing };
+        let (agent, generation) =
+            stamp.sender.lease.as_ref().map_or(("", 0), |lease| (lease.agent.as_str(), lease.generation));
+        let by = Writer { principal: &stamp.sender.principal, agent, standing: &meant.standing };
         let entities = self.state.entities();
         if let [meaning] = meant.meanings.as_slice() {
             return entities.judge(meaning, &by, now_ms);
@@ -177,7 +189,8 @@ impl Machine {
             }
             if let Some(trial) = &mut trial {
                 let offset = self.state.end() + index;
-                trial.fold(meaning, &At { offset, time_ms: stamp.time_ms, principal: by.principal });
+                let (time_ms, principal) = (stamp.time_ms, by.principal);
+                trial.fold(meaning, &At { offset, time_ms, principal, agent, generation });
             }
         }
         Ok(entity::Verdict::New)
@@ -188,16 +201,21 @@ impl Machine {
         let at_bytes = self.at_bytes(&meant.meanings);
         let appended = self.append_at(stamp, records, &at_bytes);
         if meant.meanings.iter().any(ends_run) {
-            // Each round ends what is a part of what the round before has ended, and what has ended stays so.
-            loop {
-                let loose = self.state.entities().loose_ends();
-                if loose.is_empty() {
-                    break;
-                }
-                self.append_own(&loose, now_ms);
-            }
+            self.tie_up(now_ms);
         }
         appended
+    }
+
+    /// Ends what is a part of runs that have ended.
+    pub(super) fn tie_up(&mut self, now_ms: u64) {
+        // Each round ends what is a part of what the round before has ended, and what has ended stays so.
+        loop {
+            let loose = self.state.entities().loose_ends();
+            if loose.is_empty() {
+                break;
+            }
+            self.append_own(&loose, now_ms);
+        }
     }
 
     /// How many bytes of its message are before each delta.
@@ -224,12 +242,17 @@ impl Machine {
     pub(super) fn close(&mut self, sender: Sender, reason: String, now_ms: u64) {
         let ends = self.state.entities().last_ends();
         self.append_own(&ends, now_ms);
+        self.drop_ended_leases();
         self.change(sender, &Change::Close { reason }, now_ms);
     }
 
     /// Appends records of the broker's own.
     pub(super) fn append_own(&mut self, records: &[Bytes], now_ms: u64) {
-        let stamp = Stamp { time_ms: self.time(now_ms), sender: broker(), producer: None };
+        self.append_by(broker(), records, now_ms);
+    }
+
+    pub(super) fn append_by(&mut self, sender: Sender, records: &[Bytes], now_ms: u64) {
+        let stamp = Stamp { time_ms: self.time(now_ms), sender, producer: None };
         self.append(&stamp, records);
     }
 
@@ -244,7 +267,7 @@ impl Machine {
         Err(Error::no_such_session())
     }
 
-    fn check_open(&self) -> Result<(), Error> {
+    pub(super) fn check_open(&self) -> Result<(), Error> {
         if !self.state.summary().closed {
             return Ok(());
         }

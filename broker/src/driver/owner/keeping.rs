@@ -142,6 +142,7 @@ impl Owner {
         }
         let woken = std::mem::take(&mut self.woken);
         if !woken.is_empty() {
+            self.look_after_leases();
             self.loaded.machine.handle_timeout(self.now_for_age(), self.wake_ms());
         }
         for reply_to in woken {
@@ -165,6 +166,7 @@ impl Owner {
     }
 
     pub(super) fn look_after_age(&mut self) {
+        self.look_after_leases();
         if self.loaded.machine.poll_timeout().is_some_and(|due| self.now_for_age() >= due) {
             self.loaded.machine.handle_timeout(self.now_for_age(), self.wake_ms());
         }
@@ -248,7 +250,9 @@ impl Owner {
             (false, None) => self.too_old_ms().filter(|_| !self.ageing.is_suspended()).map(at),
         };
         let retention_at = retention_at.map(|at| at.max(self.retention_not_before));
-        [expires_at, retention_at].into_iter().flatten().min()
+        // How long ago a holder was heard has nothing to do with what time it is.
+        let lapses_at = self.loaded.machine.poll_lapse().map(at);
+        [expires_at, retention_at, lapses_at].into_iter().flatten().min()
     }
 }
 

@@ -62,6 +62,13 @@ every_transport! {
         a_run_ends_with_all_that_is_a_part_of_it,
         a_message_grows_until_it_is_closed,
     ];
+    leasing: [
+        an_agent_has_one_holder_and_the_next_one_finds_what_it_left,
+        whoever_is_heard_keeps_a_lease_and_whoever_is_silent_loses_it,
+        an_input_is_done_by_one_live_holder,
+        a_run_that_does_not_end_when_it_is_cancelled_is_ended_with_the_lease,
+        what_is_wrong_about_leases_is_refused,
+    ];
     subscribing: [
         reading_begins_where_it_was_asked_to,
         what_became_of_a_place_is_told,

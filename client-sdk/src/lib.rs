@@ -49,6 +49,7 @@ mod from;
 mod heard;
 mod ids;
 mod import;
+mod input;
 mod lane;
 mod lease;
 mod link;
@@ -88,9 +89,11 @@ pub use error::{
 };
 pub use from::From;
 pub use import::{Import, ImportStep};
+pub use input::SendInput;
 pub use lease::{Claim, Lease};
 pub use longwire_proto::codec::Encoding;
 pub use longwire_proto::error::ErrorCode;
+pub use longwire_proto::input::Mode;
 pub use longwire_proto::outcome::Outcome;
 pub use longwire_proto::pattern::Pattern;
 pub use longwire_proto::position::{LineageEntry, Position};
@@ -100,7 +103,8 @@ pub use longwire_proto::right::{InvalidRights, Right, Rights};
 pub use longwire_proto::run_state::RunState;
 pub use longwire_proto::session_id::SessionId;
 pub use longwire_proto::wire::{
-    AskOption, BackedUp, FormField, ImportBegin, Limits, OpenAsk, OpenInput, Producer, Run as RunInfo,
+    Agent as AgentInfo, AskOption, BackedUp, FormField, ImportBegin, Limits, OpenAsk, OpenInput, Producer,
+    Run as RunInfo,
 };
 pub use machine::subscriptions::Began;
 pub use message::{MessageEnd, OpenMessage};

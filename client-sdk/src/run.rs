@@ -2,6 +2,7 @@
 
 use std::future::IntoFuture;
 use std::pin::Pin;
+use std::time::Duration;
 
 use longwire_proto::record::kind;
 use longwire_proto::run_state::RunState;
@@ -126,6 +127,22 @@ impl Run {
     /// [`PublishError`]
     pub async fn fail(&self, note: impl Into<String>) -> Result<(), PublishError> {
         self.set_state(RunState::Failed, note).await
+    }
+
+    /// Wants it to end: whoever runs it has so long, 30 seconds unless it is said and at most an hour. Then the broker ends it, and the
+    /// lease of its agent. Said again, the earlier time counts.
+    ///
+    /// # Errors
+    /// [`PublishError`]
+    pub async fn cancel(
+        &self,
+        deadline: impl Into<Option<Duration>>,
+        reason: impl Into<String>,
+    ) -> Result<(), PublishError> {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
+        let cancel = wire::Cancel { deadline_ms: deadline.into().map_or(0, millis), reason: reason.into() };
+        let publication = Publication::entity(kind::CANCEL, WireBody::Cancel(cancel)).run(&self.id);
+        self.session.publish(publication).await.map(drop)
     }
 
     async fn change(&self, change: wire::RunChange) -> Result<(), PublishError> {

@@ -84,6 +84,10 @@ pub struct SessionInfo {
     pub asks: Vec<OpenAsk>,
     /// Runs that have not ended, and before them those that ended last; empty in lists.
     pub runs: Vec<wire::Run>,
+    /// Agents that somebody is, or was; empty in lists.
+    pub agents: Vec<wire::Agent>,
+    /// Inputs to them that were not consumed yet; empty in lists.
+    pub inputs: Vec<wire::OpenInput>,
 }
 
 impl SessionInfo {
@@ -104,6 +108,8 @@ impl SessionInfo {
             status: session.status,
             asks: state.asks,
             runs: state.runs,
+            agents: state.agents,
+            inputs: state.inputs,
         }
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // tests: a panic is their failure
 
 mod access;
+mod agents;
 mod asks;
 mod attacks;
 mod audit;

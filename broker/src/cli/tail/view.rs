@@ -78,6 +78,13 @@ fn human(record: &Record, terminal: bool, out: &mut Vec<u8>) -> std::io::Result<
         Body::Answer(answer) => answered(&record.reply_to, answer),
         Body::RunChange(change) => run_changed(record, change),
         Body::Reference(bytes) => format!("({bytes} bytes of {})", record.message),
+        Body::Cancel(cancel) => with_reason(format!("cancels run {}", record.run), &cancel.reason),
+        Body::Receipt(receipt) => {
+            with_reason(format!("input {}: {}", record.reply_to, receipt.state), &receipt.reason)
+        }
+        Body::LeaseChange(change) => {
+            with_reason(format!("agent {}: {}", change.agent, change.state), &change.reason)
+        }
         _ => format!("(kind {})", record.kind),
     };
     let time = date_time(record.time_ms);
@@ -90,6 +97,10 @@ fn human(record: &Record, terminal: bool, out: &mut Vec<u8>) -> std::io::Result<
         }
     }
     Ok(())
+}
+
+fn with_reason(text: String, reason: &str) -> String {
+    if reason.is_empty() { text } else { format!("{text}: {reason}") }
 }
 
 fn question(id: &str, ask: &wire::Ask) -> String {
@@ -177,6 +188,10 @@ fn to_json(record: &Record) -> serde_json::Value {
     for (name, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
         value[name] = json!(text);
     }
+    if !record.sender.agent.is_empty() {
+        value["sender"]["agent"] = json!(record.sender.agent);
+        value["sender"]["generation"] = json!(record.sender.generation);
+    }
     if !record.to.is_empty() {
         value["to"] = json!(record.to);
     }
@@ -190,6 +205,9 @@ fn to_json(record: &Record) -> serde_json::Value {
         Body::Answer(answer) => value["answer"] = json!(answer),
         Body::RunChange(change) => value["run_change"] = json!(change),
         Body::Reference(bytes) => value["reference"] = json!({ "bytes": bytes }),
+        Body::Cancel(cancel) => value["cancel"] = json!(cancel),
+        Body::Receipt(receipt) => value["receipt"] = json!(receipt),
+        Body::LeaseChange(change) => value["lease_change"] = json!(change),
         _ => {}
     }
     if record.kind == kind::DELTA {

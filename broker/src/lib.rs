@@ -30,6 +30,7 @@ pub mod key_watch;
 pub mod life;
 pub mod listing;
 pub mod memory;
+mod message_bytes;
 pub mod origin;
 pub mod page;
 pub mod page_token;

@@ -46,6 +46,7 @@ impl Operation {
             Self::Command(Command::Close { .. }) => Asks::Close,
             Self::Command(Command::Describe) => Asks::Describe,
             Self::Command(Command::DescribeAsk { .. }) => Asks::DescribeAsk,
+            Self::Command(Command::DescribeMessage { .. }) => Asks::ReadMessage,
             Self::Command(Command::Claim { take_over: true, .. }) => Asks::TakeOver,
             Self::Command(Command::Claim { .. } | Command::Release { .. }) => Asks::Lease,
             Self::Trim(_) => Asks::Trim,

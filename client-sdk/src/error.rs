@@ -302,6 +302,38 @@ pub enum RequestError {
     UnexpectedAnswer,
 }
 
+/// Why bytes of a message cannot be read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReadMessageError {
+    /// The request was not carried out.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// Some of them are gone. Those before and behind can be read.
+    #[error("bytes {from} to {until} of the message are gone: {why}")]
+    Missing {
+        /// The first of them.
+        from: u64,
+        /// The one after the last of them.
+        until: u64,
+        /// `trimmed` or `erased`.
+        why: String,
+    },
+}
+
+/// Why something was not attached.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AttachError {
+    /// It cannot be read.
+    #[error("what is to be attached cannot be read: {0}")]
+    Read(Arc<std::io::Error>),
+    /// It is too long.
+    #[error("it has more than {0} bytes, which is the most that a message has; divide it")]
+    TooLarge(usize),
+    /// It was not published.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
+
 /// Why an ask has no answer here. It is open all the same when it was published: asking again under its id goes on waiting.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AskError {

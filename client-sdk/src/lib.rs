@@ -36,6 +36,7 @@
 mod address;
 mod answered;
 mod ask;
+mod attachment;
 mod backoff;
 mod builder;
 mod client;
@@ -55,6 +56,7 @@ mod lease;
 mod link;
 mod machine;
 mod message;
+mod message_part;
 mod outbox_entry;
 mod outbox_file;
 mod outbox_space;
@@ -78,14 +80,15 @@ mod transport;
 pub use address::{DEFAULT_URL, TOKEN_VARIABLE, URL_VARIABLE};
 pub use answered::Answered;
 pub use ask::{Ask, FieldValue, Reply};
+pub use attachment::Attachment;
 pub use backoff::{BACKOFF_BASE, BACKOFF_CAP, Backoff};
 pub use builder::ClientBuilder;
 pub use client::Client;
 pub use connection_state::ConnectionState;
 pub use driver::Driver;
 pub use error::{
-    AskError, Closed, ConnectError, OutboxError, PublishError, Refusal, RequestError, SessionIdError,
-    SubscriptionError, TlsFailure, TlsSetupError,
+    AskError, AttachError, Closed, ConnectError, OutboxError, PublishError, ReadMessageError, Refusal,
+    RequestError, SessionIdError, SubscriptionError, TlsFailure, TlsSetupError,
 };
 pub use from::From;
 pub use import::{Import, ImportStep};
@@ -108,6 +111,7 @@ pub use longwire_proto::wire::{
 };
 pub use machine::subscriptions::Began;
 pub use message::{MessageEnd, OpenMessage};
+pub use message_part::MessagePart;
 pub use outbox_space::{
     OUTBOX_BYTES_MAX, OUTBOX_ENTRIES_MAX, OUTBOX_FILE_BYTES_MAX, OUTBOX_FILE_ENTRIES_MAX,
 };

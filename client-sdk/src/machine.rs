@@ -427,6 +427,10 @@ impl Machine {
                 self.answer(claimed.request, Answer::Claimed(Box::new(claimed)));
                 Ok(())
             }
+            ServerFrame::MessageBytes(bytes) => {
+                self.answer(bytes.request, Answer::Message(Box::new(bytes)));
+                Ok(())
+            }
             ServerFrame::BackedUp(backup) => {
                 self.answer(backup.request, Answer::BackedUp(backup));
                 Ok(())

@@ -173,6 +173,8 @@ codes! {
     MessageNotFound = "message_not_found", false, 404, 1008, NotFound;
     /// The message was closed: it grows no more.
     MessageClosed = "message_closed", false, 409, 1008, FailedPrecondition;
+    /// The message would have more than `message_bytes_max` bytes.
+    MessageTooLarge = "message_too_large", false, 413, 1009, ResourceExhausted;
     /// Only whoever began it may go on with it.
     NotOwner = "not_owner", false, 403, 1008, PermissionDenied;
     /// The lease is not live, or is another principal's.

@@ -93,6 +93,10 @@ pub const MESSAGES_OPEN_MAX: usize = 1024;
 pub const OPEN_BYTES_MAX: usize = 1 << 20;
 /// Bytes of the body of a fold: a longer one is told by its length, and read by byte ranges.
 pub const FOLD_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a message that grows: an attachment is one.
+pub const MESSAGE_BYTES_MAX: usize = 100 << 20;
+/// Bytes of a message in one answer.
+pub const MESSAGE_READ_BYTES_MAX: usize = 1 << 20;
 /// Longest `rollup_ms`, in milliseconds: what is gathered for longer does not look live to a human.
 pub const ROLLUP_MS_MAX: usize = 500;
 /// Agents that a session knows: a subscriber is told all of them.
@@ -166,6 +170,8 @@ pub const TABLE: &[(&str, usize)] = &[
     ("messages_open_max", MESSAGES_OPEN_MAX),
     ("open_bytes_max", OPEN_BYTES_MAX),
     ("fold_bytes_max", FOLD_BYTES_MAX),
+    ("message_bytes_max", MESSAGE_BYTES_MAX),
+    ("message_read_bytes_max", MESSAGE_READ_BYTES_MAX),
     ("rollup_ms_max", ROLLUP_MS_MAX),
     ("agents_max", AGENTS_MAX),
     ("lease_ttl_ms_min", LEASE_TTL_MS_MIN),

@@ -119,6 +119,11 @@ pub enum Command {
         /// Its id.
         ask: String,
     },
+    /// Tell where the records of a message are that grows or has grown.
+    DescribeMessage {
+        /// Its id.
+        message: String,
+    },
     /// Tell when everything before this is durable; used before a delete, and before a reading that reflects it.
     Flush,
 }
@@ -136,7 +141,7 @@ impl Command {
             Self::Adopt { meta, session, .. } => meta.encode().len() + session.len(),
             Self::Claim { agent, .. } => agent.len(),
             Self::Release { lease, .. } => lease.agent.len(),
-            Self::Describe | Self::DescribeAsk { .. } | Self::Flush => 0,
+            Self::Describe | Self::DescribeAsk { .. } | Self::DescribeMessage { .. } | Self::Flush => 0,
         }
     }
 
@@ -147,7 +152,7 @@ impl Command {
             Self::Publish { records, .. } | Self::Import { records, .. } => records.len(),
             Self::Create { .. } | Self::Close { .. } | Self::Erase { .. } | Self::Adopt { .. } => 1,
             Self::Claim { .. } | Self::Release { .. } => 1,
-            Self::Describe | Self::DescribeAsk { .. } | Self::Flush => 0,
+            Self::Describe | Self::DescribeAsk { .. } | Self::DescribeMessage { .. } | Self::Flush => 0,
         }
     }
 }
@@ -189,6 +194,15 @@ pub enum Reply {
     Claimed(Box<Claimed>),
     /// It is given up.
     Released,
+    /// Where the records of a message are.
+    Message {
+        /// The offset of the record that began it.
+        offset: u64,
+        /// That of the record that ended it, unless it grows.
+        last: Option<u64>,
+        /// Bytes that it has while it grows.
+        bytes: u64,
+    },
     /// Everything before the flush is durable.
     Flushed,
 }

@@ -213,7 +213,11 @@ impl Machine {
                 let named = meant.meanings.iter().flat_map(|meaning| entities.cold_ids(meaning)).map(entity);
                 producer.into_iter().chain(named).collect()
             }
-            Command::DescribeAsk { ask } if entities.is_cold(ask) => vec![entity(ask)],
+            Command::DescribeAsk { ask: id } | Command::DescribeMessage { message: id }
+                if entities.is_cold(id) =>
+            {
+                vec![entity(id)]
+            }
             _ => producer.into_iter().collect(),
         }
     }

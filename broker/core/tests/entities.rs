@@ -12,7 +12,7 @@ use longwire_core::machine::{BROKER, Machine, Output, Persisted, Ticket};
 use longwire_core::state::State;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::lease::{LeaseRef, LeaseState, Terms};
-use longwire_proto::limits::INPUT_ATTEMPTS_MAX;
+use longwire_proto::limits::{INPUT_ATTEMPTS_MAX, MESSAGE_BYTES_MAX};
 use longwire_proto::meaning::Meaning;
 use longwire_proto::position::Lineage;
 use longwire_proto::record::{Sealed, Sender, check, erased, kind};
@@ -960,4 +960,43 @@ fn roles_are_addressed_as_principals_are() {
     assert_eq!((late.code, resolved.by.as_str(), resolved.offset), (ErrorCode::AlreadyResolved, "bob", 1));
     let value = wire::Answer::decode(resolved.answer.unwrap()).unwrap();
     assert_eq!(value.option, "yes");
+}
+
+#[test]
+fn a_message_has_so_many_bytes_and_is_found_when_it_has_ended() {
+    const PIECE: usize = (1 << 20) - 1024;
+    let mut disk = Disk::default();
+    let mut machine = disk.load();
+    let opens = wire::Record { id: "m".into(), grows: true, ..Default::default() };
+    disk.run(&mut machine, publish(0, vec![opens.encode_to_vec().into()]), 1).unwrap();
+    let piece = |bytes: usize, close: &str| -> Bytes {
+        let (message, close, body) =
+            ("m".to_owned(), close.to_owned(), Some(Body::Data(vec![7; bytes].into())));
+        wire::Record { kind: kind::DELTA, message, close, body, ..Default::default() }.encode_to_vec().into()
+    };
+    let grow = |disk: &mut Disk, machine: &mut Machine, pieces: &[usize]| {
+        let pieces = pieces.iter().map(|bytes| piece(*bytes, "")).collect();
+        disk.run(machine, publish(0, pieces), 1).map_err(|error| error.code)
+    };
+    let left = MESSAGE_BYTES_MAX % PIECE;
+    for _ in 0..MESSAGE_BYTES_MAX / PIECE {
+        grow(&mut disk, &mut machine, &[PIECE]).unwrap();
+    }
+    let too_large = Err(ErrorCode::MessageTooLarge);
+    assert_eq!(grow(&mut disk, &mut machine, &[left + 1]), too_large);
+    assert_eq!(grow(&mut disk, &mut machine, &[left - 5, 6]), too_large, "a batch counts as a whole");
+    grow(&mut disk, &mut machine, &[left - 5, 5]).unwrap();
+    assert_eq!(grow(&mut disk, &mut machine, &[1]), too_large);
+    let describe = |message: &str| Command::DescribeMessage { message: message.to_owned() };
+    let bytes = MESSAGE_BYTES_MAX as u64;
+    let open = disk.run(&mut machine, describe("m"), 1).unwrap();
+    assert_eq!(open, Reply::Message { offset: 0, last: None, bytes });
+    disk.run(&mut machine, publish(0, vec![piece(0, "complete")]), 1).unwrap();
+    machine.request_snapshot();
+    disk.settle(&mut machine);
+    let mut again = disk.load();
+    let ended = Reply::Message { offset: 0, last: Some(disk.log.len() as u64 - 1), bytes: 0 };
+    assert_eq!(disk.run(&mut again, describe("m"), 1).unwrap(), ended);
+    let unknown = disk.run(&mut machine, describe("x"), 1).unwrap_err();
+    assert_eq!((unknown.code, unknown.field), (ErrorCode::MessageNotFound, "message"));
 }

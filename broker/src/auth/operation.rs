@@ -39,6 +39,8 @@ operations! {
     SubscribePattern;
     /// Read a page of records.
     Read;
+    /// Read bytes of a message.
+    ReadMessage;
     /// See a session in a list.
     List;
     /// See one session's description.
@@ -99,7 +101,7 @@ impl Operation {
             Self::SubscribeLive | Self::SubscribeReplay | Self::SubscribePattern => (Reach::Session, read),
             Self::Read | Self::List | Self::Describe | Self::Export => (Reach::Session, read),
             Self::CommitCursor | Self::DescribeCursor | Self::ForkFrom => (Reach::Session, read),
-            Self::DescribeAsk => (Reach::Session, read),
+            Self::DescribeAsk | Self::ReadMessage => (Reach::Session, read),
             Self::Publish => (Reach::Session, Right::Publish.into()),
             Self::Answer => (Reach::Session, Right::Answer.into()),
             Self::Control => (Reach::Session, Right::Control.into()),
@@ -125,7 +127,7 @@ impl Operation {
             Self::TakeOver => true,
             Self::Publish | Self::ActAs | Self::CommitCursor | Self::DescribeCursor | Self::Metrics => false,
             Self::SubscribeLive | Self::SubscribeReplay | Self::SubscribePattern | Self::Read => false,
-            Self::Answer | Self::DescribeAsk | Self::Control | Self::Lease => false,
+            Self::Answer | Self::DescribeAsk | Self::ReadMessage | Self::Control | Self::Lease => false,
             Self::List | Self::Describe | Self::ForkFrom | Self::Export => false,
         }
     }
@@ -154,6 +156,7 @@ mod tests {
             Frame::Unsubscribe(_) | Frame::Credit(_) => &[],
             Frame::Publish(_) => &[Op::Publish, Op::Answer, Op::Control, Op::Lease, Op::ActAs],
             Frame::DescribeAsk(_) => &[Op::DescribeAsk],
+            Frame::ReadMessage(_) => &[Op::ReadMessage],
             Frame::Claim(_) => &[Op::Lease, Op::TakeOver],
             Frame::ReleaseLease(_) => &[Op::Lease],
             Frame::Subscribe(_) => {
@@ -203,6 +206,7 @@ mod tests {
             Frame::ShareSession(Default::default()),
             Frame::RevokeToken(Default::default()),
             Frame::DescribeAsk(Default::default()),
+            Frame::ReadMessage(Default::default()),
             Frame::Claim(Default::default()),
             Frame::ReleaseLease(Default::default()),
         ];

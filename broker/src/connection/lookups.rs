@@ -20,6 +20,7 @@ use crate::connection::{Connection, read};
 use crate::cursor::{self, CursorName};
 use crate::life::{erase, fork, import, progress};
 use crate::listing::Listing;
+use crate::message_bytes;
 use crate::store::BackedUp;
 use crate::transport::{FrameSink, FrameSource};
 
@@ -174,6 +175,13 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 let resolved = resolved.map(|resolved| resolved.to_wire());
                 Ok(Frame::AskDescription(wire::AskDescription { request, offset, resolved }))
             })
+        });
+    }
+
+    pub(super) fn read_message(&mut self, read: wire::ReadMessage) {
+        let (hub, request, session) = (Arc::clone(&self.context.hub), read.request, read.session.clone());
+        self.look_up(request, Operation::ReadMessage, &session, |session| {
+            boxed(async move { Ok(Frame::MessageBytes(message_bytes::read(&hub, session, read).await?)) })
         });
     }
 

@@ -364,6 +364,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
                 self.ask(trim.request, session, before.map(Operation::Trim));
             }
             ClientFrame::DescribeAsk(describe) => self.describe_ask(describe),
+            ClientFrame::ReadMessage(read) => self.read_message(read),
             ClientFrame::Claim(claim) => self.claim(claim),
             ClientFrame::ReleaseLease(release) => self.release_lease(release),
             ClientFrame::ListSessions(list) => self.list(list),

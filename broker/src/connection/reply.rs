@@ -51,14 +51,15 @@ pub(super) fn answer(asked: &Asked, result: Result<Option<Reply>, Error>) -> Fra
             session: Some(described(&asked.session, *description)),
         }),
         Ok(Some(Reply::Claimed(found))) => Frame::Claimed(claimed(request, &found)),
-        // Erasures, imports and asks are asked by lookups, which answer themselves.
+        // Erasures, imports, asks and messages are asked by lookups, which answer themselves.
         Ok(
             Some(
                 Reply::Flushed
                 | Reply::Released
                 | Reply::Erased { .. }
                 | Reply::Imported { .. }
-                | Reply::Ask { .. },
+                | Reply::Ask { .. }
+                | Reply::Message { .. },
             )
             | None,
         ) => Frame::Done(wire::Done { request }),

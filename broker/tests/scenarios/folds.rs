@@ -3,12 +3,17 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use longwire::{Client, From, Record, Subscription};
+use longwire::{AttachError, Body, Client, From, Position, Record, Subscription};
+use longwire_proto::limits::MESSAGE_BYTES_MAX;
 
 use crate::support::broker::{Broker, LONGWIRE, folder};
+use crate::support::rng::Rng;
 
 const SESSION: &str = "acme/1";
 const PIECES: usize = 300;
+const SEED: u64 = 7;
+/// Of a file that is attached: as much as 8 answers have.
+const ATTACHMENT_BYTES: usize = 8 << 20;
 
 fn client(broker: &Broker) -> Client {
     let (client, driver) = Client::builder().url(broker.url()).build().unwrap();
@@ -108,4 +113,58 @@ async fn a_reader_that_folds_has_the_same_text_wherever_it_stops() {
         }
     }
     assert_eq!(texts, wholes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attachment_is_read_by_ranges_over_any_transport() {
+    let (_folder, data) = folder();
+    let broker = Broker::start(&data);
+    let writer = client(&broker);
+    let whole = Rng::from_env(SEED).bytes(ATTACHMENT_BYTES);
+    let attachment =
+        writer.session(SESSION).unwrap().attach(&whole[..], "application/x-noise").await.unwrap();
+    assert_eq!(attachment.bytes, whole.len() as u64);
+    for url in [broker.url(), broker.url().replacen("ws://", "grpc://", 1)] {
+        let (reader, driver) = Client::builder().url(url).build().unwrap();
+        drop(tokio::spawn(driver));
+        let session = reader.session(SESSION).unwrap();
+        assert_eq!(session.read_message(&attachment.id, ..).await.unwrap(), whole);
+        let mut rng = Rng::from_env(SEED);
+        for _ in 0..20 {
+            let from = rng.below(attachment.bytes);
+            let until = from + rng.below(attachment.bytes - from);
+            let part = session.read_message(&attachment.id, from..until).await.unwrap();
+            assert_eq!(part, whole[from as usize..until as usize], "{from}..{until}");
+        }
+        let last = session.read_message_part(&attachment.id, attachment.bytes - 1, None).await.unwrap();
+        assert_eq!((last.close.as_str(), last.next_byte()), ("complete", attachment.bytes));
+        // Who follows the session is told of it in a few records, and reads it when it is wanted.
+        let mut subscription = session.subscribe(From::Start).folded().until_end().await.unwrap();
+        let (mut read, mut records, mut references) = (Vec::new(), 0, 0);
+        while let Some(record) = subscription.next().await {
+            let record = record.unwrap();
+            references += usize::from(matches!(record.body, Body::Reference(_)));
+            read.extend(session.read_body(&record).await.unwrap());
+            records += 1;
+        }
+        assert!(
+            read == whole && references > 0 && records < 10,
+            "{records} records, {references} references"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_has_an_end() {
+    let (_folder, data) = folder();
+    let broker = Broker::start(&data);
+    let client = client(&broker);
+    let session = client.session(SESSION).unwrap();
+    let endless = tokio::io::repeat(7);
+    let error = session.attach(endless, "application/x-noise").await.unwrap_err();
+    assert!(matches!(error, AttachError::TooLarge(MESSAGE_BYTES_MAX)), "{error}");
+    let start = Position { epoch: 0, offset: 0 };
+    let opened = session.read().after(start).limit(1).await.unwrap().records.remove(0);
+    let last = session.read_message_part(&opened.id, MESSAGE_BYTES_MAX as u64, None).await.unwrap();
+    assert_eq!((last.total_bytes, last.close.as_str()), (MESSAGE_BYTES_MAX as u64, "cancelled"));
 }

@@ -49,7 +49,7 @@ const RIGHTS: [&str; 20] = [
 ];
 
 /// Operations, the rights that they take, and whether they need a session that is there.
-const OPERATIONS: [(&str, &str, bool); 26] = [
+const OPERATIONS: [(&str, &str, bool); 27] = [
     ("publish", "publish", false),
     ("publish for somebody else", "publish,manage", false),
     ("subscribe from the start", "read", true),
@@ -71,6 +71,7 @@ const OPERATIONS: [(&str, &str, bool); 26] = [
     ("ask again", "publish", false),
     ("answer", "answer", true),
     ("describe an ask", "read", true),
+    ("read a message", "read", true),
     ("claim", "lease", true),
     ("take over", "lease,manage", true),
     ("publish as an agent", "publish,lease", true),
@@ -213,6 +214,13 @@ fn ask(operation: &str, session: &str, number: u64) -> Ask {
         }
         "ask again" => publish_one(asking()),
         "answer" => publish_one(answering()),
+        "begin a message" => publish_one(wire::Record { id: "grown".into(), grows: true, ..record("x") }),
+        "read a message" => Ask::ReadMessage(wire::ReadMessage {
+            request: number,
+            session,
+            message: "grown".into(),
+            ..Default::default()
+        }),
         "describe an ask" => {
             Ask::DescribeAsk(wire::DescribeAsk { request: number, session, ask: "question".into() })
         }
@@ -271,8 +279,8 @@ async fn put(admin: &mut WireClient, session: &str, state: &str) {
     let mut number = 1;
     let mut steps = vec!["delete"];
     match state {
-        "open" => steps.extend(["create", "publish", "publish", "ask again"]),
-        "closed" => steps.extend(["create", "publish", "publish", "ask again", "close"]),
+        "open" => steps.extend(["create", "publish", "publish", "ask again", "begin a message"]),
+        "closed" => steps.extend(["create", "publish", "publish", "ask again", "begin a message", "close"]),
         _ => steps.extend(["create", "delete"]),
     }
     for step in steps {

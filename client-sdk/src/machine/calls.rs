@@ -36,6 +36,7 @@ pub(crate) enum Call {
     Share(wire::ShareSession),
     RevokeToken(wire::RevokeToken),
     DescribeAsk(wire::DescribeAsk),
+    ReadMessage(wire::ReadMessage),
     Claim(wire::Claim),
     ReleaseLease(wire::ReleaseLease),
 }
@@ -59,6 +60,7 @@ impl Call {
             Self::Share(call) => Frame::ShareSession(wire::ShareSession { request, ..call }),
             Self::RevokeToken(call) => Frame::RevokeToken(wire::RevokeToken { request, ..call }),
             Self::DescribeAsk(call) => Frame::DescribeAsk(wire::DescribeAsk { request, ..call }),
+            Self::ReadMessage(call) => Frame::ReadMessage(wire::ReadMessage { request, ..call }),
             Self::Claim(call) => Frame::Claim(wire::Claim { request, ..call }),
             Self::ReleaseLease(call) => Frame::ReleaseLease(wire::ReleaseLease { request, ..call }),
         }
@@ -80,6 +82,7 @@ impl Call {
             Self::DescribeCursor(call) => call.session.clone(),
             Self::Share(call) => call.session.clone(),
             Self::DescribeAsk(call) => call.session.clone(),
+            Self::ReadMessage(call) => call.session.clone(),
             Self::Claim(call) => call.session.clone(),
             Self::ReleaseLease(call) => call.session.clone(),
         }
@@ -98,6 +101,7 @@ pub(crate) enum Answer {
     BackedUp(wire::BackedUp),
     Shared(wire::Shared),
     Ask(Box<wire::AskDescription>),
+    Message(Box<wire::MessageBytes>),
     Claimed(Box<wire::Claimed>),
     Done,
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::limits::MESSAGE_BYTES_MAX;
 
 use crate::entity::At;
 use crate::entity::snapshot::agent_of;
@@ -29,17 +30,28 @@ impl Message {
         Self { offset: at.offset, principal: at.principal.into(), agent: at.agent.into(), bytes }
     }
 
-    /// Whether a writer may go on with it.
+    /// Whether a writer may go on with it, by so many bytes.
     ///
     /// # Errors
-    /// [`ErrorCode::NotOwner`].
-    pub fn judge(&self, id: &str, by: &Writer<'_>) -> Result<(), Error> {
+    /// [`ErrorCode::NotOwner`] or [`ErrorCode::MessageTooLarge`].
+    pub fn judge(&self, id: &str, bytes: u64, by: &Writer<'_>) -> Result<(), Error> {
         if by.owns(&self.principal, &self.agent) {
-            return Ok(());
+            return self.check_room(id, bytes);
         }
         let owner = owner(&self.principal, &self.agent);
         let message = format!("only who began the message `{id}` goes on with it: {owner}");
         Err(Error::new(ErrorCode::NotOwner, message).field("message"))
+    }
+
+    fn check_room(&self, id: &str, bytes: u64) -> Result<(), Error> {
+        if self.bytes.saturating_add(bytes) <= MESSAGE_BYTES_MAX as u64 {
+            return Ok(());
+        }
+        let message = format!(
+            "the message `{id}` has {} bytes and would have {bytes} more; at most {MESSAGE_BYTES_MAX} are allowed: close it, and go on with another",
+            self.bytes
+        );
+        Err(Error::new(ErrorCode::MessageTooLarge, message).field("message").limit(MESSAGE_BYTES_MAX))
     }
 
     /// The message as a part of a row.

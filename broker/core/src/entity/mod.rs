@@ -22,7 +22,7 @@ use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::input::{Receipt, ReceiptState, not_consumed};
 use longwire_proto::lease::{self, LeaseState};
 use longwire_proto::limits::{
-    ASKS_OPEN_MAX, INPUTS_OPEN_MAX, MESSAGES_OPEN_MAX, OPEN_BYTES_MAX, RUNS_OPEN_MAX,
+    ASKS_OPEN_MAX, INPUTS_OPEN_MAX, MESSAGE_BYTES_MAX, MESSAGES_OPEN_MAX, OPEN_BYTES_MAX, RUNS_OPEN_MAX,
 };
 use longwire_proto::meaning::{Meaning, Progress, abandoned_message, changed_run, ended_ask};
 use longwire_proto::resolution::AskOutcome;
@@ -143,8 +143,8 @@ impl Entities {
                 check_room("messages that grow", self.messages.len(), MESSAGES_OPEN_MAX)?;
                 accepted
             }
-            Meaning::Delta { message, .. } => match self.messages.get(message.as_str()) {
-                Some(open) => open.judge(message, by).and(accepted),
+            Meaning::Delta { message, bytes, .. } => match self.messages.get(message.as_str()) {
+                Some(open) => open.judge(message, *bytes, by).and(accepted),
                 None => Err(self.no_message(message)),
             },
             Meaning::Ask(question) => {
@@ -359,6 +359,38 @@ impl Entities {
     #[must_use]
     pub fn message_bytes(&self, message: &str) -> Option<u64> {
         self.messages.get(message).map(|message| message.bytes)
+    }
+
+    /// Whether these pieces, together with what a message has, may be more than one may have.
+    #[must_use]
+    pub fn may_fill(&self, meanings: &[Meaning]) -> bool {
+        let pieces = meanings.iter().filter_map(|meaning| match meaning {
+            Meaning::Delta { message, bytes, .. } => Some((message, *bytes)),
+            _ => None,
+        });
+        let longest = pieces.clone().filter_map(|(message, _)| self.message_bytes(message)).max();
+        longest.is_some_and(|longest| {
+            pieces.map(|(_, bytes)| bytes).sum::<u64>()
+                > MESSAGE_BYTES_MAX as u64 - longest.min(MESSAGE_BYTES_MAX as u64)
+        })
+    }
+
+    /// Where the records of a message are: that which began it, that which ended it unless it grows, and how long it is while it does.
+    ///
+    /// # Errors
+    /// [`ErrorCode::MessageNotFound`].
+    pub fn describe_message(&self, id: &str) -> Result<(u64, Option<u64>, u64), Error> {
+        if let Some(open) = self.messages.get(id) {
+            return Ok((open.offset, None, open.bytes));
+        }
+        match self.ended.get(id).filter(|ended| ended.what == What::Message) {
+            Some(ended) => Ok((ended.offset, Some(ended.changed), 0)),
+            None => {
+                let message =
+                    format!("no message `{id}` grows or has grown in this session, as far as it is retained");
+                Err(Error::new(ErrorCode::MessageNotFound, message).field("message"))
+            }
+        }
     }
 
     /// How the ask of this id ended; `None` within while it is open.

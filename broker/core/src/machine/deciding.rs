@@ -158,6 +158,11 @@ impl Machine {
                 let resolved = ended.and_then(Ended::resolution).map(Box::new);
                 Ok(Reply::Ask { offset, resolved })
             }
+            Command::DescribeMessage { message } => {
+                self.check_exists()?;
+                let (offset, last, bytes) = self.state.entities().describe_message(&message)?;
+                Ok(Reply::Message { offset, last, bytes })
+            }
             Command::Flush => Ok(Reply::Flushed),
         }
     }
@@ -174,7 +179,8 @@ impl Machine {
         // Pieces of a message do not depend on each other, and are nearly all that comes in batches.
         let alone =
             |meaning: &Meaning| matches!(meaning, Meaning::None | Meaning::Delta { closes: false, .. });
-        let mut trial = (!meant.meanings.iter().all(alone)).then(|| entities.clone());
+        let is_alone = meant.meanings.iter().all(alone) && !entities.may_fill(&meant.meanings);
+        let mut trial = (!is_alone).then(|| entities.clone());
         for (index, meaning) in (0..).zip(&meant.meanings) {
             let judged = trial.as_ref().unwrap_or(entities).judge(meaning, &by, now_ms);
             let judged = judged.map_err(|mut error| {

@@ -19,6 +19,7 @@ const READING: &[Op] = &[
     Op::CommitCursor,
     Op::DescribeCursor,
     Op::DescribeAsk,
+    Op::ReadMessage,
 ];
 const PUBLISHING: &[Op] = &[Op::Publish];
 const ANSWERING: &[Op] = &[Op::Answer];

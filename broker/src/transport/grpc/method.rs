@@ -21,7 +21,7 @@ pub(super) enum Method {
     Unary(Unary),
 }
 
-const UNARY: [Unary; 19] = [
+const UNARY: [Unary; 20] = [
     Unary { name: "Publish", request: 3, reply: 3 },
     Unary { name: "Read", request: 12, reply: 13 },
     Unary { name: "DescribeSession", request: 7, reply: 7 },
@@ -39,6 +39,7 @@ const UNARY: [Unary; 19] = [
     Unary { name: "ShareSession", request: 21, reply: 19 },
     Unary { name: "RevokeToken", request: 22, reply: 9 },
     Unary { name: "DescribeAsk", request: 23, reply: 20 },
+    Unary { name: "ReadMessage", request: 24, reply: 21 },
     Unary { name: "Claim", request: 25, reply: 22 },
     Unary { name: "ReleaseLease", request: 26, reply: 9 },
 ];

@@ -1,5 +1,7 @@
 //! The folded view: deltas that follow each other come as one, and what is left of one when reading resumes within it.
 
+use longwire_proto::limits::FOLD_BYTES_MAX;
+use longwire_proto::position::Position;
 use longwire_proto::record::kind;
 use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
@@ -8,9 +10,11 @@ use longwire_proto::wire::server_frame::Frame as ServerFrame;
 
 use crate::every_transport::client::{Client, subscribe, wish};
 use crate::every_transport::transport::{Bed, Transport};
+use crate::support::rng::Rng;
 use crate::support::wire_client::{published, record, text};
 
 const SESSION: &str = "acme/1";
+const SEED: u64 = 7;
 
 fn publish(records: Vec<wire::Record>) -> ClientFrame {
     ClientFrame::Publish(wire::Publish { session: SESSION.into(), records, ..Default::default() })
@@ -157,4 +161,82 @@ pub(super) async fn deltas_are_gathered_until_the_time_has_come_or_something_els
     }
     assert_eq!(taken.iter().map(|record| text(record).len()).sum::<usize>(), 50 + 3);
     assert_eq!(text(taken.last().unwrap()), "now");
+}
+
+async fn bytes(client: &mut Client, read: wire::ReadMessage) -> wire::MessageBytes {
+    let read = wire::ReadMessage { session: SESSION.into(), ..read };
+    match client.ask(ClientFrame::ReadMessage(read)).await {
+        ServerFrame::MessageBytes(bytes) => bytes,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(super) async fn bytes_of_a_message_are_read_at_any_place(transport: Transport) {
+    const BATCHES: usize = 12;
+    let bed = Bed::new(transport);
+    let mut client = bed.connect().await;
+    let mut rng = Rng::from_env(SEED);
+    published(client.ask(publish(vec![wire::Record { grows: true, id: "m".into(), ..record("begin") }, opens("n")])).await);
+    // Two messages that grow at the same time, and others in between.
+    let mut whole = b"begin".to_vec();
+    for batch in 0..BATCHES {
+        let mut records = Vec::new();
+        for _ in 0..200 {
+            records.push(match rng.below(3) {
+                0 => record("between"),
+                1 => delta("n", "of another"),
+                _ => {
+                    let piece = format!("{} ", rng.below(1_000_000));
+                    whole.extend_from_slice(piece.as_bytes());
+                    delta("m", &piece)
+                }
+            });
+        }
+        if batch == BATCHES / 2 {
+            let data = vec![0xfe; FOLD_BYTES_MAX];
+            whole.extend_from_slice(&data);
+            records.push(wire::Record { body: Some(wire::record::Body::Data(data.into())), ..delta("m", "") });
+        }
+        published(client.ask(publish(records)).await);
+    }
+    let of = |from_byte: u64| wire::ReadMessage { message: "m".into(), from_byte, ..Default::default() };
+    let total = whole.len() as u64;
+    for _ in 0..40 {
+        let (from, bytes_max) = (rng.below(total), rng.below(1000) + 1);
+        let hint = (rng.below(2) == 0).then(|| rng.below(3000));
+        let wish = wire::ReadMessage { bytes_max: u32::try_from(bytes_max).unwrap(), hint, ..of(from) };
+        let found = bytes(&mut client, wish).await;
+        let until = (from + bytes_max).min(total);
+        assert_eq!(found.data, whole[from as usize..until as usize], "{from} to {until}, {hint:?}");
+        assert_eq!((found.from_byte, found.total_bytes, found.missing_bytes), (from, total, 0));
+        assert_eq!((found.message.as_str(), found.close.as_str()), ("m", ""));
+        // The hint leads on.
+        if until < total {
+            let next = bytes(&mut client, wire::ReadMessage { bytes_max: 1, hint: Some(found.hint), ..of(until) }).await;
+            assert_eq!(next.data[..], whole[until as usize..=until as usize]);
+        }
+    }
+    assert!(bytes(&mut client, of(total)).await.data.is_empty(), "the end so far");
+    let beyond = client.refused(ClientFrame::ReadMessage(wire::ReadMessage { session: SESSION.into(), ..of(total + 1) })).await;
+    assert_eq!((beyond.code.as_str(), beyond.field.as_str(), beyond.expected), ("out_of_range", "from_byte", total));
+    let unknown = wire::ReadMessage { session: SESSION.into(), message: "x".into(), ..Default::default() };
+    assert_eq!(client.refused(ClientFrame::ReadMessage(unknown)).await.code, "message_not_found");
+
+    // What is gone is told, and what is behind it is there.
+    let last = published(client.ask(publish(vec![delta("m", "secret"), delta("m", "behind")])).await);
+    let close = wire::Record { close: "complete".into(), ..delta("m", "!") };
+    published(client.ask(publish(vec![close])).await);
+    let ranges = vec![wire::OffsetRange { from: last.from, next: last.from + 1 }];
+    let erase = wire::EraseRecords { session: SESSION.into(), ranges, ..Default::default() };
+    assert!(matches!(client.ask(ClientFrame::EraseRecords(erase)).await, ServerFrame::Erased(_)));
+    let found = bytes(&mut client, of(total)).await;
+    assert_eq!((found.missing_bytes, found.missing.as_str(), found.data.len()), (6, "erased", 0));
+    let behind = bytes(&mut client, of(total + 6)).await;
+    assert_eq!((&behind.data[..], behind.close.as_str(), behind.total_bytes), (&b"behind!"[..], "complete", total + 13));
+    let before = Position { epoch: 0, offset: last.from };
+    let trim = wire::TrimSession { session: SESSION.into(), before: before.to_string(), ..Default::default() };
+    assert!(matches!(client.ask(ClientFrame::TrimSession(trim)).await, ServerFrame::SessionDescription(_)));
+    let found = bytes(&mut client, of(3)).await;
+    assert_eq!((found.missing.as_str(), found.data.len()), ("trimmed", 0));
+    assert_eq!(found.missing_bytes, total - 3, "up to the first that is there, erased or not");
 }

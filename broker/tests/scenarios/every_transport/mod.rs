@@ -82,6 +82,7 @@ every_transport! {
     folding: [
         deltas_come_folded_to_who_asks_for_it,
         deltas_are_gathered_until_the_time_has_come_or_something_else_has,
+        bytes_of_a_message_are_read_at_any_place,
     ];
     sessions: [
         a_session_is_created_described_listed_closed_and_deleted,

@@ -26,6 +26,7 @@ pub(crate) fn request_mut(frame: &mut ClientFrame) -> Option<&mut u64> {
         ClientFrame::ShareSession(frame) => &mut frame.request,
         ClientFrame::RevokeToken(frame) => &mut frame.request,
         ClientFrame::DescribeAsk(frame) => &mut frame.request,
+        ClientFrame::ReadMessage(frame) => &mut frame.request,
         ClientFrame::Claim(frame) => &mut frame.request,
         ClientFrame::ReleaseLease(frame) => &mut frame.request,
         ClientFrame::Hello(_) | ClientFrame::Ping(_) | ClientFrame::Credit(_) => return None,
@@ -47,6 +48,7 @@ pub(crate) fn answered(frame: &ServerFrame) -> Option<u64> {
         ServerFrame::CursorDescription(frame) => Some(frame.request),
         ServerFrame::BackedUp(frame) => Some(frame.request),
         ServerFrame::AskDescription(frame) => Some(frame.request),
+        ServerFrame::MessageBytes(frame) => Some(frame.request),
         ServerFrame::Claimed(frame) => Some(frame.request),
         _ => None,
     }

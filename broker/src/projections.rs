@@ -72,7 +72,7 @@ async fn reproject_one(
         Some(age_ms) => oldest_ms(store, &opened).await?.map(|oldest_ms| wake_ms(oldest_ms, age_ms)),
         None => None,
     };
-    let right = right(&state, wake_ms);
+    let right = right(&state, wake_ms, known.deadline_ms);
     if fits(known, &right) {
         return Ok(Some(false));
     }
@@ -92,7 +92,11 @@ async fn reproject_one(
     Ok(Some(true))
 }
 
-fn right(state: &State, wake_ms: Option<u64>) -> Projection {
+fn right(state: &State, wake_ms: Option<u64>, known_ms: Option<u64>) -> Projection {
+    let entities = state.entities();
+    // When a holder was heard is not in the log: a lease may well last longer than its claim alone would.
+    let lapses_ms = entities.first_lapse_ms().map(|first_ms| known_ms.unwrap_or(first_ms).max(first_ms));
+    let wake_ms = [wake_ms, entities.deadline_ms(), lapses_ms].into_iter().flatten().min();
     let summary::Projection { row, terms, deadline_ms } =
         state.summary().projection(state.last_time_ms(), wake_ms);
     Projection { row, terms, deadline_ms }
@@ -124,10 +128,14 @@ async fn oldest_ms(store: &dyn Store, opened: &Opened) -> Result<Option<u64>, St
 
 #[cfg(test)]
 mod tests {
-    use longwire_core::command::Command;
+    use longwire_core::command::{Command, Meant};
+    use longwire_core::entity::standing::Standing;
+    use longwire_proto::lease::Terms;
     use longwire_proto::meta::Meta;
-    use longwire_proto::record::Sender;
+    use longwire_proto::record::{Sender, check, kind};
     use longwire_proto::retention::{Expiry, Retention};
+    use longwire_proto::wire;
+    use prost::Message;
 
     use super::*;
     use crate::ageing::Ageing;
@@ -154,6 +162,20 @@ mod tests {
         found.into_iter().map(|found| (found.log, found.projection)).collect()
     }
 
+    /// Asks something that nobody will answer.
+    fn asks() -> Command {
+        let options = vec![wire::AskOption { id: "yes".into(), label: String::new() }];
+        let expires_at_ms = Clock::start().now_ms() + HOUR_MS;
+        let ask = wire::Ask { title: "?".into(), options, expires_at_ms, ..Default::default() };
+        let body = Some(wire::record::Body::Ask(ask));
+        let record = wire::Record { kind: kind::ASK, id: "q".into(), body, ..Default::default() };
+        let records = vec![bytes::Bytes::from(record.encode_to_vec())];
+        let meanings = vec![check(&records[0]).unwrap()];
+        let meant = Some(Box::new(Meant { meanings, standing: Standing::default() }));
+        let (sender, producer) = (Sender::default(), None);
+        Command::Publish { sender, producer, if_end: None, may_create: false, records, meant }
+    }
+
     /// Sessions of every kind, made by their owners, whose list is what they say.
     async fn filled(folder: &std::path::Path) {
         let store = opened(folder).await;
@@ -166,10 +188,15 @@ mod tests {
             retention: Retention { age_ms: Some(HOUR_MS), ..Retention::default() },
             ..Meta::default()
         };
-        for (name, meta) in [("a", plain), ("b", expiring), ("c", ageing)] {
+        let (asking, leased) = (Meta::default(), Meta::default());
+        for (name, meta) in [("a", plain), ("b", expiring), ("c", ageing), ("d", asking), ("e", leased)] {
             let create = Command::Create { sender: Sender::default(), meta: Box::new(meta), update: false };
             hub.ask(&id(name), Operation::Command(create)).await.unwrap();
         }
+        hub.ask(&id("d"), Operation::Command(asks())).await.unwrap();
+        let (sender, agent, terms) = (Sender::default(), "coder".to_owned(), Terms::new(0, 0).unwrap());
+        let claim = Command::Claim { sender, agent, terms, take_over: false, going_on: None };
+        hub.ask(&id("e"), Operation::Command(claim)).await.unwrap();
         let close = Command::Close { sender: Sender::default(), reason: "done".into() };
         hub.ask(&id("a"), Operation::Command(close)).await.unwrap();
         hub.drain().await;
@@ -198,7 +225,7 @@ mod tests {
         filled(folder.path()).await;
         let store = opened(folder.path()).await;
         let right = found(&store).await;
-        let nothing = Reprojected { sessions: 3, ..Reprojected::default() };
+        let nothing = Reprojected { sessions: 5, ..Reprojected::default() };
         assert_eq!(reproject(&store).await.unwrap(), nothing);
         assert_eq!(found(&store).await, right, "nothing is written where nothing is wrong");
         let of = |index: usize| right[index].1.clone();
@@ -216,6 +243,11 @@ mod tests {
             ("b", too_late(of(1)), 1),
             ("b", Projection { deadline_ms: None, ..of(1) }, 1),
             ("c", too_late(of(2)), 1),
+            ("d", too_late(of(3)), 1),
+            ("d", Projection { deadline_ms: None, ..of(3) }, 1),
+            ("e", Projection { deadline_ms: None, ..of(4) }, 1),
+            // Somebody was heard.
+            ("e", too_late(of(4)), 0),
             // Its owner looks and finds that it is not time.
             ("b", early, 0),
         ] {
@@ -223,7 +255,7 @@ mod tests {
             let after = found(&store).await;
             assert_ne!(after, right);
             let reprojected = reproject(&store).await.unwrap();
-            assert_eq!(reprojected, Reprojected { sessions: 3, wrong: count, ..Reprojected::default() });
+            assert_eq!(reprojected, Reprojected { sessions: 5, wrong: count, ..Reprojected::default() });
             assert_eq!(found(&store).await == right, count == 1, "{name} {wrong:?}");
         }
         let terms = vec![right[0].1.terms[0].clone()];

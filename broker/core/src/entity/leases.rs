@@ -39,6 +39,13 @@ impl Entities {
         }
     }
 
+    /// When the first lease lapses whose holder was not heard since it was claimed, in Unix milliseconds.
+    #[must_use]
+    pub fn first_lapse_ms(&self) -> Option<u64> {
+        let held = self.view.agents.values().filter(|agent| agent.held);
+        held.map(|agent| agent.changed_ms.saturating_add(agent.terms.ttl_ms)).min()
+    }
+
     /// Whether there is room for an agent of this name.
     ///
     /// # Errors

@@ -628,12 +628,38 @@ fn act() -> impl Strategy<Value = Act> {
         2 => id().prop_map(|id| Act::Open { id }),
         4 => (id(), 0..4u8, prop::bool::weighted(0.2))
             .prop_map(|(id, length, closes)| Act::Delta { id, length, closes }),
-        2 => (3..6u8, 0..2u8).prop_map(|(id, agent)| Act::Input { id, agent }),
-        6 => (3..6u8, prop_oneof![3 => Just(0u8), 1 => 1..3u8], prop::option::weighted(0.1, 0..6u8))
-            .prop_map(|(id, state, run)| Act::Receipt { id, state, run }),
+        2 => input(),
+        2 => receipt(),
         2 => (id(), 1..25u64).prop_map(|(id, within)| Act::CancelRun { id, within }),
         1 => Just(Act::Plain),
     ]
+}
+
+/// Of ids that are mostly its own, so that it has room beside the rest.
+fn input() -> impl Strategy<Value = Act> {
+    (4..12u8, 0..2u8).prop_map(|(id, agent)| Act::Input { id, agent })
+}
+
+fn receipt() -> impl Strategy<Value = Act> {
+    let state = prop_oneof![3 => Just(0u8), 2 => 1..3u8];
+    (4..12u8, state, prop::option::weighted(0.1, 0..6u8)).prop_map(|(id, state, run)| Act::Receipt {
+        id,
+        state,
+        run,
+    })
+}
+
+/// What an agent does all day: alone, and by whoever holds its lease.
+fn work() -> impl Strategy<Value = Step> {
+    let act = prop_oneof![
+        6 => receipt(),
+        2 => (0..6u8).prop_map(|id| Act::Start { id, parent: None }),
+        1 => (0..6u8).prop_map(|id| Act::Open { id }),
+        1 => act(),
+    ];
+    let publish =
+        |(agent, act)| Step::Publish { by: 0, lease: Some((agent, 0)), as_holder: true, acts: vec![act] };
+    (0..2u8, act).prop_map(publish)
 }
 
 #[derive(Clone, Debug)]
@@ -684,6 +710,9 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => (0..3u8, lease(), prop::bool::weighted(0.85), prop::collection::vec(act(), 1..3))
             .prop_map(|(by, lease, as_holder, acts)| Step::Publish { by, lease, as_holder, acts }),
+        8 => work(),
+        3 => (0..3u8, input())
+            .prop_map(|(by, act)| Step::Publish { by, lease: None, as_holder: false, acts: vec![act] }),
         3 => (0..3u8, 0..2u8, 5..80u64, 10..60u64, prop::bool::weighted(0.2)).prop_map(
             |(by, agent, ttl, adopt, take_over)| Step::Claim { by, agent, ttl, adopt, take_over }
         ),

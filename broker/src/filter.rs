@@ -1,10 +1,12 @@
 //! Filters: which records of a session a reader wants to see.
 
 use bytes::Bytes;
+use longwire_proto::about::is_about;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::{FILTER_VALUES_MAX, TYPE_BYTES_MAX};
 use longwire_proto::meta::check_length;
 use longwire_proto::record::Sealed;
+use longwire_proto::short_id::check_short_id;
 use longwire_proto::wire;
 
 /// Which records to show. A record passes when each list that is not empty has its value.
@@ -12,6 +14,7 @@ use longwire_proto::wire;
 pub struct Filter {
     kinds: Vec<u32>,
     types: Vec<String>,
+    ids: Vec<String>,
 }
 
 /// Those of some consecutive records that pass.
@@ -29,9 +32,10 @@ impl Filter {
     /// # Errors
     /// [`ErrorCode::InvalidArgument`] when it names too much.
     pub fn from_wire(filter: Option<wire::Filter>) -> Result<Option<Self>, Error> {
-        let wire::Filter { kinds, types } = filter.unwrap_or_default();
-        if kinds.len().max(types.len()) > FILTER_VALUES_MAX {
-            let message = format!("a filter names at most {FILTER_VALUES_MAX} kinds and as many types");
+        let wire::Filter { kinds, types, ids } = filter.unwrap_or_default();
+        if kinds.len().max(types.len()).max(ids.len()) > FILTER_VALUES_MAX {
+            let message =
+                format!("a filter names at most {FILTER_VALUES_MAX} kinds, as many types and as many ids");
             return Err(Error::new(ErrorCode::InvalidArgument, message)
                 .field("filter")
                 .limit(FILTER_VALUES_MAX));
@@ -39,12 +43,19 @@ impl Filter {
         for name in &types {
             check_length("filter", name, TYPE_BYTES_MAX)?;
         }
-        Ok((!kinds.is_empty() || !types.is_empty()).then_some(Self { kinds, types }))
+        for id in &ids {
+            check_short_id(ErrorCode::InvalidArgument, "filter", id.as_bytes())?;
+        }
+        let passes_all = kinds.is_empty() && types.is_empty() && ids.is_empty();
+        Ok((!passes_all).then_some(Self { kinds, types, ids }))
     }
 
     /// Whether a record passes.
     #[must_use]
     pub fn passes(&self, record: &[u8]) -> bool {
+        if !self.ids.is_empty() && !is_about(record, &self.ids) {
+            return false;
+        }
         let Ok(record) = Sealed::parse(record) else { return false };
         let of = |all_pass: bool, found: bool| all_pass || found;
         of(self.kinds.is_empty(), self.kinds.contains(&record.kind))
@@ -74,7 +85,7 @@ mod tests {
 
     fn filter(kinds: &[u32], types: &[&str]) -> Option<Filter> {
         let types = types.iter().map(ToString::to_string).collect();
-        Filter::from_wire(Some(wire::Filter { kinds: kinds.to_vec(), types })).unwrap()
+        Filter::from_wire(Some(wire::Filter { kinds: kinds.to_vec(), types, ids: Vec::new() })).unwrap()
     }
 
     fn record(kind: u32, name: &str) -> Bytes {
@@ -96,10 +107,41 @@ mod tests {
     }
 
     #[test]
+    fn a_record_is_about_what_it_is_and_what_it_names() {
+        let of = |record: wire::Record| -> Bytes {
+            let stamp = Stamp { time_ms: 1, sender: Sender::default(), producer: None };
+            seal(&stamp, &[Bytes::from(record.encode_to_vec())]).remove(0)
+        };
+        let id = || "m".to_owned();
+        let records = [
+            of(wire::Record { id: id(), ..Default::default() }),
+            of(wire::Record { message: id(), kind: 1, ..Default::default() }),
+            of(wire::Record { run: id(), ..Default::default() }),
+            of(wire::Record { reply_to: id(), ..Default::default() }),
+            of(wire::Record { replaces: id(), kind: 40, ..Default::default() }),
+            of(wire::Record { r#type: id(), to: vec![id()], mode: id(), ..Default::default() }),
+            of(wire::Record { id: "n".into(), ..Default::default() }),
+        ];
+        let about = |ids: &[&str], kinds: &[u32]| {
+            let ids = ids.iter().map(ToString::to_string).collect();
+            let filter =
+                Filter::from_wire(Some(wire::Filter { kinds: kinds.to_vec(), ids, ..Default::default() }));
+            filter.unwrap().unwrap().apply(0, &records).offsets
+        };
+        assert_eq!(about(&["m"], &[]), [0, 1, 2, 3, 4]);
+        assert_eq!(about(&["n", "x"], &[]), [6]);
+        assert_eq!(about(&["m"], &[1, 40]), [1, 4]);
+        let wrong = wire::Filter { ids: vec!["a b".into()], ..Default::default() };
+        assert_eq!(Filter::from_wire(Some(wrong)).unwrap_err().field, "filter");
+    }
+
+    #[test]
     fn a_filter_is_bounded() {
-        let many = wire::Filter { kinds: vec![0; FILTER_VALUES_MAX + 1], types: Vec::new() };
+        let many = wire::Filter { kinds: vec![0; FILTER_VALUES_MAX + 1], ..Default::default() };
         assert_eq!(Filter::from_wire(Some(many)).unwrap_err().field, "filter");
-        let long = wire::Filter { kinds: Vec::new(), types: vec!["x".repeat(TYPE_BYTES_MAX + 1)] };
+        let ids = wire::Filter { ids: vec!["x".into(); FILTER_VALUES_MAX + 1], ..Default::default() };
+        assert_eq!(Filter::from_wire(Some(ids)).unwrap_err().limit, FILTER_VALUES_MAX as u64);
+        let long = wire::Filter { types: vec!["x".repeat(TYPE_BYTES_MAX + 1)], ..Default::default() };
         assert_eq!(Filter::from_wire(Some(long)).unwrap_err().code, ErrorCode::InvalidArgument);
     }
 }

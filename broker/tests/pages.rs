@@ -45,7 +45,7 @@ async fn log_of(records: &[Bytes]) -> (Arc<dyn Store>, LogId) {
 }
 
 fn filter(name: &str) -> Option<Filter> {
-    Filter::from_wire(Some(wire::Filter { kinds: Vec::new(), types: vec![name.into()] })).unwrap()
+    Filter::from_wire(Some(wire::Filter { types: vec![name.into()], ..Default::default() })).unwrap()
 }
 
 fn check(page: &Page, limit: usize) {

@@ -88,6 +88,13 @@ impl ReadPage {
         self
     }
 
+    /// Only records about something of one of these ids: what it is, the pieces of a message, what belongs to a run, what answers it
+    /// or replaces it. At most 32.
+    pub fn about<T: Into<String>>(mut self, ids: impl IntoIterator<Item = T>) -> Self {
+        self.read.filter.get_or_insert_default().ids = ids.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Only records of these application types. At most 32.
     pub fn types<T: Into<String>>(mut self, types: impl IntoIterator<Item = T>) -> Self {
         self.read.filter.get_or_insert_default().types = types.into_iter().map(Into::into).collect();

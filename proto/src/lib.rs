@@ -1,5 +1,6 @@
 //! Longwire's wire: protobuf frames, domain types, limits, error codes and codec. No IO.
 
+pub mod about;
 pub mod ask;
 pub mod codec;
 pub mod delta;

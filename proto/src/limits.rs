@@ -49,7 +49,7 @@ pub const READ_PAGE_MAX: usize = 1000;
 pub const READ_PAGE_DEFAULT: usize = 100;
 /// Records that one page of a read looks at: a filter that few records pass gives short pages, not long waits.
 pub const READ_SCAN_MAX: usize = 16_384;
-/// Kinds, and types, that one filter names.
+/// Kinds, types, and ids, that one filter names.
 pub const FILTER_VALUES_MAX: usize = 32;
 /// Sessions on one page of a list.
 pub const LIST_PAGE_MAX: usize = 1000;

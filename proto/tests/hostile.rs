@@ -77,7 +77,7 @@ fn client_frames() -> Vec<ClientFrame> {
         from: from(wire::from::From::Position("0000000000000000_0000000000000042".into())),
         window_bytes: Some(1 << 20),
         wait: true,
-        filter: Some(wire::Filter { kinds: vec![0, 40], types: vec!["note".into()] }),
+        filter: Some(wire::Filter { kinds: vec![0, 40], types: vec!["note".into()], ids: vec!["m".into()] }),
         pattern: "a/*/**".into(),
         view: "folded".into(),
         rollup_ms: 200,

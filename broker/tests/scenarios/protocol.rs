@@ -455,7 +455,7 @@ async fn records_are_filtered_and_every_offset_is_covered() {
         let mut reader = WireClient::connect(broker.address(), encoding).await;
         let end = writer.publish_with(publish(&["b"])).await;
         let end = published(end).next;
-        let filter = Some(wire::Filter { kinds: vec![0], types: vec!["a".into()] });
+        let filter = Some(wire::Filter { kinds: vec![0], types: vec!["a".into()], ..Default::default() });
         let from = Some(wire::From { from: Some(From::Offset(1)) });
         let subscription =
             wire::Subscription { subscription: 1, session: "s".into(), from, filter, ..Default::default() };
@@ -477,7 +477,7 @@ async fn records_are_filtered_and_every_offset_is_covered() {
         assert_eq!(seen.first(), Some(&(2, "a".to_owned())));
         assert_eq!(seen.last(), Some(&(live.from + 1, "a".to_owned())));
         assert!(seen.iter().all(|(_, text)| text == "a"));
-        let many = Some(wire::Filter { kinds: (0..33).collect(), types: Vec::new() });
+        let many = Some(wire::Filter { kinds: (0..33).collect(), ..Default::default() });
         let refused =
             refusal(reader.subscribe_with(wire::Subscription { filter: many, ..subscription }).await);
         assert_eq!((refused.code.as_str(), refused.limit), ("invalid_argument", 32));

@@ -85,9 +85,13 @@ pub(super) async fn deltas_come_folded_to_who_asks_for_it(transport: Transport) 
     let rest = [(4, None, 5, ", or"), (5, Some(3), 0, "xy"), (6, None, 0, "meanwhile"), (8, Some(7), 9, " not to be.")];
     assert_eq!(take(&mut client, 2, 3, 9).await, told(&rest));
     // What does not pass separates nothing.
-    let filter = Some(wire::Filter { kinds: vec![kind::DELTA], types: Vec::new() });
+    let filter = Some(wire::Filter { kinds: vec![kind::DELTA], ..Default::default() });
     client.subscribe(wire::Subscription { filter, ..folded(3, From::Start(true)) }).await;
     assert_eq!(take(&mut client, 3, 0, 9).await, told(&[(5, Some(3), 0, "xy"), (8, Some(2), 0, "To be, or not to be.")]));
+    let filter = Some(wire::Filter { ids: vec!["m".into()], ..Default::default() });
+    client.subscribe(wire::Subscription { filter, ..wish(7, SESSION, From::Start(true)) }).await;
+    let about: Vec<u64> = take(&mut client, 7, 0, 9).await.into_iter().map(|(offset, ..)| offset).collect();
+    assert_eq!(about, [0, 2, 4, 7, 8]);
     // Who did not ask for it gets every record.
     client.subscribe(wish(4, SESSION, From::Start(true))).await;
     assert_eq!(client.take(4, 0, 9).await.len(), 9);

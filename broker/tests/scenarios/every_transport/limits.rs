@@ -44,7 +44,7 @@ fn wrong() -> Vec<(ClientFrame, Error)> {
     let id = |what: &str| format!("{what} must have 1 to 64 of the characters A-Z a-z 0-9 _ -");
     let title = wire::SessionMeta { title: "x".repeat(TITLE_BYTES_MAX + 1), ..Default::default() };
     let retention = Some(wire::Retention { records: Some(0), ..Default::default() });
-    let many = Some(wire::Filter { kinds: vec![0; FILTER_VALUES_MAX + 1], types: vec![] });
+    let many = Some(wire::Filter { kinds: vec![0; FILTER_VALUES_MAX + 1], ..Default::default() });
     let read = wire::Read { session: SESSION.into(), unit: "pages".into(), ..Default::default() };
     let share = wire::ShareSession { session: SESSION.into(), rights: vec!["fly".into()], ..Default::default() };
     let revoke = wire::RevokeToken { request: 0, token: "x".into(), id: String::new() };
@@ -127,7 +127,7 @@ fn wrong() -> Vec<(ClientFrame, Error)> {
         ),
         (
             begin(wire::Subscription { filter: many, ..wish(1, SESSION, From::End(true)) }),
-            about("filter", Code::InvalidArgument, 0, "a filter names at most 32 kinds and as many types").limit(FILTER_VALUES_MAX),
+            about("filter", Code::InvalidArgument, 0, "a filter names at most 32 kinds, as many types and as many ids").limit(FILTER_VALUES_MAX),
         ),
         (
             begin(patterned(1, "acme/***")),

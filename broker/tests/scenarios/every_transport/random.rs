@@ -74,7 +74,7 @@ fn wish(rng: &mut Rng) -> wire::Subscription {
         4 => From::Last(rng.below(5)),
         _ => From::Cursor(format!("c{}", rng.below(2))),
     };
-    let filter = (rng.below(3) == 0).then(|| wire::Filter { kinds: vec![0], types: vec!["a".into()] });
+    let filter = (rng.below(3) == 0).then(|| wire::Filter { kinds: vec![0], types: vec!["a".into()], ..Default::default() });
     wire::Subscription {
         subscription: rng.below(SUBSCRIPTIONS) as u32,
         session: session(rng),

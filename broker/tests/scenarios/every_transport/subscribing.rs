@@ -271,7 +271,7 @@ pub(super) async fn a_filter_covers_every_offset(transport: Transport) {
         ClientFrame::Publish(wire::Publish { session: SESSION.into(), records, ..Default::default() })
     };
     client.ask(publish(&["a", "b", "a", "b"])).await;
-    let filter = Some(wire::Filter { kinds: vec![0], types: vec!["a".into()] });
+    let filter = Some(wire::Filter { kinds: vec![0], types: vec!["a".into()], ..Default::default() });
     client.subscribe(wire::Subscription { filter, ..wish(1, SESSION, From::Offset(1)) }).await;
     client.ask(publish(&["b", "b", "a", "b"])).await;
     let (mut next, mut seen) = (1, Vec::new());

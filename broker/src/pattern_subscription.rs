@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use longwire_core::entity::view::Status;
+use longwire_core::summary::Summary;
 use longwire_proto::codec::{DeliveryBody, Encoding};
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::PATTERN_SESSIONS_MAX;
@@ -180,7 +182,8 @@ impl PatternSubscription {
                     end: listed.end,
                     queued: false,
                 };
-                self.follow(listed.log, followed, listed.start)?;
+                let status = Summary::decode(&listed.projection).map(|summary| summary.status);
+                self.follow(listed.log, followed, listed.start, status.unwrap_or_default())?;
             }
             match page.more_after {
                 Some(after) => query.after = Some(after),
@@ -189,7 +192,13 @@ impl PatternSubscription {
         }
     }
 
-    fn follow(&mut self, log: LogId, mut followed: Followed, start: u64) -> Result<(), Error> {
+    fn follow(
+        &mut self,
+        log: LogId,
+        mut followed: Followed,
+        start: u64,
+        status: Status,
+    ) -> Result<(), Error> {
         if self.followed.len() >= PATTERN_SESSIONS_MAX && !self.followed.contains_key(&log) {
             let message = format!(
                 "more than {PATTERN_SESSIONS_MAX} sessions match `{}`; subscribe to narrower patterns",
@@ -202,14 +211,16 @@ impl PatternSubscription {
         let gap_from = followed.next;
         let outcome = if gap_from < start { Outcome::Gap } else { Outcome::Resumed };
         followed.next = gap_from.max(start);
-        self.tell(&followed, start, outcome, gap_from);
+        self.tell(&followed, start, outcome, gap_from, status);
         self.followed.insert(log, followed);
         self.enqueue(log);
         Ok(())
     }
 
-    /// Says where the reading of a session begins, or that it goes on behind a gap.
-    fn tell(&mut self, followed: &Followed, start: u64, outcome: Outcome, gap_from: u64) {
+    /// Says where the reading of a session begins, or that it goes on behind a gap. Of what is open only the status is told, which is known
+    /// without loading the session.
+    fn tell(&mut self, followed: &Followed, start: u64, outcome: Outcome, gap_from: u64, status: Status) {
+        let state = wire::SessionState { status: status.as_str().to_owned(), ..Default::default() };
         self.news.push_back(Frame::Subscribed(wire::Subscribed {
             subscription: self.wish.number,
             session: followed.session.to_string(),
@@ -221,6 +232,7 @@ impl PatternSubscription {
             from: followed.next,
             gap_from: if outcome == Outcome::Gap { gap_from } else { 0 },
             pattern: self.wish.pattern.to_string(),
+            state: (status != Status::Idle).then(|| Box::new(state)),
             ..Default::default()
         }));
     }
@@ -303,7 +315,7 @@ impl PatternSubscription {
         if chunk.from > next {
             followed.next = chunk.from;
             let told = followed.clone();
-            self.tell(&told, chunk.from, Outcome::Gap, next);
+            self.tell(&told, chunk.from, Outcome::Gap, next, Status::Idle);
             self.enqueue(log);
             return None;
         }
@@ -442,6 +454,7 @@ impl PatternSubscription {
             return Ok(());
         }
         let followed = Followed { session, lineage, next: start, end, queued: false };
-        self.follow(log, followed, start)
+        // What happened to it since is in its records, all of which come.
+        self.follow(log, followed, start, Status::Idle)
     }
 }

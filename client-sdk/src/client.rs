@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use longwire_proto::codec::Encoding;
+use longwire_proto::pattern::Pattern;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use longwire_proto::wire::{BackedUp, ImportBegin};
@@ -20,6 +21,7 @@ use crate::outbox_space::OutboxSpace;
 use crate::outbox_status::OutboxStatus;
 use crate::session::Session;
 use crate::session_list::SessionList;
+use crate::watch::StartWatch;
 
 /// Commands that wait for the driver; whoever sends another waits too.
 pub(crate) const COMMANDS_MAX: usize = 256;
@@ -134,6 +136,11 @@ impl Client {
     /// [`SessionIdError`] names the rule that the id breaks.
     pub fn session(&self, id: &str) -> Result<Session, SessionIdError> {
         Ok(Session::new(self.clone(), SessionId::parse(id)?))
+    }
+
+    /// Watches the sessions whose ids match a pattern, such as `acme/chat/*`: `client.watch("acme/**".parse()?).await?`.
+    pub fn watch(&self, pattern: Pattern) -> StartWatch {
+        StartWatch::new(self.clone(), pattern)
     }
 
     /// Begins to import an export into a new session, or goes on with the import of this name (a short id).

@@ -15,6 +15,8 @@ use crate::record::Record;
 #[derive(Debug)]
 pub(crate) struct Arrived {
     pub(crate) subscription: u32,
+    /// Of a pattern's: which one.
+    pub(crate) session: String,
     pub(crate) epoch: u64,
     pub(crate) from: u64,
     pub(crate) next: u64,
@@ -25,15 +27,31 @@ pub(crate) struct Arrived {
 
 impl From<wire::Delivery> for Arrived {
     fn from(delivery: wire::Delivery) -> Self {
-        let wire::Delivery { subscription, epoch, from, next, records, offsets, .. } = delivery;
-        Self { subscription, epoch, from, next, offsets, records: Records::Decoded(records.into_iter()) }
+        let wire::Delivery { subscription, session, epoch, from, next, records, offsets } = delivery;
+        Self {
+            subscription,
+            session,
+            epoch,
+            from,
+            next,
+            offsets,
+            records: Records::Decoded(records.into_iter()),
+        }
     }
 }
 
 impl From<raw::Delivery> for Arrived {
     fn from(delivery: raw::Delivery) -> Self {
-        let raw::Delivery { subscription, epoch, from, next, records, offsets, .. } = delivery;
-        Self { subscription, epoch, from, next, offsets, records: Records::Encoded(records.into_iter()) }
+        let raw::Delivery { subscription, session, epoch, from, next, records, offsets } = delivery;
+        Self {
+            subscription,
+            session,
+            epoch,
+            from,
+            next,
+            offsets,
+            records: Records::Encoded(records.into_iter()),
+        }
     }
 }
 

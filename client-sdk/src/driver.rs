@@ -20,7 +20,7 @@ use crate::machine::Machine;
 use crate::machine::calls::{Answer, Call, Ticket};
 use crate::machine::io::{Input, Output};
 use crate::machine::outbox::{Due, Entry};
-use crate::machine::subscriptions::{Event, Wish};
+use crate::machine::subscriptions::{Event, Wanted};
 use crate::outbox_space::OutboxSpace;
 use crate::outbox_status::OutboxStatus;
 use crate::publication::EncodedBatch;
@@ -50,7 +50,7 @@ pub(crate) enum Command {
     },
     Subscribe {
         number: u32,
-        wish: Wish,
+        wanted: Wanted,
         /// Bounded by the subscription's window: the machine ends a connection that passes it.
         events: mpsc::UnboundedSender<Event>,
     },
@@ -275,9 +275,9 @@ impl Running {
                 self.calls.insert(ticket, answer);
                 self.input(Input::Call { ticket, call });
             }
-            Command::Subscribe { number, wish, events } => {
+            Command::Subscribe { number, wanted, events } => {
                 self.subscriptions.insert(number, events);
-                self.input(Input::Subscribe { number, wish });
+                self.input(Input::Subscribe { number, wanted });
             }
             Command::Close { drain: true } => self.closing = true,
             Command::Close { drain: false } => self.input(Input::Close(Closed::ShutDown)),

@@ -76,6 +76,7 @@ mod subscription;
 mod tls;
 mod token;
 mod transport;
+mod watch;
 
 pub use address::{DEFAULT_URL, TOKEN_VARIABLE, URL_VARIABLE};
 pub use answered::Answered;
@@ -129,6 +130,7 @@ pub use subscribe::Subscribe;
 pub use subscription::{Subscription, WINDOW_BYTES_DEFAULT};
 pub use tls::{CA_VARIABLE, CLIENT_CERTIFICATE_VARIABLE, CLIENT_KEY_VARIABLE, FINGERPRINT_VARIABLE};
 pub use transport::Transport;
+pub use watch::{StartWatch, Watch};
 
 /// The example of the README is compiled with the documentation tests.
 #[cfg(doctest)]

@@ -17,6 +17,7 @@ mod model;
 pub(crate) mod outbox;
 pub(crate) mod subscriptions;
 pub(crate) mod tokens;
+pub(crate) mod watches;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -35,7 +36,7 @@ use crate::lane::Lane;
 use crate::machine::calls::{Answer, Calls, Ticket};
 use crate::machine::io::{Config, Input, Output};
 use crate::machine::outbox::{Decision, Due, Entry, Outbox, Slot};
-use crate::machine::subscriptions::{Event, Subscriptions, Violation, Wish};
+use crate::machine::subscriptions::{Event, Subscriptions, Violation, Wanted};
 use crate::machine::tokens::{TOKEN_TIMEOUT, Tokens, Verdict};
 use crate::token::Token;
 use crate::transport::Transport;
@@ -159,7 +160,7 @@ impl Machine {
                 }
                 _ => self.calls.add(ticket, call),
             },
-            Input::Subscribe { number, wish } => self.subscribe(number, wish),
+            Input::Subscribe { number, wanted } => self.subscribe(number, wanted),
             Input::Unsubscribe { number } => self.unsubscribe(now, number),
             Input::Consumed { number, through, bytes } => {
                 self.subscriptions.consumed(now, number, through, bytes)
@@ -324,13 +325,13 @@ impl Machine {
         self.state(ConnectionState::Closed(reason.clone()));
     }
 
-    fn subscribe(&mut self, number: u32, wish: Wish) {
+    fn subscribe(&mut self, number: u32, wanted: Wanted) {
         let error = if matches!(self.link, Link::Closed) {
             SubscriptionError::Closed(Closed::ShutDown)
         } else if self.subscriptions.len() as u64 >= self.subscriptions_max {
             SubscriptionError::TooMany(self.subscriptions_max)
         } else {
-            return self.subscriptions.add(number, wish);
+            return self.subscriptions.add(number, wanted);
         };
         self.outputs.push_back(Output::Event { number, event: Event::Failed(error) });
         self.outputs.push_back(Output::Event { number, event: Event::Ended });

@@ -12,7 +12,7 @@ use crate::client::Client;
 use crate::driver::Command;
 use crate::error::SubscriptionError;
 use crate::from::From;
-use crate::machine::subscriptions::{Event, Wish};
+use crate::machine::subscriptions::{Event, Wanted, Wish};
 use crate::subscription::Subscription;
 
 /// A subscription to be made: set options, then await it.
@@ -97,7 +97,7 @@ impl Subscribe {
         // From here on a drop of this future unsubscribes.
         let mut subscription =
             Subscription::new(self.client.clone(), number, from, self.until_end, events_in);
-        handle.command(Command::Subscribe { number, wish: self.wish, events }).await?;
+        handle.command(Command::Subscribe { number, wanted: Wanted::Records(self.wish), events }).await?;
         match subscription.first_event().await {
             Some(Event::Began(began)) => {
                 subscription.begin(began);

@@ -152,6 +152,8 @@ impl Subscription {
                     self.ended = !error.goes_on();
                     return Poll::Ready(Some(Err(error)));
                 }
+                // A pattern's only.
+                Some(Event::Watching | Event::Touched(_)) => {}
                 Some(Event::Ended) => self.ended = true,
                 None => {
                     self.ended = true;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use longwire::{Client, ErrorCode, RequestError, SessionMeta};
+use longwire::{Client, ErrorCode, Publication, RequestError, SessionMeta};
 use longwire_proto::codec::Encoding;
 use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
@@ -10,6 +10,7 @@ use longwire_proto::wire::from::From;
 use longwire_proto::wire::server_frame::Frame as ServerFrame;
 
 use crate::support::broker::{Broker, folder};
+use crate::support::proxy::Proxy;
 use crate::support::wire_client::{WireClient, text};
 
 fn pattern(number: u32, pattern: &str, from: From) -> wire::Subscription {
@@ -241,4 +242,59 @@ async fn sessions_are_found_by_label_parent_status_and_pattern() {
     client.send(ClientFrame::ListSessions(other)).await;
     let ServerFrame::Refused(refused) = client.receive().await else { panic!() };
     assert_eq!(refused.error.unwrap().code, "page_mismatch");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_tells_of_sessions_that_are_there_that_come_and_that_change() {
+    let (_folder, data) = folder();
+    let broker = Broker::start(&data);
+    let proxy = Proxy::start(broker.address()).await;
+    let client = Client::connect(&proxy.url()).unwrap();
+    let publish = async |session: &str, kind: u32| {
+        let publication = Publication::text("x").kind(kind);
+        client.session(session).unwrap().publish(publication).await.unwrap();
+    };
+    publish("acme/chat/old", 40).await;
+    publish("acme/other/old", 40).await;
+    let mut watch = client.watch("acme/chat/*".parse().unwrap()).kinds([40, 41]).await.unwrap();
+    let mut next = async || watch.next().await.unwrap().unwrap().to_string();
+    assert_eq!(next().await, "acme/chat/old");
+    publish("acme/chat/new", 40).await;
+    assert_eq!(next().await, "acme/chat/new", "when it is created");
+    // Its first record is of a kind that is watched, so it is told again, unless that was seen to be the same.
+    publish("acme/chat/old", 42).await;
+    publish("acme/chat/old", 41).await;
+    while next().await != "acme/chat/old" {}
+    // All of them again, over the next connection.
+    proxy.cut();
+    let mut again: Vec<String> = Vec::new();
+    while again.len() < 2 {
+        let session = next().await;
+        if !again.contains(&session) {
+            again.push(session);
+        }
+    }
+    again.sort_unstable();
+    assert_eq!(again, ["acme/chat/new", "acme/chat/old"]);
+    let refused = client.watch("acme/**".parse().unwrap()).kinds(0..100).await;
+    assert!(refused.is_err(), "more kinds than a filter has");
+}
+
+#[tokio::test]
+async fn a_session_of_a_pattern_says_what_it_is_doing() {
+    let (_folder, data) = folder();
+    let broker = Broker::start(&data);
+    let mut client = WireClient::connect(broker.address(), Encoding::Proto).await;
+    let sdk = Client::connect(&broker.url()).unwrap();
+    sdk.session("acme/idle").unwrap().publish("x").await.unwrap();
+    drop(sdk.session("acme/works").unwrap().start_run("Build").await.unwrap());
+    sdk.session("acme/waits").unwrap().ask("Deploy?").options(["yes"]).send().await.unwrap();
+    assert_eq!(subscribe(&mut client, pattern(1, "acme/**", From::End(true))).await, None);
+    for expected in
+        [("acme/idle", None), ("acme/waits", Some("input_required")), ("acme/works", Some("working"))]
+    {
+        let ServerFrame::Subscribed(joined) = client.receive().await else { panic!() };
+        let status = joined.state.as_ref().map(|state| state.status.as_str());
+        assert_eq!((joined.session.as_str(), status), expected);
+    }
 }

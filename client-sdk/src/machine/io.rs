@@ -10,7 +10,7 @@ use crate::heard::Heard;
 use crate::lane::Lane;
 use crate::machine::calls::{Answer, Call, Ticket};
 use crate::machine::outbox::{Due, Entry, Recovered};
-use crate::machine::subscriptions::{Event, Wish};
+use crate::machine::subscriptions::{Event, Wanted};
 use crate::machine::tokens::Known;
 use crate::published::Published;
 use crate::token::Token;
@@ -63,7 +63,7 @@ pub(crate) enum Input {
     },
     Subscribe {
         number: u32,
-        wish: Wish,
+        wanted: Wanted,
     },
     Unsubscribe {
         number: u32,

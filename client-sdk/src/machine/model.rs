@@ -22,7 +22,7 @@ use crate::from::From;
 use crate::machine::Machine;
 use crate::machine::io::{Config, Input, Output};
 use crate::machine::outbox::Recovered;
-use crate::machine::subscriptions::Wish;
+use crate::machine::subscriptions::{Wanted, Wish};
 use crate::machine::tokens::Known;
 use crate::transport::Transport;
 
@@ -138,7 +138,7 @@ fn what_is_said_first_only_reads_and_what_changes_meanwhile_is_said_behind_it() 
     for number in 1..=2 {
         let session = SessionId::parse("s").unwrap();
         let wish = Wish { wait: true, ..Wish::new(session, From::Start, 1) };
-        machine.handle(Duration::ZERO, Input::Subscribe { number, wish });
+        machine.handle(Duration::ZERO, Input::Subscribe { number, wanted: Wanted::Records(wish) });
     }
     machine.handle(Duration::ZERO, Input::Connected(Transport::Quic));
     assert!(

@@ -14,6 +14,7 @@ use crate::backoff::{Backoff, Jitter};
 use crate::delivered::{Arrived, Delivered};
 use crate::error::{Refusal, SubscriptionError};
 use crate::from::From;
+use crate::machine::watches::{Sought, Watches};
 
 /// Consumption is reported at the latest after this time: late enough to join a burst's, soon enough that a broker that
 /// waits for a whole window to be free is not held up.
@@ -45,6 +46,10 @@ pub struct Began {
 pub(crate) enum Event {
     Began(Began),
     Delivery(Delivery),
+    /// The sessions of a pattern are watched.
+    Watching,
+    /// Something may have happened to this one.
+    Touched(SessionId),
     Failed(SubscriptionError),
     Ended,
 }
@@ -78,6 +83,15 @@ impl Wish {
         let (cursor, filter, wait) = (None, None, false);
         Self { session, from, cursor, wait, window_bytes, filter, folded: false, rollup_ms: 0 }
     }
+}
+
+/// What is wanted under a number.
+#[derive(Clone, Debug)]
+pub(crate) enum Wanted {
+    /// The records of a session.
+    Records(Wish),
+    /// To know to which sessions something happens.
+    Changes(Sought),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +155,7 @@ pub(crate) struct Violation(pub(crate) String);
 pub(crate) struct Subscriptions {
     backoff: Backoff,
     all: BTreeMap<u32, Subscription>,
+    watches: Watches,
     /// Those in `Phase::Wanted`.
     wanted: BTreeSet<u32>,
     /// Those with consumption to report, and when.
@@ -155,6 +170,7 @@ impl Subscriptions {
         Self {
             backoff,
             all: BTreeMap::new(),
+            watches: Watches::new(backoff),
             wanted: BTreeSet::new(),
             dirty: BTreeSet::new(),
             credit_at: None,
@@ -164,18 +180,22 @@ impl Subscriptions {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.all.len()
+        self.all.len() + self.watches.len()
     }
 
     pub(crate) fn poll_event(&mut self) -> Option<(u32, Event)> {
-        self.events.pop_front()
+        self.events.pop_front().or_else(|| self.watches.poll_event())
     }
 
     pub(crate) fn poll_credit(&mut self) -> Option<wire::Credit> {
         self.credits.pop_front()
     }
 
-    pub(crate) fn add(&mut self, number: u32, wish: Wish) {
+    pub(crate) fn add(&mut self, number: u32, wanted: Wanted) {
+        let wish = match wanted {
+            Wanted::Records(wish) => wish,
+            Wanted::Changes(sought) => return self.watches.add(number, sought),
+        };
         let subscription = Subscription {
             wish,
             phase: Phase::Wanted(Duration::ZERO),
@@ -196,6 +216,9 @@ impl Subscriptions {
 
     /// Forgets a subscription; says whether the broker knows of it.
     pub(crate) fn remove(&mut self, number: u32) -> bool {
+        if self.watches.has(number) {
+            return self.watches.remove(number);
+        }
         self.wanted.remove(&number);
         self.dirty.remove(&number);
         self.all.remove(&number).is_some_and(|subscription| !matches!(subscription.phase, Phase::Wanted(_)))
@@ -203,7 +226,7 @@ impl Subscriptions {
 
     /// Everything that can be subscribed now, for one frame.
     pub(crate) fn poll_subscribe(&mut self, now: Duration) -> Vec<wire::Subscription> {
-        let mut frame = Vec::new();
+        let mut frame: Vec<_> = self.watches.poll_subscribe(now).collect();
         for number in self.wanted.clone() {
             let Some(subscription) = self.all.get_mut(&number) else { continue };
             if !matches!(subscription.phase, Phase::Wanted(not_before) if not_before <= now) {
@@ -232,7 +255,7 @@ impl Subscriptions {
 
     pub(crate) fn subscribed(&mut self, answer: &wire::Subscribed) -> Result<(), Violation> {
         let number = answer.subscription;
-        let Some(subscription) = self.all.get_mut(&number) else { return Ok(()) };
+        let Some(subscription) = self.all.get_mut(&number) else { return self.watches.subscribed(answer) };
         let outcome = Outcome::parse(&answer.outcome)
             .ok_or_else(|| Violation(format!("outcome `{}` is unknown", answer.outcome)))?;
         let place = Position { epoch: answer.epoch, offset: answer.from };
@@ -293,8 +316,11 @@ impl Subscriptions {
 
     pub(crate) fn delivery(&mut self, delivery: Arrived, bytes: u64) -> Result<(), Violation> {
         let number = delivery.subscription;
-        // One that was dropped a moment ago.
-        let Some(subscription) = self.all.get_mut(&number) else { return Ok(()) };
+        let Some(subscription) = self.all.get_mut(&number) else {
+            // Of a pattern, or one that was dropped a moment ago. A delivery can cover offsets and have nothing to show of them.
+            let has_some = delivery.records.len() > 0;
+            return if has_some { self.watches.touch(number, &delivery.session) } else { Ok(()) };
+        };
         // What was under way when the subscription was ended on this connection.
         if subscription.phase != Phase::Live {
             return Err(Violation(format!("a delivery for subscription {number} before its answer")));
@@ -342,7 +368,7 @@ impl Subscriptions {
 
     /// The application consumed everything below `through`.
     pub(crate) fn consumed(&mut self, now: Duration, number: u32, through: Position, bytes: u64) {
-        let Some(subscription) = self.all.get_mut(&number) else { return };
+        let Some(subscription) = self.all.get_mut(&number) else { return self.watches.consumed(number) };
         subscription.backlog = subscription.backlog.saturating_sub(bytes);
         subscription.consumed = through;
         if subscription.phase != Phase::Live {
@@ -376,8 +402,14 @@ impl Subscriptions {
         jitter: &mut Jitter,
     ) -> Result<(), Violation> {
         let number = ended.subscription;
-        let Some(subscription) = self.all.get_mut(&number) else { return Ok(()) };
         let refusal = Refusal::from(ended.error);
+        let Some(subscription) = self.all.get_mut(&number) else {
+            // A session that is gone is none to look at.
+            if ended.session.is_empty() {
+                self.watches.refused(now, number, refusal, jitter);
+            }
+            return Ok(());
+        };
         let next = Position { epoch: ended.epoch, offset: ended.next };
         match refusal.code {
             Some(ErrorCode::SessionClosed) => {
@@ -399,7 +431,9 @@ impl Subscriptions {
     }
 
     pub(crate) fn refused(&mut self, now: Duration, number: u32, refusal: Refusal, jitter: &mut Jitter) {
-        let Some(subscription) = self.all.get_mut(&number) else { return };
+        let Some(subscription) = self.all.get_mut(&number) else {
+            return self.watches.refused(now, number, refusal, jitter);
+        };
         if refusal.retryable {
             let delay = self.backoff.delay(subscription.refusals, jitter);
             let until = now + delay.max(Duration::from_millis(refusal.retry_after_ms));
@@ -452,6 +486,7 @@ impl Subscriptions {
             subscription.known_end = None;
             self.wanted.insert(*number);
         }
+        self.watches.disconnected();
         self.dirty.clear();
         self.credits.clear();
         self.credit_at = None;
@@ -462,6 +497,7 @@ impl Subscriptions {
         for number in self.all.keys().copied().collect::<Vec<_>>() {
             self.end(number, Some(error.clone()));
         }
+        self.watches.close(error);
     }
 
     pub(crate) fn timeout(&mut self, now: Duration) {
@@ -483,6 +519,6 @@ impl Subscriptions {
                     _ => None,
                 },
             );
-        retries.chain(self.credit_at).min()
+        retries.chain(self.credit_at).chain(self.watches.poll_timeout()).min()
     }
 }

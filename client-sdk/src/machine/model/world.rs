@@ -21,7 +21,7 @@ use crate::lane::Lane;
 use crate::machine::Machine;
 use crate::machine::io::{Config, Input, Output};
 use crate::machine::outbox::{Entry, Recovered, RecoveredEntry, Slot};
-use crate::machine::subscriptions::{Delivery, Event, Wish};
+use crate::machine::subscriptions::{Delivery, Event, Wanted, Wish};
 use crate::machine::tokens::Known;
 use crate::token::Token;
 use crate::transport::Transport;
@@ -96,7 +96,7 @@ impl World {
             let from = self.place.get(&number).map_or(From::Start, |place| From::Position(*place));
             let session = SessionId::parse(session).unwrap();
             let wish = Wish { wait: true, ..Wish::new(session, from, WINDOW_BYTES) };
-            self.input(Input::Subscribe { number, wish });
+            self.input(Input::Subscribe { number, wanted: Wanted::Records(wish) });
         }
     }
 

@@ -5,6 +5,7 @@ mod archive;
 mod ask;
 mod backup;
 mod batch;
+mod cancel;
 mod clock_text;
 mod connect;
 mod escape;
@@ -19,6 +20,7 @@ mod publish;
 mod restore;
 mod run;
 mod runs;
+mod send;
 mod serve;
 mod session;
 mod share;
@@ -84,6 +86,8 @@ enum Command {
     Ask(Box<ask::AskArgs>),
     Answer(answer::AnswerArgs),
     Runs(runs::RunsArgs),
+    Send(send::SendArgs),
+    Cancel(cancel::CancelArgs),
     Session(session::SessionArgs),
     Share(share::ShareArgs),
     Export(export::ExportArgs),
@@ -136,6 +140,8 @@ pub(crate) async fn dispatch(cli: Cli) -> ExitCode {
         Command::Ask(args) => Box::pin(ask::run(*args, context)).await,
         Command::Answer(args) => Box::pin(answer::run(args, context)).await,
         Command::Runs(args) => Box::pin(runs::run(args, context)).await,
+        Command::Send(args) => Box::pin(send::run(args, context)).await,
+        Command::Cancel(args) => Box::pin(cancel::run(args, context)).await,
         Command::Session(args) => Box::pin(session::run(args, context)).await,
         Command::Share(args) => Box::pin(share::run(args, context)).await,
         Command::Export(args) => Box::pin(export::run(args, context)).await,
@@ -214,6 +220,8 @@ mod tests {
             "longwire answer a/b d-1 --value region=eu --value count=3",
             "longwire answer a/b d-1 --deny",
             "longwire --json runs a/b --no-follow",
+            "longwire send a/b hello --to coder --mode steer --id i --no-wait",
+            "longwire cancel a/b deps --deadline 5s --reason enough",
             "longwire session list acme/ --status input-required",
             "longwire session list acme/",
             "longwire session create a --title T --label k=v",
@@ -260,6 +268,9 @@ mod tests {
             "longwire answer",
             "longwire answer a/b d-1 yes --deny",
             "longwire answer a/b --deny",
+            "longwire send a/b",
+            "longwire send a/b hello --mode loudly",
+            "longwire cancel a/b deps --deadline never",
             "longwire token create --sub ada",
             "longwire token create --sub ada --grant acme/**:fly",
             "longwire token create --sub ada --grant acme/**:read --kind robot",

@@ -22,6 +22,7 @@ use crate::outbox_status::OutboxStatus;
 use crate::session::Session;
 use crate::session_list::SessionList;
 use crate::watch::StartWatch;
+use crate::worker::Worker;
 
 /// Commands that wait for the driver; whoever sends another waits too.
 pub(crate) const COMMANDS_MAX: usize = 256;
@@ -141,6 +142,12 @@ impl Client {
     /// Watches the sessions whose ids match a pattern, such as `acme/chat/*`: `client.watch("acme/**".parse()?).await?`.
     pub fn watch(&self, pattern: Pattern) -> StartWatch {
         StartWatch::new(self.clone(), pattern)
+    }
+
+    /// Serves the sessions whose ids match a pattern as one agent: `client.worker("acme/chat/*", "coder").serve(handler).await`. Workers in
+    /// other processes, and on other machines, serve the same sessions: each session has one of them at a time.
+    pub fn worker(&self, pattern: impl Into<String>, agent: impl Into<String>) -> Worker {
+        Worker::new(self.clone(), pattern, agent)
     }
 
     /// Begins to import an export into a new session, or goes on with the import of this name (a short id).

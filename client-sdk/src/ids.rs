@@ -14,6 +14,11 @@ impl Ids {
         Self { base: random, next: AtomicU64::new(0) }
     }
 
+    /// The random number that they begin with.
+    pub(crate) fn random(&self) -> u64 {
+        self.base
+    }
+
     pub(crate) fn next(&self) -> String {
         format!("{:016x}-{}", self.base, self.next.fetch_add(1, Ordering::Relaxed))
     }

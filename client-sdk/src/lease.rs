@@ -106,6 +106,11 @@ impl Lease {
         self.claimed.generation
     }
 
+    /// The epoch that the generation is an offset of.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.claimed.epoch
+    }
+
     /// After so long without a word of its holder it lapses.
     #[must_use]
     pub fn ttl(&self) -> Duration {

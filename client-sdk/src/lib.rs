@@ -66,6 +66,7 @@ mod published;
 mod read_page;
 mod record;
 mod run;
+mod sending;
 mod session;
 mod session_info;
 mod session_list;
@@ -77,6 +78,7 @@ mod tls;
 mod token;
 mod transport;
 mod watch;
+mod worker;
 
 pub use address::{DEFAULT_URL, TOKEN_VARIABLE, URL_VARIABLE};
 pub use answered::Answered;
@@ -122,6 +124,7 @@ pub use published::Published;
 pub use read_page::{Page, ReadPage};
 pub use record::{Body, Record, Sender};
 pub use run::{Run, StartRun};
+pub use sending::{InputState, SendInput, SentInput};
 pub use session::{Acknowledgement, Erased, Session};
 pub use session_info::{SessionInfo, SessionMeta};
 pub use session_list::SessionList;
@@ -129,8 +132,10 @@ pub use share::Share;
 pub use subscribe::Subscribe;
 pub use subscription::{Subscription, WINDOW_BYTES_DEFAULT};
 pub use tls::{CA_VARIABLE, CLIENT_CERTIFICATE_VARIABLE, CLIENT_KEY_VARIABLE, FINGERPRINT_VARIABLE};
+pub use tokio_util::sync::CancellationToken;
 pub use transport::Transport;
 pub use watch::{StartWatch, Watch};
+pub use worker::{Context, HandlerError, Input, Mode, WORKER_SESSIONS_DEFAULT, Worker, WorkerError};
 
 /// The example of the README is compiled with the documentation tests.
 #[cfg(doctest)]

@@ -27,6 +27,7 @@ use crate::publication::{EncodedBatch, Publication};
 use crate::published::Published;
 use crate::read_page::ReadPage;
 use crate::run::{Run, StartRun};
+use crate::sending::SendInput;
 use crate::session_info::{SessionInfo, SessionMeta};
 use crate::share::Share;
 use crate::subscribe::Subscribe;
@@ -77,6 +78,11 @@ impl Session {
     /// [`RequestError`]
     pub async fn ask_state(&self, ask: &str) -> Result<Option<Answered>, RequestError> {
         ask::state(&self.client, self.id.as_str(), ask).await
+    }
+
+    /// Says something to an agent of the session: `session.send("coder", "use the other branch").await?`.
+    pub fn send(&self, agent: impl Into<String>, input: impl Into<Publication>) -> SendInput {
+        SendInput::new(self.clone(), agent, input.into())
     }
 
     /// Starts a run: `session.start_run("Upgrade deps").await?`.

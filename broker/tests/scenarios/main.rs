@@ -41,3 +41,4 @@ mod store_cli;
 mod support;
 mod tls;
 mod tokens;
+mod workers;

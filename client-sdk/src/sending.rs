@@ -1,0 +1,128 @@
+//! Saying something to an agent, and hearing what becomes of it.
+
+use std::future::IntoFuture;
+use std::pin::Pin;
+
+use longwire_proto::record::kind;
+
+use crate::error::AskError;
+use crate::publication::Publication;
+use crate::record::Body;
+use crate::session::Session;
+use crate::subscription::Subscription;
+use crate::worker::Mode;
+
+/// An input to be sent: set options, then await it, which waits until the broker has it.
+///
+/// ```no_run
+/// # async fn example(session: longwire::Session) -> Result<(), longwire::AskError> {
+/// use longwire::{InputState, Mode};
+/// let mut sent = session.send("coder", "use the other branch").mode(Mode::Steer).await?;
+/// while let Some(state) = sent.next().await? {
+///     if let InputState::NotConsumed { reason } = state { eprintln!("not done: {reason}") }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "nothing is sent until it is awaited"]
+pub struct SendInput {
+    session: Session,
+    id: Option<String>,
+    input: Publication,
+}
+
+impl SendInput {
+    pub(crate) fn new(session: Session, agent: impl Into<String>, input: Publication) -> Self {
+        Self { session, id: None, input: input.kind(kind::INPUT).to(agent) }
+    }
+
+    /// Names it: at most 64 of `A-Z a-z 0-9 _ -`. Sending it again under the same id sends nothing new.
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.id = Some(id.into());
+        self
+    }
+
+    /// What it is to what the agent does; [`Mode::Followup`] unless it is said.
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.input = self.input.mode(mode.as_str());
+        self
+    }
+
+    async fn sent(self) -> Result<SentInput, AskError> {
+        let id = self.id.unwrap_or_else(|| self.session.client().handle().ids.next());
+        let published = self.session.publish(self.input.id(&id)).await?;
+        let receipts = self.session.subscribe(published.next).kinds([kind::INPUT]).await?;
+        Ok(SentInput { id, receipts, has_ended: false })
+    }
+}
+
+impl IntoFuture for SendInput {
+    type Output = Result<SentInput, AskError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.sent())
+    }
+}
+
+/// What has become of an input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InputState {
+    /// The agent has it.
+    Delivered,
+    /// It was done.
+    Consumed {
+        /// By this run; empty when by none.
+        run: String,
+    },
+    /// It is not going to be done.
+    NotConsumed {
+        /// Why, for humans.
+        reason: String,
+    },
+}
+
+/// An input that the broker has. It goes its way when this is dropped.
+#[derive(Debug)]
+pub struct SentInput {
+    id: String,
+    receipts: Subscription,
+    has_ended: bool,
+}
+
+impl SentInput {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What becomes of it next; `None` after its end. It is delivered again when the agent that had it is gone.
+    ///
+    /// # Errors
+    /// [`AskError::Subscription`] when the session cannot be read any more, [`AskError::SessionClosed`] when it ends before that is known.
+    pub async fn next(&mut self) -> Result<Option<InputState>, AskError> {
+        while !self.has_ended {
+            let Some(record) = self.receipts.next().await else {
+                return Err(AskError::SessionClosed(self.id.clone()));
+            };
+            let record = match record {
+                Ok(record) => record,
+                Err(error) if error.goes_on() => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let Body::Receipt(receipt) = record.body else { continue };
+            if record.reply_to != self.id {
+                continue;
+            }
+            self.has_ended = receipt.state != "delivered";
+            return Ok(Some(match receipt.state.as_str() {
+                "delivered" => InputState::Delivered,
+                "consumed" => InputState::Consumed { run: receipt.run },
+                _ => InputState::NotConsumed { reason: receipt.reason },
+            }));
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,124 @@
+//! What a handler has.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use longwire_proto::wire;
+use tokio_util::sync::CancellationToken;
+
+use crate::ask::Ask;
+use crate::error::PublishError;
+use crate::message::OpenMessage;
+use crate::record::Record;
+use crate::run::{Run, StartRun};
+use crate::session::Session;
+use crate::worker::inbox::Inbox;
+use crate::worker::input::{Input, Mode, receipt};
+
+/// A session while it is served: shared by the handler and by what watches over it.
+#[derive(Debug)]
+pub(crate) struct Active {
+    /// As the agent.
+    pub(crate) session: Session,
+    pub(crate) run: Run,
+    pub(crate) resumed: bool,
+    pub(crate) cancelled: CancellationToken,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    inbox: Inbox,
+    /// Of the inputs that were taken: stopped by one that preempts them.
+    stop: CancellationToken,
+}
+
+impl Active {
+    pub(crate) fn new(session: Session, run: Run, resumed: bool) -> Self {
+        let cancelled = CancellationToken::new();
+        let waiting = Waiting { inbox: Inbox::default(), stop: cancelled.child_token() };
+        Self { session, run, resumed, cancelled, waiting: Mutex::new(waiting) }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An input has come.
+    pub(crate) fn push(&self, input: Record) {
+        let mut waiting = self.waiting();
+        if Mode::of(&input.mode) == Mode::Preempt {
+            std::mem::replace(&mut waiting.stop, self.cancelled.child_token()).cancel();
+        }
+        waiting.inbox.push(input);
+    }
+
+    /// An input has ended.
+    pub(crate) fn remove(&self, input: &str) {
+        self.waiting().inbox.remove(input);
+    }
+
+    fn take(&self) -> Option<(Record, CancellationToken)> {
+        let mut waiting = self.waiting();
+        let record = waiting.inbox.pop()?;
+        Some((record, waiting.stop.clone()))
+    }
+}
+
+/// What a handler has: the session, as the agent, and its inputs. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Context(pub(crate) Arc<Active>);
+
+impl Context {
+    /// The session. What is published, started and asked with this handle is the agent's.
+    #[must_use]
+    pub fn session(&self) -> &Session {
+        &self.0.session
+    }
+
+    /// The run of this call of the handler.
+    #[must_use]
+    pub fn run(&self) -> &Run {
+        &self.0.run
+    }
+
+    /// Whether the run was begun by a worker that did not come to its end: look at what it has done before doing it again.
+    #[must_use]
+    pub fn is_resumed(&self) -> bool {
+        self.0.resumed
+    }
+
+    /// The next input, those that steer or preempt first; `None` when there is none. It is said that the agent has it.
+    ///
+    /// # Errors
+    /// [`PublishError`]; with [`longwire_proto::error::ErrorCode::Fenced`] the lease has ended.
+    pub async fn next_input(&self) -> Result<Option<Input>, PublishError> {
+        let Some((record, stop)) = self.0.take() else { return Ok(None) };
+        let delivered = wire::Receipt { state: "delivered".to_owned(), ..Default::default() };
+        self.0.session.publish(receipt(&record.id, delivered)).await?;
+        Ok(Some(Input::new(record, Arc::clone(&self.0), stop)))
+    }
+
+    /// Cancelled when the run is: stop, say what there is to say, and return.
+    #[must_use]
+    pub fn cancelled(&self) -> &CancellationToken {
+        &self.0.cancelled
+    }
+
+    /// A run that is a part of this one.
+    pub fn start_run(&self, title: impl Into<String>) -> StartRun {
+        self.0.run.start_run(title)
+    }
+
+    /// Begins a message that grows.
+    ///
+    /// # Errors
+    /// [`PublishError`]
+    pub async fn open_message(&self, content_type: impl Into<String>) -> Result<OpenMessage, PublishError> {
+        self.0.run.open_message(content_type).await
+    }
+
+    /// Asks something; it is cancelled when the run ends.
+    pub fn ask(&self, title: impl Into<String>) -> Ask {
+        self.0.run.ask(title)
+    }
+}

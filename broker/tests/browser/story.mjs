@@ -310,6 +310,25 @@ const stories = {
     await cards(laptop, 0);
   },
 
+  /** What an agent that works asks is allowed on a phone, by a link, and seen on a laptop. */
+  async allowed(laptop, url, session) {
+    const phone = await (await laptop.context().browser().newContext(PHONE)).newPage();
+    phone.setDefaultTimeout(PATIENCE_MS);
+    phone.on('pageerror', (error) => laptop.wrong.push(error.stack));
+    await laptop.goto(await told());
+    await phone.goto(await told());
+    const cards = (page, count) => page.waitForFunction((count) => document.querySelectorAll('#asks form').length === count, count);
+    for (const page of [laptop, phone]) await cards(page, 1);
+    check((await overflow(phone)) === 0, 'the question is wider than the phone');
+    await phone.getByRole('button', { name: 'yes' }).tap();
+    for (const page of [laptop, phone]) {
+      await cards(page, 0);
+      await page.waitForFunction(() => [...document.querySelectorAll('#rows li')].some((row) =>
+        row.querySelector('.text')?.textContent.startsWith('Answered: yes') && row.querySelector('.who')?.textContent.startsWith('guest-')));
+    }
+    say('answered');
+  },
+
   /** The list, and what a phone shows of it. */
   async phone(page, url, session, picture) {
     await page.goto(url);

@@ -10,6 +10,7 @@ mod backup;
 mod bad_input;
 mod cli;
 mod clocks;
+mod coding_agent;
 mod cuts;
 mod damage;
 mod dialing;

@@ -24,7 +24,7 @@ use crate::support::tokens::Tokens;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The browser that `scripts/test` set up; without one the test is skipped, loudly, and fails in CI.
-fn browser_is_there() -> bool {
+pub(crate) fn browser_is_there() -> bool {
     let there = ["LONGWIRE_TEST_BROWSER", "LONGWIRE_TEST_CHROMIUM"].map(|name| std::env::var(name).is_ok());
     if there == [true, true] {
         return true;
@@ -37,14 +37,14 @@ fn browser_is_there() -> bool {
 }
 
 /// A story that is being told.
-struct Story {
+pub(crate) struct Story {
     _process: Child,
     lines: Lines<BufReader<ChildStdout>>,
     input: ChildStdin,
 }
 
 impl Story {
-    fn tell(name: &str, url: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn tell(name: &str, url: &str, arguments: &[&str]) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/story.mjs");
         let mut command = Command::new("node");
         command.arg(script).arg(name).arg(url.replace("ws://", "http://")).args(arguments);
@@ -61,7 +61,7 @@ impl Story {
     }
 
     /// The next line is this one; what comes instead is the failure.
-    async fn says(&mut self, wanted: &str) {
+    pub(crate) async fn says(&mut self, wanted: &str) {
         let mut line = self.line().await;
         if line != wanted {
             while let Ok(Some(more)) = self.lines.next_line().await {
@@ -76,7 +76,7 @@ impl Story {
         serde_json::from_str(&line).unwrap_or_else(|_| panic!("no texts: {line}"))
     }
 
-    async fn told(&mut self, line: &str) {
+    pub(crate) async fn told(&mut self, line: &str) {
         self.input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
     }
 }

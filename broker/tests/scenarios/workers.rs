@@ -1,7 +1,7 @@
 //! Workers that serve the sessions of a pattern, each of them one at a time, through failures of every kind.
 
 use std::collections::BTreeMap;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::support::broker::{Broker, LONGWIRE, folder};
+use crate::support::victim::Victim;
 
 /// The time to live of leases of workers that are killed: the shortest that there is.
 const TTL: Duration = Duration::from_secs(1);
@@ -214,7 +215,7 @@ async fn a_handler_that_fails_or_panics_is_tried_again_and_given_up() {
                 input.done().await?;
                 return Ok(());
             }
-            if try_number % 2 == 0 {
+            if try_number.is_multiple_of(2) {
                 return Err("no luck".into());
             }
             panic!("no luck at all");
@@ -254,11 +255,11 @@ fn a_worker_process() {
     });
 }
 
-fn worker_process(broker: &Broker, name: &str) -> Child {
+fn worker_process(broker: &Broker, name: &str) -> Victim {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "workers::a_worker_process", "--ignored", "--nocapture"]);
     command.env(WORKER_URL, broker.url()).env(WORKER_NAME, name);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    Victim::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -268,19 +269,18 @@ async fn a_worker_that_is_killed_is_taken_over_and_no_input_is_lost_or_done_by_t
     let (_folder, data) = folder();
     let broker = Broker::start(&data);
     let lw = client(&broker.url());
-    let mut first = worker_process(&broker, "first");
+    let mut first = Some(worker_process(&broker, "first"));
     let mut sessions = Vec::new();
     for number in 0..SESSIONS {
         sessions.push(introduced(&lw, &format!("acme/chat/{number}")).await);
     }
-    let mut second = worker_process(&broker, "second");
+    let _second = worker_process(&broker, "second");
     let mut sent = Vec::new();
     for number in 0..INPUTS {
         let session = &sessions[number % SESSIONS];
         sent.push(session.send("coder", number.to_string()).await.unwrap());
         if number == INPUTS / 2 {
-            first.kill().unwrap();
-            first.wait().unwrap();
+            first.take().unwrap().kill();
         }
     }
     for input in &mut sent {
@@ -315,8 +315,6 @@ async fn a_worker_that_is_killed_is_taken_over_and_no_input_is_lost_or_done_by_t
         assert_eq!(consumed.len(), INPUTS / SESSIONS);
         assert!(consumed.values().all(|times| *times == 1));
     }
-    second.kill().unwrap();
-    second.wait().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -57,9 +57,9 @@ impl Active {
         self.waiting().inbox.remove(input);
     }
 
-    fn take(&self) -> Option<(Record, CancellationToken)> {
+    fn take(&self, pop: impl FnOnce(&mut Inbox) -> Option<Record>) -> Option<(Record, CancellationToken)> {
         let mut waiting = self.waiting();
-        let record = waiting.inbox.pop()?;
+        let record = pop(&mut waiting.inbox)?;
         Some((record, waiting.stop.clone()))
     }
 }
@@ -92,7 +92,22 @@ impl Context {
     /// # Errors
     /// [`PublishError`]; with [`longwire_proto::error::ErrorCode::Fenced`] the lease has ended.
     pub async fn next_input(&self) -> Result<Option<Input>, PublishError> {
-        let Some((record, stop)) = self.0.take() else { return Ok(None) };
+        self.hand_over(self.0.take(Inbox::pop)).await
+    }
+
+    /// The next input that steers or preempts, for who is in the middle of something; `None` when there is none.
+    ///
+    /// # Errors
+    /// As [`Self::next_input`].
+    pub async fn next_steering(&self) -> Result<Option<Input>, PublishError> {
+        self.hand_over(self.0.take(Inbox::pop_urgent)).await
+    }
+
+    async fn hand_over(
+        &self,
+        taken: Option<(Record, CancellationToken)>,
+    ) -> Result<Option<Input>, PublishError> {
+        let Some((record, stop)) = taken else { return Ok(None) };
         let delivered = wire::Receipt { state: "delivered".to_owned(), ..Default::default() };
         self.0.session.publish(receipt(&record.id, delivered)).await?;
         Ok(Some(Input::new(record, Arc::clone(&self.0), stop)))

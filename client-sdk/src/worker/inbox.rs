@@ -21,8 +21,13 @@ impl Inbox {
         }
     }
 
+    /// The next of those that change what is being done.
+    pub(crate) fn pop_urgent(&mut self) -> Option<Record> {
+        self.urgent.pop_front()
+    }
+
     pub(crate) fn pop(&mut self) -> Option<Record> {
-        self.urgent.pop_front().or_else(|| self.others.pop_front())
+        self.pop_urgent().or_else(|| self.others.pop_front())
     }
 
     /// Forgets one that has ended.

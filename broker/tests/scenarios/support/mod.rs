@@ -20,4 +20,5 @@ pub(crate) mod tls_client;
 pub(crate) mod tokens;
 pub(crate) mod traffic;
 pub(crate) mod udp_relay;
+pub(crate) mod victim;
 pub(crate) mod wire_client;

@@ -50,7 +50,6 @@ mod from;
 mod heard;
 mod ids;
 mod import;
-mod input;
 mod lane;
 mod lease;
 mod link;
@@ -64,6 +63,7 @@ mod outbox_status;
 mod publication;
 mod published;
 mod read_page;
+mod receipts;
 mod record;
 mod run;
 mod sending;
@@ -95,7 +95,6 @@ pub use error::{
 };
 pub use from::From;
 pub use import::{Import, ImportStep};
-pub use input::SendInput;
 pub use lease::{Claim, Lease};
 pub use longwire_proto::codec::Encoding;
 pub use longwire_proto::error::ErrorCode;
@@ -135,7 +134,7 @@ pub use tls::{CA_VARIABLE, CLIENT_CERTIFICATE_VARIABLE, CLIENT_KEY_VARIABLE, FIN
 pub use tokio_util::sync::CancellationToken;
 pub use transport::Transport;
 pub use watch::{StartWatch, Watch};
-pub use worker::{Context, HandlerError, Input, Mode, WORKER_SESSIONS_DEFAULT, Worker, WorkerError};
+pub use worker::{Context, HandlerError, Input, WORKER_SESSIONS_DEFAULT, Worker, WorkerError};
 
 /// The example of the README is compiled with the documentation tests.
 #[cfg(doctest)]

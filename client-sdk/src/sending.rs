@@ -3,14 +3,15 @@
 use std::future::IntoFuture;
 use std::pin::Pin;
 
+use longwire_proto::input::{Mode, ReceiptState};
+use longwire_proto::position::Position;
 use longwire_proto::record::kind;
 
-use crate::error::AskError;
+use crate::error::{AskError, PublishError};
 use crate::publication::Publication;
 use crate::record::Body;
 use crate::session::Session;
 use crate::subscription::Subscription;
-use crate::worker::Mode;
 
 /// An input to be sent: set options, then await it, which waits until the broker has it.
 ///
@@ -49,16 +50,15 @@ impl SendInput {
         self
     }
 
-    async fn sent(self) -> Result<SentInput, AskError> {
+    async fn sent(self) -> Result<SentInput, PublishError> {
         let id = self.id.unwrap_or_else(|| self.session.client().handle().ids.next());
         let published = self.session.publish(self.input.id(&id)).await?;
-        let receipts = self.session.subscribe(published.next).kinds([kind::INPUT]).await?;
-        Ok(SentInput { id, receipts, has_ended: false })
+        Ok(SentInput { session: self.session, id, after: published.next, receipts: None, has_ended: false })
     }
 }
 
 impl IntoFuture for SendInput {
-    type Output = Result<SentInput, AskError>;
+    type Output = Result<SentInput, PublishError>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
@@ -86,8 +86,12 @@ pub enum InputState {
 /// An input that the broker has. It goes its way when this is dropped.
 #[derive(Debug)]
 pub struct SentInput {
+    session: Session,
     id: String,
-    receipts: Subscription,
+    /// Where receipts of it can be.
+    after: Position,
+    /// Begun once somebody wants to know.
+    receipts: Option<Subscription>,
     has_ended: bool,
 }
 
@@ -104,7 +108,14 @@ impl SentInput {
     /// [`AskError::Subscription`] when the session cannot be read any more, [`AskError::SessionClosed`] when it ends before that is known.
     pub async fn next(&mut self) -> Result<Option<InputState>, AskError> {
         while !self.has_ended {
-            let Some(record) = self.receipts.next().await else {
+            let receipts = match &mut self.receipts {
+                Some(receipts) => receipts,
+                None => {
+                    let receipts = self.session.subscribe(self.after).kinds([kind::INPUT]).await?;
+                    self.receipts.insert(receipts)
+                }
+            };
+            let Some(record) = receipts.next().await else {
                 return Err(AskError::SessionClosed(self.id.clone()));
             };
             let record = match record {
@@ -116,12 +127,13 @@ impl SentInput {
             if record.reply_to != self.id {
                 continue;
             }
-            self.has_ended = receipt.state != "delivered";
-            return Ok(Some(match receipt.state.as_str() {
-                "delivered" => InputState::Delivered,
-                "consumed" => InputState::Consumed { run: receipt.run },
-                _ => InputState::NotConsumed { reason: receipt.reason },
-            }));
+            let state = match ReceiptState::parse(&receipt.state) {
+                Some(ReceiptState::Delivered) => return Ok(Some(InputState::Delivered)),
+                Some(ReceiptState::Consumed) => InputState::Consumed { run: receipt.run },
+                Some(ReceiptState::NotConsumed) | None => InputState::NotConsumed { reason: receipt.reason },
+            };
+            self.has_ended = true;
+            return Ok(Some(state));
         }
         Ok(None)
     }

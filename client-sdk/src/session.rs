@@ -18,7 +18,6 @@ use crate::client::{Client, Handle};
 use crate::driver::Command;
 use crate::error::{PublishError, RequestError};
 use crate::from::From;
-use crate::input::SendInput;
 use crate::lane::Lane;
 use crate::lease::Claim;
 use crate::machine::calls::{Answer, Call};
@@ -99,11 +98,6 @@ impl Session {
     /// Claims an agent of the session, which exists: `session.claim("coder").await?`. While the lease is live nobody else acts as it.
     pub fn claim(&self, agent: impl Into<String>) -> Claim {
         Claim::new(self.clone(), agent)
-    }
-
-    /// Puts something to an agent of the session: `session.send_input("coder", "use tabs").mode(Mode::Steer).await?`.
-    pub fn send_input(&self, agent: impl Into<String>, input: impl Into<Publication>) -> SendInput {
-        SendInput::new(self.clone(), agent, input.into())
     }
 
     /// A handle of the same session that publishes as an agent.

@@ -23,7 +23,7 @@ use crate::error::{PublishError, RequestError, SubscriptionError};
 use crate::worker::activation::{Outcome, Terms, activate};
 
 pub use crate::worker::context::Context;
-pub use crate::worker::input::{Input, Mode};
+pub use crate::worker::input::Input;
 
 /// Sessions that a worker serves at once unless it says otherwise: each is a task and a subscription.
 pub const WORKER_SESSIONS_DEFAULT: usize = 64;

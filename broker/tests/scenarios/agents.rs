@@ -27,16 +27,16 @@ async fn an_agent_moves_on_with_what_it_has_to_do() {
     let (first, second, human) = (client(&broker), client(&broker), client(&broker));
     let seen = human.session("acme/chat/1").unwrap();
     seen.publish("begin").await.unwrap();
-    assert_eq!(code(seen.send_input("coder", "hello").await), Some(ErrorCode::AgentUnknown));
+    assert_eq!(code(seen.send("coder", "hello").await), Some(ErrorCode::AgentUnknown));
     let lease =
         first.session("acme/chat/1").unwrap().claim("coder").ttl(Duration::from_secs(60)).await.unwrap();
     assert_eq!((lease.agent(), lease.generation(), lease.ttl()), ("coder", 1, Duration::from_secs(60)));
     let run = lease.session().start_run("Chat").id("chat").await.unwrap();
-    let input = seen.send_input("coder", "use tabs").mode(Mode::Steer).await.unwrap();
-    let other = seen.send_input("coder", "and then rest").id("later").await.unwrap();
-    lease.delivered(&input).await.unwrap();
-    lease.consumed(&input, run.id()).await.unwrap();
-    assert_eq!(code(lease.consumed(&input, run.id()).await), Some(ErrorCode::InputEnded));
+    let input = seen.send("coder", "use tabs").mode(Mode::Steer).await.unwrap();
+    let other = seen.send("coder", "and then rest").id("later").await.unwrap();
+    lease.delivered(input.id()).await.unwrap();
+    lease.consumed(input.id(), run.id()).await.unwrap();
+    assert_eq!(code(lease.consumed(input.id(), run.id()).await), Some(ErrorCode::InputEnded));
     let mut message = run.open_message("text/plain").await.unwrap();
     message.push("half").await.unwrap();
     message.flush().await.unwrap();
@@ -54,12 +54,12 @@ async fn an_agent_moves_on_with_what_it_has_to_do() {
     assert_eq!((again.generation(), again.runs().len(), again.inputs().len()), (1, 1, 1));
     let next = session.claim("coder").take_over().await.unwrap();
     assert_eq!((next.runs()[0].id.as_str(), next.runs()[0].state.as_str()), ("chat", "suspended"));
-    assert_eq!((next.inputs()[0].id.as_str(), next.inputs()[0].attempts), (other.as_str(), 0));
+    assert_eq!((next.inputs()[0].id.as_str(), next.inputs()[0].attempts), (other.id(), 0));
     assert_eq!(code(run.complete().await), Some(ErrorCode::Fenced));
     assert!(
         matches!(lease.release().await, Err(RequestError::Refused(refusal)) if refusal.code == Some(ErrorCode::Fenced))
     );
-    next.not_consumed(&other, "it is late").await.unwrap();
+    next.not_consumed(other.id(), "it is late").await.unwrap();
 
     // Who does not end what is cancelled is ended.
     let mut leases = seen.subscribe(From::End).kinds([9]).await.unwrap();

@@ -61,6 +61,7 @@ fn compiler(folder: &std::path::Path) -> PathBuf {
 async fn an_agent_does_a_job_through_two_kills_and_deploys_once_somebody_allowed_it() {
     let (_folder, data) = folder();
     let (_work, work) = folder();
+    std::fs::create_dir_all(&work).unwrap();
     let (broker, tokens) = Tokens::broker(&data, &[]);
     let gate = work.join("gate");
     let agent_token = tokens.token("agent", &["demo/**:read,publish,lease"]);

@@ -76,7 +76,7 @@ async fn an_agent_answers_what_it_is_sent() {
     let unknown = lw.session("acme/chat/1").unwrap();
     unknown.publish("hello").await.unwrap();
     let refused = unknown.send("coder", "x").await.unwrap_err();
-    let longwire::AskError::Publish(PublishError::Refused(refusal)) = refused else { panic!("{refused}") };
+    let PublishError::Refused(refusal) = refused else { panic!("{refused}") };
     assert_eq!(refusal.code, Some(ErrorCode::AgentUnknown));
     let served = worker(&broker, |ctx| async move {
         while let Some(input) = ctx.next_input().await? {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longwire_proto::error::ErrorCode;
+use longwire_proto::input::ReceiptState;
 use longwire_proto::position::Position;
 use longwire_proto::record::kind;
 use longwire_proto::run_state::RunState;
@@ -112,7 +113,7 @@ async fn serve(session: &Session, terms: &Terms, handler: &Handler) -> Result<Ou
     let records = session.subscribe(From::Position(begins)).kinds(kinds).await?;
     let inputs = inputs(session, &lease).await?;
     let (run, resumed) = run(&lease, &inputs).await?;
-    let active = Arc::new(Active::new(lease.session().clone(), run, resumed));
+    let active = Arc::new(Active::new(lease.clone(), run, resumed));
     for input in inputs {
         active.push(input);
     }
@@ -226,7 +227,9 @@ fn take(lease: &Lease, active: &Active, record: Record) -> bool {
         Body::LeaseChange(change) if change.agent == lease.agent() => {
             return change.state != "claimed" && change.generation < lease.generation();
         }
-        Body::Receipt(receipt) if receipt.state != "delivered" => active.remove(&record.reply_to),
+        Body::Receipt(receipt) if ReceiptState::parse(&receipt.state) != Some(ReceiptState::Delivered) => {
+            active.remove(&record.reply_to);
+        }
         Body::Cancel(_) if record.run == active.run.id() => active.cancelled.cancel(),
         Body::Text(_) | Body::Data(_)
             if record.kind == kind::INPUT && record.to.iter().any(|to| to == lease.agent()) =>

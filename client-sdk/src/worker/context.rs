@@ -2,23 +2,23 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use longwire_proto::wire;
+use longwire_proto::input::Mode;
 use tokio_util::sync::CancellationToken;
 
 use crate::ask::Ask;
 use crate::error::PublishError;
+use crate::lease::Lease;
 use crate::message::OpenMessage;
 use crate::record::Record;
 use crate::run::{Run, StartRun};
 use crate::session::Session;
 use crate::worker::inbox::Inbox;
-use crate::worker::input::{Input, Mode, receipt};
+use crate::worker::input::Input;
 
 /// A session while it is served: shared by the handler and by what watches over it.
 #[derive(Debug)]
 pub(crate) struct Active {
-    /// As the agent.
-    pub(crate) session: Session,
+    pub(crate) lease: Lease,
     pub(crate) run: Run,
     pub(crate) resumed: bool,
     pub(crate) cancelled: CancellationToken,
@@ -33,10 +33,10 @@ struct Waiting {
 }
 
 impl Active {
-    pub(crate) fn new(session: Session, run: Run, resumed: bool) -> Self {
+    pub(crate) fn new(lease: Lease, run: Run, resumed: bool) -> Self {
         let cancelled = CancellationToken::new();
         let waiting = Waiting { inbox: Inbox::default(), stop: cancelled.child_token() };
-        Self { session, run, resumed, cancelled, waiting: Mutex::new(waiting) }
+        Self { lease, run, resumed, cancelled, waiting: Mutex::new(waiting) }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -46,7 +46,7 @@ impl Active {
     /// An input has come.
     pub(crate) fn push(&self, input: Record) {
         let mut waiting = self.waiting();
-        if Mode::of(&input.mode) == Mode::Preempt {
+        if Mode::parse(&input.mode) == Some(Mode::Preempt) {
             std::mem::replace(&mut waiting.stop, self.cancelled.child_token()).cancel();
         }
         waiting.inbox.push(input);
@@ -72,7 +72,7 @@ impl Context {
     /// The session. What is published, started and asked with this handle is the agent's.
     #[must_use]
     pub fn session(&self) -> &Session {
-        &self.0.session
+        self.0.lease.session()
     }
 
     /// The run of this call of the handler.
@@ -108,8 +108,7 @@ impl Context {
         taken: Option<(Record, CancellationToken)>,
     ) -> Result<Option<Input>, PublishError> {
         let Some((record, stop)) = taken else { return Ok(None) };
-        let delivered = wire::Receipt { state: "delivered".to_owned(), ..Default::default() };
-        self.0.session.publish(receipt(&record.id, delivered)).await?;
+        self.0.lease.delivered(&record.id).await?;
         Ok(Some(Input::new(record, Arc::clone(&self.0), stop)))
     }
 

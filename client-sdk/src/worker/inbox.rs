@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 
+use longwire_proto::input::Mode;
+
 use crate::record::Record;
-use crate::worker::input::Mode;
 
 /// Inputs that wait. At most as many as the broker lets be open in a session.
 #[derive(Debug, Default)]
@@ -15,7 +16,7 @@ pub(crate) struct Inbox {
 
 impl Inbox {
     pub(crate) fn push(&mut self, input: Record) {
-        match Mode::of(&input.mode) {
+        match Mode::parse(&input.mode).unwrap_or_default() {
             Mode::Preempt | Mode::Steer => self.urgent.push_back(input),
             Mode::Followup => self.others.push_back(input),
         }

@@ -375,10 +375,6 @@ impl Machine {
                 }
                 Ok(())
             }
-            ServerFrame::Shared(shared) => {
-                self.answer(shared.request, Answer::Shared(shared));
-                Ok(())
-            }
             ServerFrame::Published(published) => {
                 if let Some(Awaited::Publish(lane, entry)) = self.awaited.remove(&published.request) {
                     self.outbox.published(now, &lane, entry, &published);
@@ -395,51 +391,6 @@ impl Machine {
                 self.subscription_over(ended.subscription);
                 self.subscriptions.ended(now, ended, &mut self.jitter)
             }
-            ServerFrame::SessionDescription(answer) => {
-                let session = Box::new(answer.session.unwrap_or_default());
-                self.answer(answer.request, Answer::Session(session));
-                Ok(())
-            }
-            ServerFrame::SessionList(list) => {
-                self.answer(list.request, Answer::List(list));
-                Ok(())
-            }
-            ServerFrame::Page(page) => {
-                self.answer(page.request, Answer::Page(Box::new(page)));
-                Ok(())
-            }
-            ServerFrame::Erased(erased) => {
-                self.answer(erased.request, Answer::Erased(erased));
-                Ok(())
-            }
-            ServerFrame::Imported(imported) => {
-                self.answer(imported.request, Answer::Imported(Box::new(imported)));
-                Ok(())
-            }
-            ServerFrame::CursorDescription(cursor) => {
-                self.answer(cursor.request, Answer::Cursor(cursor));
-                Ok(())
-            }
-            ServerFrame::AskDescription(ask) => {
-                self.answer(ask.request, Answer::Ask(Box::new(ask)));
-                Ok(())
-            }
-            ServerFrame::Claimed(claimed) => {
-                self.answer(claimed.request, Answer::Claimed(Box::new(claimed)));
-                Ok(())
-            }
-            ServerFrame::MessageBytes(bytes) => {
-                self.answer(bytes.request, Answer::Message(Box::new(bytes)));
-                Ok(())
-            }
-            ServerFrame::BackedUp(backup) => {
-                self.answer(backup.request, Answer::BackedUp(backup));
-                Ok(())
-            }
-            ServerFrame::Done(done) => {
-                self.answer(done.request, Answer::Done);
-                Ok(())
-            }
             ServerFrame::Refused(refused) => {
                 self.refused(now, refused);
                 Ok(())
@@ -450,6 +401,12 @@ impl Machine {
             }
             ServerFrame::Goodbye(goodbye) => {
                 self.goodbye(now, goodbye);
+                Ok(())
+            }
+            answer => {
+                if let Some((request, answer)) = Answer::of(answer) {
+                    self.answer(request, answer);
+                }
                 Ok(())
             }
         }

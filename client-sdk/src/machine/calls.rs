@@ -6,6 +6,7 @@ use std::time::Duration;
 use longwire_proto::error::ErrorCode;
 use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame;
+use longwire_proto::wire::server_frame::Frame as ServerFrame;
 
 use crate::backoff::{Backoff, Jitter};
 use crate::error::{Refusal, RequestError};
@@ -104,6 +105,29 @@ pub(crate) enum Answer {
     Message(Box<wire::MessageBytes>),
     Claimed(Box<wire::Claimed>),
     Done,
+}
+
+impl Answer {
+    /// The answer that a frame is, and to which request; `None` when it is none.
+    pub(crate) fn of(frame: ServerFrame) -> Option<(u64, Self)> {
+        Some(match frame {
+            ServerFrame::SessionDescription(answer) => {
+                (answer.request, Self::Session(Box::new(answer.session.unwrap_or_default())))
+            }
+            ServerFrame::SessionList(list) => (list.request, Self::List(list)),
+            ServerFrame::Page(page) => (page.request, Self::Page(Box::new(page))),
+            ServerFrame::Erased(erased) => (erased.request, Self::Erased(erased)),
+            ServerFrame::Imported(imported) => (imported.request, Self::Imported(Box::new(imported))),
+            ServerFrame::CursorDescription(cursor) => (cursor.request, Self::Cursor(cursor)),
+            ServerFrame::BackedUp(backup) => (backup.request, Self::BackedUp(backup)),
+            ServerFrame::Shared(shared) => (shared.request, Self::Shared(shared)),
+            ServerFrame::AskDescription(ask) => (ask.request, Self::Ask(Box::new(ask))),
+            ServerFrame::MessageBytes(bytes) => (bytes.request, Self::Message(Box::new(bytes))),
+            ServerFrame::Claimed(claimed) => (claimed.request, Self::Claimed(Box::new(claimed))),
+            ServerFrame::Done(done) => (done.request, Self::Done),
+            _ => return None,
+        })
+    }
 }
 
 #[derive(Debug)]

@@ -242,7 +242,7 @@ mod tests {
         (0..3).for_each(|_| watches.consumed(NUMBER));
         assert_eq!(touched(&mut watches), [&*ids[TOLD_MAX], &*ids[TOLD_MAX + 1], &*ids[0]]);
         (0..TOLD_MAX).for_each(|_| watches.consumed(NUMBER));
-        assert_eq!(touched(&mut watches), [String::new(); 0]);
+        assert!(touched(&mut watches).is_empty());
     }
 
     #[test]

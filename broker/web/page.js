@@ -209,7 +209,7 @@ class View {
     const text = visible(plain ?? entity ?? bodyText(body));
     const shown = element('span', 'text', text.slice(0, ROW_CHARS_MAX));
     const block = element('div', '', '', shown);
-    if (said || entity) block.prepend(element('span', 'who', [...by, kind > KINDS.ANSWER && `kind ${kind}`, type].filter(Boolean).join(' · ')));
+    if (said || entity) block.prepend(element('span', 'who', [...by, kind > KINDS.LEASE && `kind ${kind}`, type].filter(Boolean).join(' · ')));
     const rest = button(`Show all ${text.length} characters`, () => (rest.remove(), (shown.textContent = text)));
     if (text.length > ROW_CHARS_MAX) block.append(rest);
     const time = new Date(Number(timeMs));

@@ -77,7 +77,7 @@ pub struct SessionInfo {
     pub closed: bool,
     /// The epochs of the log, and the offset from which each counts; empty in lists.
     pub lineage: Vec<LineageEntry>,
-    /// `idle`, `working`: a run or a message is open, `input_required`: an ask is open, or `closed`. Empty from a broker that does not
+    /// `idle`, `working`: a run, a message or an input is open, `input_required`: an ask is open, or `closed`. Empty from a broker that does not
     /// say.
     pub status: String,
     /// Asks without an answer; empty in lists.

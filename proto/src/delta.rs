@@ -14,6 +14,23 @@ const REFERENCE_BYTES: u32 = 1;
 /// The number of `time_ms` in an `Original`.
 const ORIGINAL_TIME_MS: u32 = 1;
 
+/// Puts how long a body is in its place.
+pub(crate) fn put_reference(record: &mut Vec<u8>, bytes: u64) {
+    let mut reference = Vec::new();
+    put_varint(&mut reference, REFERENCE_BYTES, bytes);
+    put_bytes(record, field::REFERENCE, &reference);
+}
+
+/// How long the body is that a reference stands for.
+pub(crate) fn referred_bytes(reference: &[u8]) -> u64 {
+    let fields = Fields(reference).map_while(Result::ok);
+    let bytes = { fields }.filter_map(|field| match field.value {
+        Value::Varint(bytes) if field.number == REFERENCE_BYTES => Some(bytes),
+        _ => None,
+    });
+    bytes.last().unwrap_or_default()
+}
+
 /// A delta, looked into.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Delta<'a> {
@@ -219,9 +236,7 @@ impl Fold {
             put_bytes(&mut record, field::RUN, &self.run);
         }
         if self.bytes > FOLD_BYTES_MAX as u64 {
-            let mut reference = Vec::new();
-            put_varint(&mut reference, REFERENCE_BYTES, self.bytes);
-            put_bytes(&mut record, field::REFERENCE, &reference);
+            put_reference(&mut record, self.bytes);
         } else {
             put_bytes(&mut record, if self.is_text { field::TEXT } else { field::DATA }, &self.body);
         }

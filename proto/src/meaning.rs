@@ -6,6 +6,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::ask::{Answer, Ask};
+use crate::delta::referred_bytes;
 use crate::error::{Error, ErrorCode};
 use crate::input::{Input, Receipt};
 use crate::lease::LeaseChange;
@@ -139,6 +140,8 @@ impl Meaning {
                 (field::MESSAGE, Value::Bytes(found)) => message = utf8("message", found)?,
                 (field::CLOSE, Value::Bytes(found)) => close = utf8("close", found)?,
                 (field::TEXT | field::DATA, Value::Bytes(body)) => bytes = body.len() as u64,
+                // Of one that was erased.
+                (field::REFERENCE, Value::Bytes(reference)) => bytes = referred_bytes(reference),
                 _ => {}
             }
         }
@@ -484,7 +487,7 @@ mod tests {
         );
         let text = Some(Body::Text("secret".into()));
         let opens = wire::Record { id: "m".into(), grows: true, body: text.clone(), ..Default::default() };
-        assert_eq!(erase(&opens), Meaning::Opens { id: "m".into(), bytes: 0 });
+        assert_eq!(erase(&opens), Meaning::Opens { id: "m".into(), bytes: 6 });
         let last = wire::Record {
             kind: kind::DELTA,
             message: "m".into(),
@@ -492,7 +495,7 @@ mod tests {
             body: text,
             ..Default::default()
         };
-        assert_eq!(erase(&last), Meaning::Delta { message: "m".into(), bytes: 0, closes: true });
+        assert_eq!(erase(&last), Meaning::Delta { message: "m".into(), bytes: 6, closes: true });
         let plain =
             wire::Record { id: "m".into(), body: Some(Body::Text("secret".into())), ..Default::default() };
         let erased = crate::record::erased(&plain.encode_to_vec()).unwrap();

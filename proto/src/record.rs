@@ -320,8 +320,11 @@ pub fn import(record: &[u8], session: &str) -> Result<Bytes, Error> {
         return Err(Error::new(ErrorCode::RecordTooLarge, message).field("records").limit(RECORD_BYTES_MAX));
     }
     let (mut own, mut original, mut marked) = (Vec::with_capacity(record.len() + 64), Vec::new(), None);
+    let (mut is_erased, mut is_reference) = (false, false);
     for item in Fields(record) {
         let Field { number, value, encoded } = item?;
+        let is_tombstone = |found| found == u64::from(kind::TOMBSTONE);
+        is_erased |= number == field::KIND && matches!(value, Value::Varint(found) if is_tombstone(found));
         match (number, value) {
             (field::TIME_MS | field::SENDER, Value::Varint(_) | Value::Bytes(_)) => {
                 original.extend_from_slice(encoded);
@@ -330,14 +333,16 @@ pub fn import(record: &[u8], session: &str) -> Result<Bytes, Error> {
             // As the writer sent it, it follows from the deltas before.
             (field::AT_BYTE, Value::Varint(_)) => own.extend_from_slice(encoded),
             (field::ORIGINAL, Value::Bytes(_)) => marked = Some(encoded),
-            (field::FOLDED_FROM | field::REFERENCE, _) => {
-                return Err(malformed(
-                    "it is a fold, which stands for others: export the records themselves",
-                ));
-            }
+            (field::FOLDED_FROM, _) => return Err(fold()),
             (..=BROKER_FIELDS_MAX, _) => return Err(malformed("a field of the broker is of another kind")),
-            _ => own.extend_from_slice(encoded),
+            _ => {
+                is_reference |= number == field::REFERENCE;
+                own.extend_from_slice(encoded);
+            }
         }
+    }
+    if is_reference && !is_erased {
+        return Err(fold());
     }
     wire::Record::decode(own.as_slice()).map_err(|error| malformed(error).field("records"))?;
     match marked {
@@ -349,6 +354,10 @@ pub fn import(record: &[u8], session: &str) -> Result<Bytes, Error> {
     }
     wire::Record::decode(own.as_slice()).map_err(|error| malformed(error).field("records"))?;
     Ok(Bytes::from(own))
+}
+
+fn fold() -> Error {
+    malformed("it is a fold, which stands for others: export the records themselves")
 }
 
 fn check_kind(value: &Value<'_>) -> Result<u32, Error> {

@@ -947,6 +947,10 @@ proptest! {
         prop_assert_eq!(again.messages, left.messages);
         prop_assert_eq!(&again.agents, &left.agents);
         prop_assert!(again.inputs.keys().eq(left.inputs.keys()));
+        for number in 0..=u8::MAX {
+            let bytes = |state: &State| state.entities().message_bytes(&id(number));
+            prop_assert_eq!(bytes(&replayed), bytes(machine.state()), "{}", number);
+        }
         let cancels = |view: &View| -> Vec<_> { view.runs.values().map(|run| run.cancel.clone()).collect() };
         prop_assert_eq!(cancels(again), cancels(left));
     }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::delta::put_reference;
 use crate::meaning::has_meaning;
 use crate::record::{Fields, Value, field, kind, put_bytes, put_varint};
 
@@ -23,7 +24,7 @@ const LEASE_CHANGE: [u32; 5] = [1, 2, 3, 4, 5];
 #[must_use]
 pub fn erased(record: &[u8]) -> Option<Bytes> {
     let (mut left, mut named, mut addressed) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut was, mut grows) = (kind::MESSAGE.into(), false);
+    let (mut was, mut grows, mut body_bytes) = (kind::MESSAGE.into(), false, 0);
     for field in Fields(record).map_while(Result::ok) {
         match (field.number, field.value) {
             (field::TIME_MS | field::SENDER | field::PRODUCER, _) => left.extend_from_slice(field.encoded),
@@ -34,6 +35,7 @@ pub fn erased(record: &[u8]) -> Option<Bytes> {
             ) => {
                 named.extend_from_slice(field.encoded);
             }
+            (field::TEXT | field::DATA, Value::Bytes(body)) => body_bytes = body.len() as u64,
             (field::TO | field::MODE, _) => addressed.extend_from_slice(field.encoded),
             (field::GROWS, Value::Varint(1..)) => {
                 grows = true;
@@ -67,6 +69,10 @@ pub fn erased(record: &[u8]) -> Option<Bytes> {
     if has_meaning(was, grows) {
         put_varint(&mut left, field::WAS, was.into());
         left.extend_from_slice(&named);
+    }
+    // What comes behind them in their message is where it was.
+    if body_bytes > 0 && (was == kind::DELTA || (was == kind::MESSAGE && grows)) {
+        put_reference(&mut left, body_bytes);
     }
     if was == kind::INPUT {
         left.extend_from_slice(&addressed);

@@ -15,7 +15,7 @@ pub enum Status {
     /// Nothing is open.
     #[default]
     Idle,
-    /// A run or a message is.
+    /// A run, a message or an input is.
     Working,
     /// An ask is.
     InputRequired,
@@ -88,7 +88,8 @@ impl View {
     /// What the session is doing, unless it is closed.
     #[must_use]
     pub fn status(&self) -> Status {
-        match (self.asks.is_empty(), self.runs.is_empty() && self.messages == 0) {
+        let is_at_rest = self.runs.is_empty() && self.messages == 0 && self.inputs.is_empty();
+        match (self.asks.is_empty(), is_at_rest) {
             (false, _) => Status::InputRequired,
             (true, false) => Status::Working,
             (true, true) => Status::Idle,

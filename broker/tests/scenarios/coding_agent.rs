@@ -135,7 +135,8 @@ async fn an_agent_does_a_job_through_two_kills_and_deploys_once_somebody_allowed
     while let Some(state) = sent.next().await.unwrap() {
         last = Some(state);
     }
-    assert!(matches!(last, Some(InputState::Consumed { .. })), "{last:?}");
+    let Some(InputState::Consumed { run }) = last else { panic!("{last:?}") };
+    until(&mut seen, |record| ended(record, &run)).await;
     let deployed = work.join(format!("longwire-coding-agent-{id}")).join("deployed");
     let said = Command::new(&deployed).output().unwrap();
     assert_eq!(String::from_utf8(said.stdout).unwrap(), "hello, world\n");
@@ -148,7 +149,8 @@ async fn an_agent_does_a_job_through_two_kills_and_deploys_once_somebody_allowed
     assert_eq!(log.iter().filter(|record| record.kind == kind::ANSWER).count(), 1);
     let lapsed =
         |record: &&Record| matches!(&record.body, Body::LeaseChange(change) if change.state == "lapsed");
-    assert_eq!(log.iter().filter(lapsed).count(), 2, "one for each that was killed");
+    // One for each that was killed; a machine that stood still for long enough has more.
+    assert!(log.iter().filter(lapsed).count() >= 2);
     assert!(log.iter().any(|record| record.run == step("build")
         && record.text().is_some_and(|text| text.contains("--profile release"))));
     for record in &log {

@@ -127,15 +127,16 @@ async fn what_steers_comes_before_what_follows_and_what_preempts_stops_what_is_d
     let broker = Broker::start(&data);
     let lw = client(&broker.url());
     let (took, mut taken) = mpsc::unbounded_channel();
-    let go = Arc::new(tokio::sync::Notify::new());
-    let goes = Arc::clone(&go);
     let served = worker(&broker, move |ctx| {
-        let (took, go) = (took.clone(), Arc::clone(&goes));
+        let took = took.clone();
         async move {
             while let Some(input) = ctx.next_input().await? {
                 took.send(input.text().to_owned())?;
                 if input.text() == "first" {
-                    go.notified().await;
+                    // In the middle of it, and while another one waits.
+                    let steering = ctx.steering().await?;
+                    took.send(steering.text().to_owned())?;
+                    steering.done().await?;
                 }
                 if input.text() == "long" {
                     input.stopped().cancelled().await;
@@ -148,26 +149,17 @@ async fn what_steers_comes_before_what_follows_and_what_preempts_stops_what_is_d
         }
     });
     let session = introduced(&lw, "acme/chat/1").await;
-    let mut first = session.send("coder", "first").await.unwrap();
+    session.send("coder", "first").await.unwrap();
     assert_eq!(taken.recv().await.unwrap(), "first");
-    let followed = session.send("coder", "followup").await.unwrap();
-    let steered = session.send("coder", "steer").mode(Mode::Steer).await.unwrap();
-    // The agent has both once it has what comes behind them.
-    let long = session.send("coder", "long").await.unwrap();
-    let mut seen = session.subscribe(From::Start).kinds([kind::INPUT]).await.unwrap();
-    while seen.next().await.unwrap().unwrap().id != long.id() {}
-    go.notify_one();
-    while first.next().await.unwrap().is_some() {}
-    drop((followed, steered));
-    let mut order = Vec::new();
-    while order.last().map(String::as_str) != Some("long") {
-        order.push(taken.recv().await.unwrap());
+    session.send("coder", "followup").await.unwrap();
+    let mut long = session.send("coder", "long").await.unwrap();
+    session.send("coder", "steer").mode(Mode::Steer).await.unwrap();
+    for expected in ["steer", "followup", "long"] {
+        assert_eq!(taken.recv().await.unwrap(), expected);
     }
-    let mut long = long;
     assert_eq!(long.next().await.unwrap(), Some(InputState::Delivered));
     assert_eq!(states(&session, "now", Mode::Preempt).await.len(), 2);
     assert_eq!(long.next().await.unwrap(), Some(InputState::NotConsumed { reason: "preempted".to_owned() }));
-    assert_eq!(order.last().unwrap(), "long");
     served.abort();
 }
 

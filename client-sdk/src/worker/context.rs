@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use longwire_proto::input::Mode;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::ask::Ask;
@@ -23,6 +24,8 @@ pub(crate) struct Active {
     pub(crate) resumed: bool,
     pub(crate) cancelled: CancellationToken,
     waiting: Mutex<Waiting>,
+    /// Rung when an input has come.
+    arrived: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -36,7 +39,7 @@ impl Active {
     pub(crate) fn new(lease: Lease, run: Run, resumed: bool) -> Self {
         let cancelled = CancellationToken::new();
         let waiting = Waiting { inbox: Inbox::default(), stop: cancelled.child_token() };
-        Self { lease, run, resumed, cancelled, waiting: Mutex::new(waiting) }
+        Self { lease, run, resumed, cancelled, waiting: Mutex::new(waiting), arrived: Notify::new() }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -50,6 +53,8 @@ impl Active {
             std::mem::replace(&mut waiting.stop, self.cancelled.child_token()).cancel();
         }
         waiting.inbox.push(input);
+        drop(waiting);
+        self.arrived.notify_one();
     }
 
     /// An input has ended.
@@ -101,6 +106,20 @@ impl Context {
     /// As [`Self::next_input`].
     pub async fn next_steering(&self) -> Result<Option<Input>, PublishError> {
         self.hand_over(self.0.take(Inbox::pop_urgent)).await
+    }
+
+    /// Waits for an input that steers or preempts, for who looks at other things meanwhile. Dropping the future loses nothing, except
+    /// while the input is being handed over: then it is given again.
+    ///
+    /// # Errors
+    /// As [`Self::next_input`].
+    pub async fn steering(&self) -> Result<Input, PublishError> {
+        loop {
+            if let Some(input) = self.next_steering().await? {
+                return Ok(input);
+            }
+            self.0.arrived.notified().await;
+        }
     }
 
     async fn hand_over(

@@ -141,7 +141,6 @@ impl MessageLog {
     async fn end(&mut self, last: u64) -> Result<(u64, String), Error> {
         let chunk = self.chunk(last, ReadLimit { records: 1, ..LOOK }).await?;
         match chunk.records.first().and_then(|record| Delta::parse(record)) {
-            // Of an erased end nobody knows how long it was.
             Some(delta) => Ok((delta.end_byte(), delta.close.to_owned())),
             None => Err(corrupt(&self.session, format!("at offset {last}: no message ends there"))),
         }

@@ -46,6 +46,8 @@ pub struct Delta<'a> {
     pub close: &'a str,
     /// Whether its content was erased.
     pub is_erased: bool,
+    /// Bytes that its body had, when it was erased.
+    pub erased_bytes: u64,
     /// Whether it has what a fold has, and nothing else: no id, no type, no headers.
     pub is_plain: bool,
     run: &'a [u8],
@@ -78,6 +80,7 @@ impl<'a> Delta<'a> {
                 (field::MESSAGE, Value::Bytes(message)) => {
                     delta.message = std::str::from_utf8(message).ok()?
                 }
+                (field::REFERENCE, Value::Bytes(reference)) => delta.erased_bytes = referred_bytes(reference),
                 (field::CLOSE, Value::Bytes(close)) => delta.close = std::str::from_utf8(close).ok()?,
                 _ => delta.is_plain = false,
             }
@@ -90,7 +93,7 @@ impl<'a> Delta<'a> {
     /// The byte of the message after it.
     #[must_use]
     pub fn end_byte(&self) -> u64 {
-        self.at_byte.saturating_add(self.body.len() as u64)
+        self.at_byte.saturating_add(self.body.len() as u64).saturating_add(self.erased_bytes)
     }
 }
 
@@ -390,6 +393,7 @@ mod tests {
         let erased = crate::record::erased(&sealed(1, 5, &text("secret"))).unwrap();
         let delta = Delta::parse(&erased).unwrap();
         assert!(delta.is_erased && delta.message == "m" && delta.at_byte == 5 && delta.body.is_empty());
+        assert_eq!(delta.end_byte(), 5 + "secret".len() as u64);
         let message = wire::Record { id: "m".into(), grows: true, ..Default::default() };
         assert_eq!(Delta::parse(&sealed(1, 0, &message)), None);
         assert_eq!(Delta::parse(b"\xff"), None);

@@ -8,7 +8,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use longwire::{Body, Client, From, Record, Session, Subscription};
-use longwire_proto::record::kind;
+use longwire_proto::kind;
 
 use crate::common::{Broker, folder, from_env, quantile};
 

@@ -6,8 +6,8 @@ mod common;
 
 use std::time::Instant;
 
+use longwire_proto::kind;
 use longwire_proto::raw::server_frame::Frame;
-use longwire_proto::record::kind;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use longwire_proto::wire::record::Body;
 use longwire_proto::wire::{self, from::From};

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::kind;
 use longwire_proto::limits::{DELIVERY_BYTES_MAX, READ_PAGE_MAX, READ_SCAN_MAX};
-use longwire_proto::record::{Sealed, kind};
+use longwire_proto::record::Sealed;
 use longwire_proto::session_id::SessionId;
 
 use crate::filter::{Filter, Passed};

@@ -130,9 +130,10 @@ async fn oldest_ms(store: &dyn Store, opened: &Opened) -> Result<Option<u64>, St
 mod tests {
     use longwire_core::command::{Command, Meant};
     use longwire_core::entity::standing::Standing;
+    use longwire_proto::kind;
     use longwire_proto::lease::Terms;
     use longwire_proto::meta::Meta;
-    use longwire_proto::record::{Sender, check, kind};
+    use longwire_proto::record::{Sender, check};
     use longwire_proto::retention::{Expiry, Retention};
     use longwire_proto::wire;
     use prost::Message;

@@ -499,8 +499,9 @@ mod tests {
     use std::future::poll_fn;
 
     use longwire_proto::codec::decode_server;
+    use longwire_proto::kind;
     use longwire_proto::position::Lineage;
-    use longwire_proto::record::{Sealed, Sender, Stamp, kind, seal};
+    use longwire_proto::record::{Sealed, Sender, Stamp, seal};
     use longwire_proto::session_id::SessionId;
 
     use super::*;

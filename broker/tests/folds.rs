@@ -17,9 +17,10 @@ use longwire_broker::store::{Batch, BatchId, LogId, Reservation, Store, Term, Ve
 use longwire_broker::subscription::{Event, Subscription};
 use longwire_broker::tail::{Progress, Tail};
 use longwire_proto::codec::{Encoding, decode_server};
+use longwire_proto::kind;
 use longwire_proto::limits::{DELIVERY_BYTES_MAX, FOLD_BYTES_MAX};
 use longwire_proto::position::Lineage;
-use longwire_proto::record::{Sender, Stamp, erased, kind, seal_at};
+use longwire_proto::record::{Sender, Stamp, erased, seal_at};
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use longwire_proto::wire::record::Body;

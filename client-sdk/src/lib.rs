@@ -111,7 +111,7 @@ pub use longwire_proto::wire::{
     Agent as AgentInfo, AskOption, BackedUp, FormField, ImportBegin, Limits, OpenAsk, OpenInput, Producer,
     Run as RunInfo,
 };
-pub use machine::subscriptions::Began;
+pub use machine::event::Began;
 pub use message::{MessageEnd, OpenMessage};
 pub use message_part::MessagePart;
 pub use outbox_space::{

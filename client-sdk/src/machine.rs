@@ -10,11 +10,13 @@
 //! entries. Equal inputs give equal outputs; the only randomness is the seed of the jitter.
 
 pub(crate) mod calls;
+pub(crate) mod event;
 mod greeting;
 pub(crate) mod io;
 #[cfg(test)]
 mod model;
 pub(crate) mod outbox;
+mod phase;
 pub(crate) mod subscriptions;
 pub(crate) mod tokens;
 pub(crate) mod watches;
@@ -34,9 +36,10 @@ use crate::error::{Closed, Refusal, SubscriptionError};
 use crate::heard::Heard;
 use crate::lane::Lane;
 use crate::machine::calls::{Answer, Calls, Ticket};
+use crate::machine::event::{Event, Violation};
 use crate::machine::io::{Config, Input, Output};
 use crate::machine::outbox::{Decision, Due, Entry, Outbox, Slot};
-use crate::machine::subscriptions::{Event, Subscriptions, Violation, Wanted};
+use crate::machine::subscriptions::{Subscriptions, Wanted};
 use crate::machine::tokens::{TOKEN_TIMEOUT, Tokens, Verdict};
 use crate::token::Token;
 use crate::transport::Transport;

@@ -1,6 +1,6 @@
 //! A message that grows while it is written, such as what a model says.
 
-use longwire_proto::record::kind;
+use longwire_proto::kind;
 
 use crate::error::PublishError;
 use crate::publication::Publication;

@@ -1,7 +1,7 @@
 //! What became of the inputs of an agent, as whoever holds its lease says.
 
 use longwire_proto::input::ReceiptState;
-use longwire_proto::record::kind;
+use longwire_proto::kind;
 use longwire_proto::wire;
 use longwire_proto::wire::record::Body as WireBody;
 

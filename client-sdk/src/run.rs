@@ -4,7 +4,7 @@ use std::future::IntoFuture;
 use std::pin::Pin;
 use std::time::Duration;
 
-use longwire_proto::record::kind;
+use longwire_proto::kind;
 use longwire_proto::run_state::RunState;
 use longwire_proto::wire;
 use longwire_proto::wire::record::Body as WireBody;

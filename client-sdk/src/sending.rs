@@ -4,8 +4,8 @@ use std::future::IntoFuture;
 use std::pin::Pin;
 
 use longwire_proto::input::{Mode, ReceiptState};
+use longwire_proto::kind;
 use longwire_proto::position::Position;
-use longwire_proto::record::kind;
 
 use crate::error::{AskError, PublishError};
 use crate::publication::Publication;

@@ -12,7 +12,8 @@ use crate::client::Client;
 use crate::driver::Command;
 use crate::error::SubscriptionError;
 use crate::from::From;
-use crate::machine::subscriptions::{Event, Wanted, Wish};
+use crate::machine::event::Event;
+use crate::machine::subscriptions::{Wanted, Wish};
 use crate::subscription::Subscription;
 
 /// A subscription to be made: set options, then await it.

@@ -12,7 +12,7 @@ use crate::delivered::Delivered;
 use crate::driver::Feedback;
 use crate::error::SubscriptionError;
 use crate::from::From;
-use crate::machine::subscriptions::{Began, Event};
+use crate::machine::event::{Began, Event};
 use crate::record::Record;
 
 /// Bytes of unread records that a subscription holds unless it says otherwise: 10 MB/s at a round trip of 100 ms.

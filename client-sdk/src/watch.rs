@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 use crate::client::Client;
 use crate::driver::{Command, Feedback};
 use crate::error::SubscriptionError;
-use crate::machine::subscriptions::{Event, Wanted};
+use crate::machine::event::Event;
+use crate::machine::subscriptions::Wanted;
 use crate::machine::watches::Sought;
 
 /// A watch to be begun: set options, then await it.

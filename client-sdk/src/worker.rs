@@ -11,8 +11,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use longwire_proto::kind;
 use longwire_proto::pattern::{InvalidPattern, Pattern};
-use longwire_proto::record::kind;
 use longwire_proto::session_id::SessionId;
 use tokio::task::JoinSet;
 use tokio::time::Instant;

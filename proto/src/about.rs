@@ -1,6 +1,6 @@
 //! What a record is about: how everything that belongs to something is looked up by its id.
 
-use crate::record::{Fields, Value, field};
+use crate::field::{self, Fields, Value};
 
 /// Whether a record is about something of one of these ids: it has the id itself, or names it as its message, its run, what it
 /// answers or what it replaces.

@@ -4,8 +4,9 @@
 use bytes::Bytes;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
+use crate::field::{self, Field, Fields, Value, put_bytes, put_varint};
+use crate::kind;
 use crate::limits::FOLD_BYTES_MAX;
-use crate::record::{Field, Fields, Value, field, kind, put_bytes, put_varint};
 
 /// What the keys, lengths and numbers of a fold take at most: nine fields.
 const FRAMING_BYTES: usize = 64;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::error::{Error, ErrorCode};
-use crate::record::kind;
+use crate::kind;
 use crate::short_id::check_short_id;
 use crate::wire;
 use crate::wire::record::Body;

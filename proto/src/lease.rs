@@ -4,12 +4,12 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::error::{Error, ErrorCode};
+use crate::kind;
 use crate::limits::{
     ADOPT_TIMEOUT_MS_DEFAULT, ADOPT_TIMEOUT_MS_MAX, ADOPT_TIMEOUT_MS_MIN, LEASE_TTL_MS_DEFAULT,
     LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN,
 };
 use crate::position::COUNTER_MAX;
-use crate::record::kind;
 use crate::short_id::check_short_id;
 use crate::wire;
 use crate::wire::record::Body;

@@ -8,13 +8,14 @@ use prost::Message;
 use crate::ask::{Answer, Ask};
 use crate::delta::referred_bytes;
 use crate::error::{Error, ErrorCode};
+use crate::field::{self, Fields, Value};
 use crate::input::{Input, Receipt};
+use crate::kind;
 use crate::lease::LeaseChange;
 use crate::limits::{
     CANCEL_DEADLINE_MS_DEFAULT, CANCEL_DEADLINE_MS_MAX, COUNTERS_MAX, HEADER_NAME_BYTES_MAX,
     RUN_CHANGE_BYTES_MAX, TITLE_BYTES_MAX,
 };
-use crate::record::{Fields, Value, field, kind};
 use crate::resolution::AskOutcome;
 use crate::run_state::RunState;
 use crate::short_id::check_short_id;

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::error::{Error, ErrorCode};
+use crate::kind;
 use crate::limits::{HEADER_NAME_BYTES_MAX, HEADER_VALUE_BYTES_MAX, HEADERS_MAX, TITLE_BYTES_MAX};
-use crate::record::kind;
 use crate::retention::{Expiry, Retention};
 use crate::session_id::SessionId;
 use crate::wire;

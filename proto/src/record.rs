@@ -5,202 +5,27 @@
 //! again, and what the broker does not know of it is kept, byte for byte, for ever.
 
 mod erasure;
+mod sealed;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use prost::Message;
-use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, ErrorCode};
-use crate::lease::LeaseRef;
+use crate::field::{self, Field, Fields, Value, malformed, put_bytes, put_text, text};
+use crate::kind;
 use crate::limits::{
     CONTENT_TYPE_BYTES_MAX, HEADER_NAME_BYTES_MAX, HEADER_VALUE_BYTES_MAX, HEADERS_MAX, PRINCIPAL_BYTES_MAX,
-    RECEIVERS_MAX, RECORD_BYTES_MAX, SHORT_ID_BYTES_MAX, TYPE_BYTES_MAX,
+    RECEIVERS_MAX, RECORD_BYTES_MAX, TYPE_BYTES_MAX,
 };
 use crate::meaning::{Meaning, has_meaning};
 pub use crate::record::erasure::erased;
+pub use crate::record::sealed::{ProducerRef, Sealed, SealedProducer, Sender, Stamp, seal, seal_at};
 use crate::short_id::check_short_id;
 use crate::wire;
 
 /// What sealing and the mark of an import add to a record at most.
 const IMPORT_OVERHEAD_BYTES: usize = 4096;
-/// What the place of a delta in its message takes: a key and a varint.
-const AT_BYTE_BYTES_MAX: usize = 11;
-/// Fields up to this number are the broker's; a writer's record has none of them.
-const BROKER_FIELDS_MAX: u32 = 7;
-
-/// Numbers of the fields of a record, as in `longwire.proto`.
-pub(crate) mod field {
-    pub(crate) const TIME_MS: u32 = 1;
-    pub(crate) const SENDER: u32 = 2;
-    pub(crate) const PRODUCER: u32 = 3;
-    pub(crate) const ORIGINAL: u32 = 4;
-    pub(crate) const AT_BYTE: u32 = 5;
-    pub(crate) const WAS: u32 = 6;
-    pub(crate) const FOLDED_FROM: u32 = 7;
-    pub(crate) const ID: u32 = 8;
-    pub(crate) const KIND: u32 = 9;
-    pub(crate) const TYPE: u32 = 10;
-    pub(crate) const TO: u32 = 11;
-    pub(crate) const MODE: u32 = 12;
-    pub(crate) const RUN: u32 = 13;
-    pub(crate) const REPLY_TO: u32 = 14;
-    pub(crate) const REPLACES: u32 = 15;
-    pub(crate) const HEADERS: u32 = 16;
-    pub(crate) const CONTENT_TYPE: u32 = 17;
-    pub(crate) const TEXT: u32 = 18;
-    pub(crate) const DATA: u32 = 19;
-    pub(crate) const ASK: u32 = 20;
-    pub(crate) const ANSWER: u32 = 21;
-    pub(crate) const RUN_CHANGE: u32 = 22;
-    pub(crate) const REFERENCE: u32 = 23;
-    pub(crate) const GROWS: u32 = 25;
-    pub(crate) const MESSAGE: u32 = 26;
-    pub(crate) const CLOSE: u32 = 27;
-    pub(crate) const CANCEL: u32 = 28;
-    pub(crate) const RECEIPT: u32 = 29;
-    pub(crate) const LEASE_CHANGE: u32 = 30;
-}
-
-/// Numbers of the fields of a sender.
-mod sender {
-    pub(super) const PRINCIPAL: u32 = 1;
-    pub(super) const DEVICE: u32 = 2;
-    pub(super) const VIA: u32 = 3;
-    pub(super) const AGENT: u32 = 4;
-    pub(super) const GENERATION: u32 = 5;
-}
-
-/// What a record means to the broker. An open set: a number that is not named here is carried on.
-pub mod kind {
-    /// A whole message.
-    pub const MESSAGE: u32 = 0;
-    /// A piece of a message that grows.
-    pub const DELTA: u32 = 1;
-    /// The start of a run, or a change of one.
-    pub const RUN: u32 = 2;
-    /// A question.
-    pub const ASK: u32 = 3;
-    /// The end of an ask.
-    pub const ANSWER: u32 = 4;
-    /// Something that is put to an agent, or what became of it.
-    pub const INPUT: u32 = 5;
-    /// The order to end a run.
-    pub const CANCEL: u32 = 6;
-    /// A lease begins or ends. Only the broker writes it.
-    pub const LEASE: u32 = 9;
-    /// A change of the session itself; the body is a `SessionChange`. Only the broker writes it.
-    pub const SESSION: u32 = 10;
-    /// What is left of a record whose content was erased: when, who, and which publish. Only the broker writes it.
-    pub const TOMBSTONE: u32 = 11;
-    /// Kinds below this are the broker's; those that it does not know how to check yet are refused.
-    pub const RESERVED_BELOW: u32 = 32;
-}
-
-/// What the broker puts in front of a record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stamp {
-    /// Unix milliseconds; never falls within a session.
-    pub time_ms: u64,
-    /// Who sent it.
-    pub sender: Sender,
-    /// Which publish of which producer it belongs to.
-    pub producer: Option<ProducerRef>,
-}
-
-/// Who sent a record, as the broker knows it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Sender {
-    /// The principal.
-    pub principal: String,
-    /// Which of its endpoints; empty when it did not say.
-    pub device: String,
-    /// Who acts in the name of the principal; empty when that is who acts.
-    pub via: String,
-    /// The lease with which it acts as an agent. Few have one.
-    pub lease: Option<Box<LeaseRef>>,
-}
-
-/// One publish of a producer.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ProducerRef {
-    /// The producer's id, unique among those of its principal in the session.
-    pub id: String,
-    /// The producer's epoch.
-    pub epoch: u64,
-    /// Which publish of this epoch, from 0.
-    pub sequence: u64,
-}
-
-/// One field of an encoded message.
-pub(crate) struct Field<'a> {
-    pub(crate) number: u32,
-    pub(crate) value: Value<'a>,
-    /// Key and value as they are encoded.
-    pub(crate) encoded: &'a [u8],
-}
-
-pub(crate) enum Value<'a> {
-    Varint(u64),
-    Bytes(&'a [u8]),
-    Other,
-}
-
-pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = Result<Field<'a>, Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let field = next_field(&mut self.0);
-        if field.is_err() {
-            self.0 = &[];
-        }
-        Some(field)
-    }
-}
-
-fn malformed(what: impl std::fmt::Display) -> Error {
-    Error::new(ErrorCode::InvalidRecord, format!("the record is not well-formed protobuf: {what}"))
-        .field("records")
-}
-
-fn next_field<'a>(rest: &mut &'a [u8]) -> Result<Field<'a>, Error> {
-    let whole = *rest;
-    let (number, wire_type) = decode_key(rest).map_err(malformed)?;
-    let value = match wire_type {
-        WireType::Varint => Value::Varint(decode_varint(rest).map_err(malformed)?),
-        WireType::LengthDelimited => {
-            let length = decode_varint(rest).map_err(malformed)?;
-            let length = usize::try_from(length).ok().filter(|length| *length <= rest.len());
-            let (value, after) = rest.split_at(length.ok_or_else(|| malformed("a field passes the end"))?);
-            *rest = after;
-            Value::Bytes(value)
-        }
-        WireType::ThirtyTwoBit | WireType::SixtyFourBit => {
-            let width = if wire_type == WireType::ThirtyTwoBit { 4 } else { 8 };
-            *rest = rest.get(width..).ok_or_else(|| malformed("a field passes the end"))?;
-            Value::Other
-        }
-        WireType::StartGroup | WireType::EndGroup => return Err(malformed("groups are not part of proto3")),
-    };
-    let encoded = &whole[..whole.len() - rest.len()];
-    Ok(Field { number, value, encoded })
-}
-
-fn text<'a>(name: &'static str, value: &Value<'a>, limit: usize) -> Result<&'a str, Error> {
-    let Value::Bytes(bytes) = *value else {
-        return Err(malformed(format!("`{name}` must be a string")).field(name));
-    };
-    if bytes.len() > limit {
-        let message = format!("`{name}` has {} bytes; at most {limit} are allowed", bytes.len());
-        return Err(Error::new(ErrorCode::InvalidRecord, message).field(name).limit(limit));
-    }
-    std::str::from_utf8(bytes).map_err(|_| malformed(format!("`{name}` must be UTF-8")).field(name))
-}
 
 fn short_id(name: &'static str, value: &Value<'_>) -> Result<(), Error> {
     match text(name, value, RECORD_BYTES_MAX)? {
@@ -248,7 +73,7 @@ pub fn check(record: &[u8]) -> Result<Meaning, Error> {
     for item in Fields(record) {
         let Field { number, value, .. } = item?;
         match number {
-            ..=BROKER_FIELDS_MAX | field::REFERENCE => {
+            ..=field::BROKER_MAX | field::REFERENCE => {
                 let name = broker_field(number);
                 let message = format!("`{name}` is set by the broker; leave it out");
                 return Err(Error::new(ErrorCode::FieldReserved, message).field(name));
@@ -334,7 +159,7 @@ pub fn import(record: &[u8], session: &str) -> Result<Bytes, Error> {
             (field::AT_BYTE, Value::Varint(_)) => own.extend_from_slice(encoded),
             (field::ORIGINAL, Value::Bytes(_)) => marked = Some(encoded),
             (field::FOLDED_FROM, _) => return Err(fold()),
-            (..=BROKER_FIELDS_MAX, _) => return Err(malformed("a field of the broker is of another kind")),
+            (..=field::BROKER_MAX, _) => return Err(malformed("a field of the broker is of another kind")),
             _ => {
                 is_reference |= number == field::REFERENCE;
                 own.extend_from_slice(encoded);
@@ -397,7 +222,7 @@ impl PayloadHash {
     pub fn with(self, index: u64, record: &[u8]) -> Self {
         let mut sum = 0u64;
         for field in Fields(record).map_while(Result::ok) {
-            if field.number > BROKER_FIELDS_MAX {
+            if field.number > field::BROKER_MAX {
                 sum = sum.wrapping_add(xxh3_64(field.encoded));
             }
         }
@@ -405,190 +230,10 @@ impl PayloadHash {
     }
 }
 
-/// Puts the stamp in front of each record, without encoding the records again.
-#[must_use]
-pub fn seal(stamp: &Stamp, records: &[Bytes]) -> Vec<Bytes> {
-    seal_at(stamp, records, &[])
-}
-
-/// [`seal`] for records that deltas are among: `at_bytes` is, for each of the first records, how many bytes of its message are before
-/// it, and 0 for what is no delta.
-#[must_use]
-pub fn seal_at(stamp: &Stamp, records: &[Bytes], at_bytes: &[u64]) -> Vec<Bytes> {
-    let mut prefix = Vec::new();
-    put_varint(&mut prefix, field::TIME_MS, stamp.time_ms);
-    let mut inner = Vec::new();
-    put_text(&mut inner, sender::PRINCIPAL, &stamp.sender.principal);
-    put_text(&mut inner, sender::DEVICE, &stamp.sender.device);
-    put_text(&mut inner, sender::VIA, &stamp.sender.via);
-    if let Some(lease) = &stamp.sender.lease {
-        put_text(&mut inner, sender::AGENT, &lease.agent);
-        put_varint(&mut inner, sender::GENERATION, lease.generation);
-    }
-    put_bytes(&mut prefix, field::SENDER, &inner);
-    if let Some(producer) = &stamp.producer {
-        inner.clear();
-        put_text(&mut inner, 1, &producer.id);
-        put_varint(&mut inner, 2, producer.epoch);
-        put_varint(&mut inner, 3, producer.sequence);
-        put_bytes(&mut prefix, field::PRODUCER, &inner);
-    }
-    let total = records.iter().map(|record| prefix.len() + record.len()).sum::<usize>();
-    let mut buffer = BytesMut::with_capacity(total + at_bytes.len() * AT_BYTE_BYTES_MAX);
-    let mut seal_one = |(record, at_byte): (&Bytes, u64)| {
-        buffer.put_slice(&prefix);
-        if at_byte != 0 {
-            encode_key(field::AT_BYTE, WireType::Varint, &mut buffer);
-            encode_varint(at_byte, &mut buffer);
-        }
-        buffer.put_slice(record);
-        buffer.split().freeze()
-    };
-    let at_bytes = at_bytes.iter().copied().chain(std::iter::repeat(0));
-    records.iter().zip(at_bytes).map(&mut seal_one).collect()
-}
-
-pub(crate) fn put_varint(buffer: &mut Vec<u8>, number: u32, value: u64) {
-    if value != 0 {
-        encode_key(number, WireType::Varint, buffer);
-        encode_varint(value, buffer);
-    }
-}
-
-pub(crate) fn put_bytes(buffer: &mut Vec<u8>, number: u32, value: &[u8]) {
-    encode_key(number, WireType::LengthDelimited, buffer);
-    encode_varint(value.len() as u64, buffer);
-    buffer.extend_from_slice(value);
-}
-
-fn put_text(buffer: &mut Vec<u8>, number: u32, value: &str) {
-    if !value.is_empty() {
-        put_bytes(buffer, number, value.as_bytes());
-    }
-}
-
-/// A sealed record, looked into.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sealed<'a> {
-    /// Unix milliseconds.
-    pub time_ms: u64,
-    /// The sender's principal.
-    pub principal: &'a str,
-    /// The agent that it acted as; empty when it was none.
-    pub agent: &'a str,
-    /// The generation of the agent's lease.
-    pub generation: u64,
-    /// Of an imported record: the principal that sent it where it came from, says whoever imported it. Else empty.
-    pub original: &'a str,
-    /// Which publish of which producer it belongs to.
-    pub producer: Option<SealedProducer<'a>>,
-    /// What it means to the broker.
-    pub kind: u32,
-    /// Whether it means something to the session: see [`Meaning`].
-    pub has_meaning: bool,
-    /// What it means to the application.
-    pub record_type: &'a str,
-    /// The body, text or data.
-    pub body: &'a [u8],
-}
-
-/// [`ProducerRef`], borrowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SealedProducer<'a> {
-    /// The producer's id.
-    pub id: &'a str,
-    /// The producer's epoch.
-    pub epoch: u64,
-    /// Which publish of this epoch.
-    pub sequence: u64,
-}
-
-impl<'a> Sealed<'a> {
-    /// Looks into a sealed record.
-    ///
-    /// # Errors
-    /// [`ErrorCode::InvalidRecord`] when the bytes are not a record.
-    pub fn parse(record: &'a [u8]) -> Result<Self, Error> {
-        let mut sealed = Self {
-            time_ms: 0,
-            principal: "",
-            agent: "",
-            generation: 0,
-            original: "",
-            producer: None,
-            kind: kind::MESSAGE,
-            has_meaning: false,
-            record_type: "",
-            body: &[],
-        };
-        for item in Fields(record) {
-            let Field { number, value, .. } = item?;
-            match (number, value) {
-                (field::TIME_MS, Value::Varint(time_ms)) => sealed.time_ms = time_ms,
-                (field::SENDER, Value::Bytes(sender)) => {
-                    (sealed.principal, sealed.agent, sealed.generation) = sealed_sender(sender)?;
-                }
-                (field::ORIGINAL, Value::Bytes(original)) => sealed.original = original_principal(original)?,
-                (field::PRODUCER, Value::Bytes(producer)) => {
-                    sealed.producer = Some(sealed_producer(producer)?)
-                }
-                (field::KIND, Value::Varint(kind)) => sealed.kind = u32::try_from(kind).map_err(malformed)?,
-                (field::TYPE, value @ Value::Bytes(_)) => {
-                    sealed.record_type = text("type", &value, RECORD_BYTES_MAX)?;
-                }
-                (field::TEXT | field::DATA, Value::Bytes(body)) => sealed.body = body,
-                (field::GROWS | field::WAS, Value::Varint(1..)) => sealed.has_meaning = true,
-                _ => {}
-            }
-        }
-        sealed.has_meaning |= has_meaning(sealed.kind, false);
-        Ok(sealed)
-    }
-}
-
-/// The principal, and the agent that it acted as, with the generation.
-fn sealed_sender(sender: &[u8]) -> Result<(&str, &str, u64), Error> {
-    let (mut principal, mut agent, mut generation) = ("", "", 0);
-    for part in Fields(sender) {
-        let part = part?;
-        match (part.number, part.value) {
-            (sender::PRINCIPAL, value) => principal = text("sender", &value, PRINCIPAL_BYTES_MAX)?,
-            (sender::AGENT, value) => agent = text("sender", &value, SHORT_ID_BYTES_MAX)?,
-            (sender::GENERATION, Value::Varint(found)) => generation = found,
-            _ => {}
-        }
-    }
-    Ok((principal, agent, generation))
-}
-
-fn original_principal(original: &[u8]) -> Result<&str, Error> {
-    let mut principal = "";
-    for part in Fields(original) {
-        let part = part?;
-        if let (field::SENDER, Value::Bytes(sender)) = (part.number, part.value) {
-            (principal, ..) = sealed_sender(sender)?;
-        }
-    }
-    Ok(principal)
-}
-
-fn sealed_producer(producer: &[u8]) -> Result<SealedProducer<'_>, Error> {
-    let mut sealed = SealedProducer { id: "", epoch: 0, sequence: 0 };
-    for part in Fields(producer) {
-        let part = part?;
-        match (part.number, part.value) {
-            (1, value @ Value::Bytes(_)) => sealed.id = text("producer", &value, RECORD_BYTES_MAX)?,
-            (2, Value::Varint(epoch)) => sealed.epoch = epoch,
-            (3, Value::Varint(sequence)) => sealed.sequence = sequence,
-            _ => {}
-        }
-    }
-    Ok(sealed)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lease::LeaseRef;
 
     fn stamp() -> Stamp {
         Stamp {

@@ -37,8 +37,6 @@ pub const SNAPSHOT_EVERY_ENDED: usize = 4 * ENDED_RESIDENT_MAX;
 /// command.
 pub const SNAPSHOT_RETRY_RECORDS: u64 = 1024;
 
-/// The principal of records that the broker makes by itself. No client can have it: principals do not begin with `~`.
-pub const BROKER: &str = "~broker";
 /// The reason of the close that an expiry is.
 pub const EXPIRED: &str = "expired";
 

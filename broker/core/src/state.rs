@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use longwire_proto::kind;
 use longwire_proto::meaning::Meaning;
 use longwire_proto::meta::Change;
 use longwire_proto::position::Lineage;
-use longwire_proto::record::{Sealed, kind};
+use longwire_proto::record::Sealed;
 
+use crate::entity::Entities;
+use crate::entity::at::At;
 use crate::entity::ended::Ended;
-use crate::entity::{At, Entities};
 use crate::producer::{Producer, ProducerKey};
 use crate::row::{RowReader, RowWriter};
 use crate::summary::Summary;

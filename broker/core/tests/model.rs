@@ -10,10 +10,11 @@ use longwire_core::machine::{
 };
 use longwire_core::state::State;
 use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::kind;
 use longwire_proto::limits::PRODUCER_WINDOW;
 use longwire_proto::meta::Meta;
 use longwire_proto::position::Lineage;
-use longwire_proto::record::{ProducerRef, Sealed, Sender, erased, kind};
+use longwire_proto::record::{ProducerRef, Sealed, Sender, erased};
 use longwire_proto::wire;
 use proptest::prelude::*;
 use prost::Message;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use longwire::{From, RunInfo, Session, SessionId};
-use longwire_proto::record::kind;
+use longwire_proto::kind;
 use serde_json::json;
 
 use crate::cli::Context;

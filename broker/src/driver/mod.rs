@@ -3,9 +3,9 @@
 
 mod begin;
 mod inbox;
-mod leases;
 pub mod nonce;
 mod owner;
+mod pulses;
 mod runs;
 mod trimmer;
 
@@ -22,9 +22,9 @@ use tokio::time::Instant;
 use crate::ageing::Ageing;
 use crate::clock::Clock;
 use crate::driver::inbox::Inbox;
-use crate::driver::leases::Pulses;
 use crate::driver::nonce::Nonces;
 use crate::driver::owner::{Owner, Turn};
+use crate::driver::pulses::Pulses;
 use crate::queue::Receiver;
 use crate::request::{ReplyTo, Request};
 use crate::store::reconcile::{self, retry_read};

@@ -2,6 +2,7 @@
 
 mod admission;
 mod keeping;
+mod leases;
 mod pruning;
 
 use std::collections::{HashMap, VecDeque};
@@ -22,9 +23,9 @@ use crate::ageing::Ageing;
 use crate::alarm::Alarm;
 use crate::clock::Clock;
 use crate::driver::inbox::Inbox;
-use crate::driver::leases::Pulses;
 use crate::driver::owner::admission::{Admission, Prepared};
 use crate::driver::owner::pruning::Pruning;
+use crate::driver::pulses::Pulses;
 use crate::driver::runs::{Run, Runs};
 use crate::driver::trimmer::{Plan, Stage, Trimming};
 use crate::driver::{Driver, Loaded, begin, unknown};

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use longwire_core::command::{Command, Reply};
 use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::kind;
 use longwire_proto::limits::{ERASE_RANGES_MAX, PRINCIPAL_BYTES_MAX, TITLE_BYTES_MAX};
 use longwire_proto::meta::check_length;
-use longwire_proto::record::{Sealed, Sender, kind};
+use longwire_proto::record::{Sealed, Sender};
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 

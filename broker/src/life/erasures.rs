@@ -7,10 +7,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::kind;
 use longwire_proto::limits::{ERASE_RANGES_MAX, LINEAGE_ENTRIES_MAX};
 use longwire_proto::meta::Change;
 use longwire_proto::position::Lineage;
-use longwire_proto::record::{Sealed, Sender, kind};
+use longwire_proto::record::{Sealed, Sender};
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use serde::{Deserialize, Serialize};

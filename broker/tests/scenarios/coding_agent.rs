@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use longwire::{Body, Client, From, InputState, Mode, Record, Right, RunState, Session, Subscription};
-use longwire_proto::record::kind;
+use longwire_proto::kind;
 
 use crate::page::{Story, browser_is_there};
 use crate::support::broker::folder;

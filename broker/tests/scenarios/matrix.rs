@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use longwire_proto::record::kind;
+use longwire_proto::kind;
 use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as Ask;
 use longwire_proto::wire::from::From as Begin;

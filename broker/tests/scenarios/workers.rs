@@ -9,7 +9,7 @@ use std::time::Duration;
 use longwire::{
     Client, Context, ErrorCode, From, HandlerError, InputState, Mode, PublishError, Record, RunState, Session,
 };
-use longwire_proto::record::kind;
+use longwire_proto::kind;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 

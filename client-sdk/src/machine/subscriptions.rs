@@ -14,6 +14,8 @@ use crate::backoff::{Backoff, Jitter};
 use crate::delivered::{Arrived, Delivered};
 use crate::error::{Refusal, SubscriptionError};
 use crate::from::From;
+use crate::machine::event::{Began, Delivery, Event, Violation};
+use crate::machine::phase::Phase;
 use crate::machine::watches::{Sought, Watches};
 
 /// Consumption is reported at the latest after this time: late enough to join a burst's, soon enough that a broker that
@@ -23,46 +25,6 @@ const CREDIT_DELAY: Duration = Duration::from_millis(20);
 const CREDIT_PART: u64 = 4;
 /// Heartbeats without progress towards a known end, with the window open, after which something is wrong.
 const HEARTBEATS_WITHOUT_PROGRESS_MAX: u32 = 2;
-
-/// How a subscription began: the broker's answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Began {
-    /// What became of the wish to read from some place.
-    pub outcome: Outcome,
-    /// Whether the session existed; false only with `wait_for_session`.
-    pub exists: bool,
-    /// The epoch of the log.
-    pub epoch: u64,
-    /// The first retained offset.
-    pub start: u64,
-    /// The durable end at that moment: records from here on are newer than the subscription.
-    pub end: u64,
-    /// Where deliveries begin.
-    pub from: u64,
-}
-
-/// What a subscription is told.
-#[derive(Debug)]
-pub(crate) enum Event {
-    Began(Began),
-    Delivery(Delivery),
-    /// The sessions of a pattern are watched.
-    Watching,
-    /// Something may have happened to this one.
-    Touched(SessionId),
-    Failed(SubscriptionError),
-    Ended,
-}
-
-/// Records that come next.
-#[derive(Debug)]
-pub(crate) struct Delivery {
-    pub(crate) epoch: u64,
-    pub(crate) next: u64,
-    /// Bytes of the frame, for flow control.
-    pub(crate) bytes: u64,
-    pub(crate) records: Delivered,
-}
 
 /// What the application wants to read.
 #[derive(Clone, Debug)]
@@ -92,14 +54,6 @@ pub(crate) enum Wanted {
     Records(Wish),
     /// To know to which sessions something happens.
     Changes(Sought),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// To be asked for, not before this time.
-    Wanted(Duration),
-    Asked,
-    Live,
 }
 
 #[derive(Debug)]
@@ -146,10 +100,6 @@ impl Subscription {
         }
     }
 }
-
-/// The broker broke the protocol; the connection is made anew and reading resumed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Violation(pub(crate) String);
 
 #[derive(Debug)]
 pub(crate) struct Subscriptions {

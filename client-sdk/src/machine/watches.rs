@@ -10,7 +10,8 @@ use longwire_proto::wire;
 
 use crate::backoff::{Backoff, Jitter};
 use crate::error::{Refusal, SubscriptionError};
-use crate::machine::subscriptions::{Event, Violation};
+use crate::machine::event::{Event, Violation};
+use crate::machine::phase::Phase;
 
 /// Sessions that are in the application's queue at most; others wait here, each once.
 const TOLD_MAX: usize = 64;
@@ -21,14 +22,6 @@ pub(crate) struct Sought {
     pub(crate) pattern: Pattern,
     /// Only records of these kinds are of interest; all of them when there are none.
     pub(crate) kinds: Vec<u32>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// To be asked for, not before this time.
-    Wanted(Duration),
-    Asked,
-    Live,
 }
 
 #[derive(Debug)]

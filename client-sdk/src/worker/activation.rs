@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use longwire_proto::error::ErrorCode;
 use longwire_proto::input::ReceiptState;
+use longwire_proto::kind;
 use longwire_proto::position::Position;
-use longwire_proto::record::kind;
 use longwire_proto::run_state::RunState;
 use longwire_proto::session_id::SessionId;
 use tokio::task::{JoinError, JoinSet};

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 
 use crate::delta::put_reference;
+use crate::field::{self, Fields, Value, put_bytes, put_varint};
+use crate::kind;
 use crate::meaning::has_meaning;
-use crate::record::{Fields, Value, field, kind, put_bytes, put_varint};
 
 /// What is left of a body when its record is erased.
 const ANSWER_OUTCOME: u32 = 1;

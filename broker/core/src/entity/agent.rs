@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use longwire_proto::lease::Terms;
 
-use crate::entity::At;
+use crate::entity::at::At;
 use crate::row::{RowReader, RowWriter};
 
 /// One agent.
@@ -49,4 +49,9 @@ impl Agent {
         let terms = Terms { ttl_ms: row.u64()?, adopt_timeout_ms: row.u64()? };
         Some(Self { generation, principal, terms, held: row.u64()? != 0, changed_ms: row.u64()? })
     }
+}
+
+/// The agent that something of a snapshot of this version belongs to. The second knew none.
+pub(super) fn agent_of(row: &mut RowReader<'_>, version: u64) -> Option<Arc<str>> {
+    if version > 2 { row.text().map(Into::into) } else { Some(Arc::default()) }
 }

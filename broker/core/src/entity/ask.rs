@@ -7,10 +7,9 @@ use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::meaning::Question;
 use longwire_proto::resolution::{AskOutcome, Resolution};
 
-use crate::entity::At;
-use crate::entity::snapshot::agent_of;
-use crate::entity::standing::{Writer, owner};
-use crate::machine::BROKER;
+use crate::entity::agent::agent_of;
+use crate::entity::at::At;
+use crate::entity::standing::{BROKER, Writer, owner};
 use crate::row::{RowReader, RowWriter};
 
 /// One that is open.

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use longwire_proto::ask::Answer;
 use longwire_proto::resolution::{AskOutcome, Resolution};
 
-use crate::entity::At;
 use crate::entity::ask::Ask;
+use crate::entity::at::At;
 use crate::row::{RowReader, RowWriter};
 
 /// What the keys of these rows begin with.

@@ -6,7 +6,7 @@ use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::input::{self, Mode};
 use longwire_proto::limits::INPUT_ATTEMPTS_MAX;
 
-use crate::entity::At;
+use crate::entity::at::At;
 use crate::entity::standing::Writer;
 use crate::row::{RowReader, RowWriter};
 

@@ -11,8 +11,9 @@ use longwire_proto::limits::AGENTS_MAX;
 use longwire_proto::meaning::{abandoned_message, changed_run};
 use longwire_proto::run_state::RunState;
 
+use crate::entity::Entities;
 use crate::entity::agent::Agent;
-use crate::entity::{At, Entities};
+use crate::entity::at::At;
 
 impl Entities {
     /// Whether this is the live lease of its agent, and the principal's.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::MESSAGE_BYTES_MAX;
 
-use crate::entity::At;
-use crate::entity::snapshot::agent_of;
+use crate::entity::agent::agent_of;
+use crate::entity::at::At;
 use crate::entity::standing::{Writer, owner};
 use crate::row::{RowReader, RowWriter};
 

@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod ask;
+pub mod at;
 mod deadlines;
 pub mod ended;
 pub mod input;
@@ -29,6 +30,7 @@ use longwire_proto::resolution::AskOutcome;
 use longwire_proto::run_state::RunState;
 
 use crate::entity::ask::Ask;
+use crate::entity::at::At;
 use crate::entity::ended::{Ended, What};
 use crate::entity::input::Input;
 use crate::entity::message::Message;
@@ -40,21 +42,6 @@ use crate::entity::view::View;
 pub const RUNS_ENDED_KEPT: usize = 64;
 /// Entities that have ended and are resident beyond those that ended since the last snapshot; the others are rows in the store.
 pub const ENDED_RESIDENT_MAX: usize = 256;
-
-/// The record that is folded, apart from what it means.
-#[derive(Clone, Copy, Debug)]
-pub struct At<'a> {
-    /// Its offset.
-    pub offset: u64,
-    /// Its time, in Unix milliseconds.
-    pub time_ms: u64,
-    /// Its sender's principal.
-    pub principal: &'a str,
-    /// The agent that the sender acted as; empty when it was none.
-    pub agent: &'a str,
-    /// The generation of the agent's lease.
-    pub generation: u64,
-}
 
 /// Whether what a record means may be.
 #[derive(Clone, Debug, PartialEq, Eq)]

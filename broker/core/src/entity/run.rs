@@ -9,8 +9,8 @@ use longwire_proto::limits::COUNTERS_MAX;
 use longwire_proto::meaning::Progress;
 use longwire_proto::run_state::RunState;
 
-use crate::entity::At;
-use crate::entity::snapshot::agent_of;
+use crate::entity::agent::agent_of;
+use crate::entity::at::At;
 use crate::entity::standing::{Writer, owner};
 use crate::row::{RowReader, RowWriter};
 

@@ -91,8 +91,3 @@ impl Entities {
         Some(entities)
     }
 }
-
-/// The agent that something of a snapshot of this version belongs to. The second knew none.
-pub(super) fn agent_of(row: &mut RowReader<'_>, version: u64) -> Option<Arc<str>> {
-    if version > 2 { row.text().map(Into::into) } else { Some(Arc::default()) }
-}

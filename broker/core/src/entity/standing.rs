@@ -1,5 +1,8 @@
 //! Who writes, as far as asks and runs go by it.
 
+/// The principal of records that the broker makes by itself. No client can have it: principals do not begin with `~`.
+pub const BROKER: &str = "~broker";
+
 /// What is known of a writer besides its name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {

@@ -11,11 +11,12 @@ use longwire_proto::meta::Change;
 use longwire_proto::record::{PayloadHash, Sender, Stamp, erased, seal_at};
 
 use crate::command::{Command, Description, Meant, Reply};
+use crate::entity;
+use crate::entity::at::At;
 use crate::entity::ended::Ended;
-use crate::entity::standing::Writer;
+use crate::entity::standing::{BROKER, Writer};
 use crate::entity::view::Status;
-use crate::entity::{self, At};
-use crate::machine::{BROKER, Machine, ends_run, producer_key};
+use crate::machine::{Machine, ends_run, producer_key};
 use crate::producer::{Verdict, judge};
 
 impl Machine {

@@ -1,7 +1,7 @@
 //! What others say to the command.
 
 use longwire::{From, Record, Session};
-use longwire_proto::record::kind;
+use longwire_proto::kind;
 use tokio::io::AsyncWriteExt;
 use tokio::process::ChildStdin;
 

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use base64::Engine;
 use longwire::{Body, Record};
-use longwire_proto::record::kind;
+use longwire_proto::kind;
 use longwire_proto::wire;
 use serde_json::json;
 

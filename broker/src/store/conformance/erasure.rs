@@ -2,7 +2,8 @@
 #![allow(clippy::single_range_in_vec_init, reason = "what is erased is a list of ranges, often of one")]
 
 use bytes::Bytes;
-use longwire_proto::record::{Sealed, Sender, Stamp, erased, kind, seal};
+use longwire_proto::kind;
+use longwire_proto::record::{Sealed, Sender, Stamp, erased, seal};
 
 use crate::store::conformance::{ALL, Session, batch, id, read};
 use crate::store::{Batch, ReadLimit, Store, StoreError};

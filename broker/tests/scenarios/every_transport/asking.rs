@@ -1,6 +1,6 @@
 //! Asks, runs and messages that grow: who may answer, one answer that wins, what ends with what, and what a newcomer is told.
 
-use longwire_proto::record::kind;
+use longwire_proto::kind;
 use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use longwire_proto::wire::from::From;

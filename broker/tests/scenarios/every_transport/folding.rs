@@ -2,7 +2,7 @@
 
 use longwire_proto::limits::FOLD_BYTES_MAX;
 use longwire_proto::position::Position;
-use longwire_proto::record::kind;
+use longwire_proto::kind;
 use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use longwire_proto::wire::from::From;

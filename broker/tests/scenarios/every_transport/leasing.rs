@@ -1,6 +1,6 @@
 //! Agents: one live holder, what it leaves to the next one, input that is done once, and runs that are cancelled.
 
-use longwire_proto::record::kind;
+use longwire_proto::kind;
 use longwire_proto::wire;
 use longwire_proto::wire::client_frame::Frame as ClientFrame;
 use longwire_proto::wire::from::From;

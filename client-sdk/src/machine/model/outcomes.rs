@@ -11,9 +11,9 @@ use super::SESSIONS;
 use super::step::Step;
 use super::world::{ToBroker, World, world_with};
 use crate::error::SubscriptionError;
+use crate::machine::event::Event;
 use crate::machine::io::{Input, Output};
 use crate::machine::outbox::Entry;
-use crate::machine::subscriptions::Event;
 use crate::machine::{Awaited, Link};
 
 /// Gives the machine one frame as if the broker had sent it, and returns what it told the subscription.

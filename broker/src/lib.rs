@@ -29,6 +29,7 @@ pub mod kept_secret;
 pub mod key_watch;
 pub mod life;
 pub mod listing;
+pub mod log_reader;
 pub mod memory;
 mod message_bytes;
 pub mod origin;

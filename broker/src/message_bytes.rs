@@ -16,10 +16,10 @@ use longwire_proto::wire;
 
 use crate::hub::Hub;
 use crate::life::progress;
+use crate::log_reader::LogReader;
 use crate::request::Operation;
-use crate::store::reconcile::retry_read;
-use crate::store::{Chunk, LogId, ReadLimit, Store};
-use crate::store_error::{corrupt, in_session};
+use crate::store::{Chunk, ReadLimit};
+use crate::store_error::corrupt;
 
 /// What one look of the search reads: deltas of a message are mostly near each other.
 const LOOK: ReadLimit = ReadLimit { records: 256, bytes: 16 << 10 };
@@ -41,7 +41,7 @@ struct Part {
 ///
 /// # Errors
 /// [`ErrorCode::MessageNotFound`]; [`ErrorCode::OutOfRange`] beyond its end, and when all of it was trimmed;
-/// [`ErrorCode::Overloaded`] when too many other records are between its deltas; those of the session.
+/// [`ErrorCode::InvalidArgument`] when too many other records are between its deltas; those of the session.
 pub(crate) async fn read(
     hub: &Arc<Hub>,
     session: SessionId,
@@ -61,9 +61,7 @@ pub(crate) async fn read(
         return Err(Error::new(ErrorCode::OutOfRange, error).field("message"));
     }
     let mut log = MessageLog {
-        store: Arc::clone(hub.store()),
-        session,
-        log: progress.log,
+        log: LogReader { store: Arc::clone(hub.store()), session, log: progress.log },
         message,
         opens: offset,
         from: offset.max(progress.start),
@@ -93,9 +91,7 @@ pub(crate) async fn read(
 
 /// The part of a log that has a message in it.
 struct MessageLog {
-    store: Arc<dyn Store>,
-    session: SessionId,
-    log: LogId,
+    log: LogReader,
     message: String,
     /// The offset of the record that begins the message.
     opens: u64,
@@ -108,23 +104,13 @@ struct MessageLog {
 impl MessageLog {
     async fn chunk(&mut self, from: u64, limit: ReadLimit) -> Result<Chunk, Error> {
         if self.chunks_left == 0 {
-            let message = "too many other records are between the deltas of the message: give a hint, or read the records";
-            return Err(Error::new(ErrorCode::Overloaded, message).field("message"));
+            let message = "too many other records are between the deltas of the message: give the `hint` of an earlier part, or read the records";
+            return Err(Error::new(ErrorCode::InvalidArgument, message).field("hint"));
         }
         self.chunks_left -= 1;
         let left = usize::try_from(self.until - from).unwrap_or(usize::MAX);
         let limit = ReadLimit { records: limit.records.min(left), ..limit };
-        let chunk = retry_read(|| self.store.read(self.log, from, limit))
-            .await
-            .map_err(|error| in_session(&self.session, &error))?;
-        if chunk.from > from {
-            let message = format!("records up to {} were trimmed meanwhile; read again", chunk.from);
-            return Err(Error::new(ErrorCode::Trimmed, message));
-        }
-        if chunk.from != from || chunk.records.is_empty() {
-            return Err(corrupt(&self.session, format!("at offset {from}: records are missing")));
-        }
-        Ok(chunk)
+        self.log.chunk(from, limit).await
     }
 
     /// What a record has of the message.
@@ -143,7 +129,7 @@ impl MessageLog {
         let chunk = self.chunk(last, ReadLimit { records: 1, ..LOOK }).await?;
         match chunk.records.first().and_then(|record| Delta::parse(record)) {
             Some(delta) => Ok((delta.end_byte(), delta.close.to_owned())),
-            None => Err(corrupt(&self.session, format!("at offset {last}: no message ends there"))),
+            None => Err(corrupt(&self.log.session, format!("at offset {last}: no message ends there"))),
         }
     }
 

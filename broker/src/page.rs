@@ -1,21 +1,18 @@
 //! Pages of a session's records, read from the store in both directions.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::kind;
 use longwire_proto::limits::{DELIVERY_BYTES_MAX, READ_PAGE_MAX, READ_SCAN_MAX};
 use longwire_proto::record::Sealed;
-use longwire_proto::session_id::SessionId;
 
 use crate::filter::{Filter, Passed};
 use crate::fold::folded;
+use crate::log_reader::LogReader;
 use crate::read_view::ReadView;
-use crate::store::reconcile::retry_read;
-use crate::store::{Chunk, LogId, ReadLimit, Store};
-use crate::store_error::{corrupt, in_session};
+use crate::store::{Chunk, ReadLimit};
 
 /// Records read at a time, and bytes: a page looks at few records when it needs few.
 const PIECE: ReadLimit = ReadLimit { records: 512, bytes: 1 << 20 };
@@ -33,12 +30,8 @@ pub struct Page {
 
 /// Reads pages of one log.
 pub struct PageReader {
-    /// The store.
-    pub store: Arc<dyn Store>,
-    /// The session.
-    pub session: SessionId,
-    /// Its log.
-    pub log: LogId,
+    /// The log.
+    pub log: LogReader,
     /// Which records to show; `None` for all.
     pub filter: Option<Filter>,
     /// Units on the page, at least 1.
@@ -155,15 +148,9 @@ impl PageReader {
             return self.folded_backwards(start, before).await;
         }
         let mut page = Page { from: before, next: before, records: VecDeque::new() };
-        let (mut fill, mut step) = (Fill::default(), self.step());
+        let mut fill = Fill::default();
         while page.from > start && !fill.is_full(self) && self.may_scan(&page) {
-            let from = page.from.saturating_sub(step as u64).max(start);
-            let piece = self.piece(from, page.from, step).await?;
-            if piece.next() < page.from {
-                // It has more bytes than are read at a time; the end of it is what is wanted.
-                step = (step / 2).max(1);
-                continue;
-            }
+            let piece = self.piece_before(start, page.from, self.step()).await?;
             for (offset, record) in self.passing(&piece).rev() {
                 if !fill.take(self, &record) {
                     page.from = offset + 1;
@@ -171,7 +158,7 @@ impl PageReader {
                 }
                 page.records.push_front((offset, record));
             }
-            page.from = from;
+            page.from = piece.from;
         }
         Ok(page)
     }
@@ -201,15 +188,10 @@ impl PageReader {
         let mut page = Page { from: before, next: before, records: VecDeque::new() };
         let (mut fill, mut step) = (Fill::default(), PIECE.records);
         while page.from > start && !fill.is_full(self) && self.may_scan(&page) {
-            let from = page.from.saturating_sub(step as u64).max(start);
-            let piece = self.piece(from, page.from, step).await?;
-            if piece.next() < page.from {
-                step = (step / 2).max(1);
-                continue;
-            }
+            let piece = self.piece_before(start, page.from, step).await?;
             let shown = self.folded(&piece);
             if fill.take_all(self, &shown) {
-                page.from = from;
+                page.from = piece.from;
                 shown.into_iter().rev().for_each(|one| page.records.push_front(one));
             } else if piece.records.len() == 1 {
                 break;
@@ -235,20 +217,23 @@ impl PageReader {
         page.next - page.from < READ_SCAN_MAX as u64
     }
 
+    /// The records from an offset on, at most so many, and as many as may be read at a time.
     async fn piece(&self, from: u64, until: u64, records: usize) -> Result<Chunk, Error> {
         let left = usize::try_from(until - from).unwrap_or(usize::MAX);
-        let limit = ReadLimit { records: records.min(left), ..PIECE };
-        let chunk = retry_read(|| self.store.read(self.log, from, limit))
-            .await
-            .map_err(|error| in_session(&self.session, &error))?;
-        if chunk.from > from {
-            let message = format!("records up to {} were trimmed meanwhile; read again", chunk.from);
-            return Err(Error::new(ErrorCode::Trimmed, message));
+        self.log.range(from, ReadLimit { records: records.min(left), ..PIECE }).await
+    }
+
+    /// The records up to an offset, in the same way.
+    async fn piece_before(&self, start: u64, before: u64, mut records: usize) -> Result<Chunk, Error> {
+        loop {
+            let from = before.saturating_sub(records as u64).max(start);
+            let piece = self.piece(from, before, records).await?;
+            if piece.next() == before {
+                return Ok(piece);
+            }
+            // They have more bytes than are read at a time; the last of them are wanted.
+            records = (records / 2).max(1);
         }
-        if chunk.from != from || chunk.records.is_empty() {
-            return Err(corrupt(&self.session, format!("at offset {from}: records are missing")));
-        }
-        Ok(chunk)
     }
 
     fn passing(&self, piece: &Chunk) -> impl DoubleEndedIterator<Item = (u64, Bytes)> + use<> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use longwire_broker::fold::Folding;
+use longwire_broker::log_reader::LogReader;
 use longwire_broker::page::{PageReader, Unit};
 use longwire_broker::read_view::ReadView;
 use longwire_broker::rests::Rests;
@@ -405,9 +406,11 @@ proptest! {
         run(async {
             let session = Session::new(&log.records).await;
             let pages = PageReader {
-                store: Arc::new(session.store.clone()),
-                session: session.progress.session.clone(),
-                log: session.log,
+                log: LogReader {
+                    store: Arc::new(session.store.clone()),
+                    session: session.progress.session.clone(),
+                    log: session.log,
+                },
                 filter: None,
                 limit,
                 unit: Unit::Records,

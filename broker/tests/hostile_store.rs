@@ -12,23 +12,26 @@ use longwire_broker::ageing::Ageing;
 use longwire_broker::auth::principal::Principal;
 use longwire_broker::clock::Clock;
 use longwire_broker::hub::Hub;
+use longwire_broker::log_reader::LogReader;
+use longwire_broker::page::{PageReader, Unit};
 use longwire_broker::pattern_subscription::{PatternFrom, PatternSubscription, PatternWish};
 use longwire_broker::queue::queue;
 use longwire_broker::read_view::ReadView;
 use longwire_broker::request::{Answer, Operation, ReplyTo, Request};
 use longwire_broker::scheduler::{last_known_ms, write_clock};
-use longwire_broker::store::Store;
 use longwire_broker::store::hostile::Hostile;
 use longwire_broker::store::hostile::faults::Faults;
 use longwire_broker::store::memory::MemoryStore;
+use longwire_broker::store::{Batch, BatchId, Reservation, Store};
 use longwire_broker::subscription::{Event, Subscription};
 use longwire_core::command::{Command, Reply};
 use longwire_proto::codec::{Encoding, decode_server};
 use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::kind;
 use longwire_proto::limits::EXPIRY_MS_MIN;
 use longwire_proto::meta::Meta;
 use longwire_proto::position::Position;
-use longwire_proto::record::{ProducerRef, Sender};
+use longwire_proto::record::{ProducerRef, Sender, Stamp, seal_at};
 use longwire_proto::retention::Retention;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
@@ -39,6 +42,8 @@ use tokio::sync::watch;
 const PUBLISHES: u64 = 1500;
 const WRITERS: u64 = 3;
 const SEED: u64 = 0x0dd_5eed;
+/// Records that a page reads at once, and no more.
+const PIECES: u64 = 300;
 /// A session that nobody uses for this long leaves memory: short, so that it happens in between too.
 const IDLE: Duration = Duration::from_millis(1);
 
@@ -185,6 +190,48 @@ async fn a_session_that_cannot_be_loaded_says_so_and_the_others_go_on() {
         assert_eq!(absent.code, ErrorCode::SessionNotFound);
     }
     hub.drain().await;
+}
+
+/// A page is as whole as over any other store, however little of it a read gives.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_does_not_depend_on_how_much_a_read_gives() {
+    println!("seed {SEED}");
+    let stamp =
+        Stamp { time_ms: 1, sender: Sender { principal: "ada".into(), ..Sender::default() }, producer: None };
+    let opens = wire::Record { id: "m".into(), grows: true, ..Default::default() };
+    let delta = || wire::Record {
+        kind: kind::DELTA,
+        message: "m".into(),
+        body: Some(wire::record::Body::Text("x".into())),
+        ..Default::default()
+    };
+    let records: Vec<_> = std::iter::once(opens).chain((1..PIECES).map(|_| delta())).collect();
+    let records: Vec<Bytes> = records.iter().map(|record| record.encode_to_vec().into()).collect();
+    let at_bytes: Vec<u64> = (0..PIECES).map(|piece| piece.saturating_sub(1)).collect();
+    let inner = MemoryStore::new();
+    let session = SessionId::parse("s").unwrap();
+    let opened = inner.open(&session).await.unwrap();
+    let batch = Batch {
+        id: BatchId(1),
+        base: 0,
+        last_time_ms: 1,
+        records: seal_at(&stamp, &records, &at_bytes),
+        projection: None,
+        origin: None,
+        erase: Vec::new(),
+        reservation: Reservation::none(),
+    };
+    inner.append(opened.log, opened.term, opened.version, batch).await.unwrap();
+    let short = Hostile::new(inner, Faults { short_reads: 1, failed_reads: 8, ..Faults::none() }, SEED);
+    let log = LogReader { store: Arc::new(short), session, log: opened.log };
+    let mut pages = PageReader { log, filter: None, limit: 5, unit: Unit::Records, view: ReadView::Folded };
+    for page in [pages.backwards(0, PIECES).await.unwrap(), pages.forwards(0, PIECES).await.unwrap()] {
+        let offsets: Vec<u64> = page.records.iter().map(|(offset, _)| *offset).collect();
+        assert_eq!((page.from, page.next, offsets), (0, PIECES, vec![0, PIECES - 1]));
+    }
+    pages.view = ReadView::Raw;
+    let page = pages.backwards(0, PIECES).await.unwrap();
+    assert_eq!((page.from, page.next, page.records.len()), (PIECES - 5, PIECES, 5));
 }
 
 /// An answer that is lost once is found out by asking again. One that is lost again and again is the client's to repeat,

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use longwire_broker::filter::Filter;
+use longwire_broker::log_reader::LogReader;
 use longwire_broker::page::{Page, PageReader, Unit};
 use longwire_broker::read_view::ReadView;
 use longwire_broker::store::memory::MemoryStore;
-use longwire_broker::store::{Batch, BatchId, LogId, Reservation, Store};
+use longwire_broker::store::{Batch, BatchId, Reservation, Store};
 use longwire_proto::limits::{DELIVERY_BYTES_MAX, READ_SCAN_MAX};
 use longwire_proto::record::{Sender, Stamp, seal};
 use longwire_proto::session_id::SessionId;
@@ -23,9 +24,10 @@ fn record(name: &str, bytes: usize) -> Bytes {
     seal(&stamp, &[Bytes::from(record.encode_to_vec())]).remove(0)
 }
 
-async fn log_of(records: &[Bytes]) -> (Arc<dyn Store>, LogId) {
+async fn log_of(records: &[Bytes]) -> LogReader {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-    let opened = store.open(&SessionId::parse("s").unwrap()).await.unwrap();
+    let session = SessionId::parse("s").unwrap();
+    let opened = store.open(&session).await.unwrap();
     let (mut version, mut base) = (opened.version, 0);
     for some in records.chunks(1000) {
         let batch = Batch {
@@ -41,7 +43,7 @@ async fn log_of(records: &[Bytes]) -> (Arc<dyn Store>, LogId) {
         version = store.append(opened.log, opened.term, version, batch).await.unwrap();
         base += some.len() as u64;
     }
-    (store, opened.log)
+    LogReader { store, session, log: opened.log }
 }
 
 fn filter(name: &str) -> Option<Filter> {
@@ -77,8 +79,8 @@ proptest! {
         let passes = |offset: u64| !filtered || offset.is_multiple_of(3);
         let place = (place * end as f64) as u64;
         run(async {
-            let (store, log) = log_of(&records).await;
-            let pages = PageReader { store, session: SessionId::parse("a").unwrap(), log, filter: filtered.then(|| filter("a")).flatten(), limit, unit: Unit::Records, view: ReadView::Raw };
+            let log = log_of(&records).await;
+            let pages = PageReader { log, filter: filtered.then(|| filter("a")).flatten(), limit, unit: Unit::Records, view: ReadView::Raw };
             let (mut next, mut seen) = (place, Vec::new());
             while next < end {
                 let page = pages.forwards(next, end).await.unwrap();
@@ -111,16 +113,9 @@ fn a_filter_that_nothing_passes_gives_short_pages_and_not_long_waits() {
     let records = vec![record("a", 1); READ_SCAN_MAX * 2 + 10];
     let end = records.len() as u64;
     run(async {
-        let (store, log) = log_of(&records).await;
-        let pages = PageReader {
-            store,
-            session: SessionId::parse("a").unwrap(),
-            log,
-            filter: filter("none"),
-            limit: 10,
-            unit: Unit::Records,
-            view: ReadView::Raw,
-        };
+        let log = log_of(&records).await;
+        let pages =
+            PageReader { log, filter: filter("none"), limit: 10, unit: Unit::Records, view: ReadView::Raw };
         let forwards = pages.forwards(0, end).await.unwrap();
         let backwards = pages.backwards(0, end).await.unwrap();
         assert!(forwards.next < end && forwards.next >= READ_SCAN_MAX as u64);

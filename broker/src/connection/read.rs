@@ -14,6 +14,7 @@ use longwire_proto::{raw, wire};
 
 use crate::filter::Filter;
 use crate::hub::Hub;
+use crate::log_reader::LogReader;
 use crate::page::{PageReader, Unit};
 use crate::read_view::ReadView;
 use crate::subscription::resolve;
@@ -54,8 +55,8 @@ pub(super) async fn page(
     let start = resolve(Some(&wish), &progress).map_err(|error| error.field(field))?;
     // A closed session that was read to its end still has pages.
     let outcome = if start.outcome == Outcome::Closed { Outcome::Resumed } else { start.outcome };
-    let (store, log) = (Arc::clone(hub.store()), progress.log);
-    let pages = PageReader { store, session: session.clone(), log, filter, limit, unit, view };
+    let log = LogReader { store: Arc::clone(hub.store()), session: session.clone(), log: progress.log };
+    let pages = PageReader { log, filter, limit, unit, view };
     let lineage = &progress.lineage;
     // A page is of one epoch: a reader makes positions of it.
     let page = match place {

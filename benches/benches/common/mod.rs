@@ -99,13 +99,24 @@ impl Broker {
         assert!(self.child.wait().unwrap().success());
     }
 
-    /// Whether `/readyz` answers 200.
-    pub(crate) fn is_ready(&self) -> bool {
+    fn get(&self, path: &str) -> String {
         let mut stream = std::net::TcpStream::connect(self.address).unwrap();
-        write!(stream, "GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
         let mut response = String::new();
         stream.read_to_string(&mut response).unwrap();
-        response.starts_with("HTTP/1.1 200")
+        response
+    }
+
+    /// Whether `/readyz` answers 200.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.get("/readyz").starts_with("HTTP/1.1 200")
+    }
+
+    /// What a metric counts; 0 as long as it is not there.
+    pub(crate) fn counter(&self, name: &str) -> u64 {
+        let metrics = self.get("/metrics");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0, |value| value.trim().parse().unwrap())
     }
 
     /// What it has used of the processors, in seconds.

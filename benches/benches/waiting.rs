@@ -91,7 +91,7 @@ async fn ask(address: SocketAddr, numbers: impl Iterator<Item = u64>, expires_at
 /// An agent begins a run, and gives its lease up.
 async fn begin(client: &Client, number: u64) {
     let name = session(number);
-    let session = client.session(&*name).unwrap();
+    let session = client.session(&name).unwrap();
     session.publish("begin").await.unwrap();
     let lease = session.claim("coder").await.unwrap();
     drop(lease.session().start_run("Build").await.unwrap());

@@ -39,6 +39,7 @@ mod share;
 mod side_by_side;
 mod slow_reader;
 mod store_cli;
+mod stories;
 mod support;
 mod tls;
 mod tokens;

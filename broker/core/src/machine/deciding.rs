@@ -260,7 +260,10 @@ impl Machine {
 
     pub(super) fn append_by(&mut self, sender: Sender, records: &[Bytes], now_ms: u64) {
         let stamp = Stamp { time_ms: self.time(now_ms), sender, producer: None };
-        self.append(&stamp, records);
+        // What is no meaning to `fold` is none here.
+        let meanings = records.iter().map(|record| Meaning::of(record).unwrap_or(Meaning::None));
+        let at_bytes = self.at_bytes(&meanings.collect::<Vec<_>>());
+        self.append_at(&stamp, records, &at_bytes);
     }
 
     pub(super) fn exists(&self) -> bool {

@@ -16,6 +16,7 @@ pub(crate) mod raw_quic;
 pub(crate) mod requests;
 pub(crate) mod rng;
 pub(crate) mod router;
+pub(crate) mod story;
 pub(crate) mod tls_client;
 pub(crate) mod tokens;
 pub(crate) mod traffic;

@@ -8,7 +8,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use longwire_broker::fold::Folding;
+use longwire_broker::filter::Filter;
+use longwire_broker::fold::{Folding, folded};
 use longwire_broker::log_reader::LogReader;
 use longwire_broker::page::{PageReader, Unit};
 use longwire_broker::read_view::ReadView;
@@ -483,6 +484,18 @@ fn interleaved_messages_are_folded_each_where_its_last_delta_is() {
         assert_eq!((delivery.from, texts(&delivery)), (2, vec!["y".to_owned(), "bc".to_owned()]));
         assert_eq!(delivery.records.iter().map(|record| record.at_byte).collect::<Vec<_>>(), [1, 1]);
     });
+}
+
+#[test]
+fn any_piece_that_a_filter_leaves_out_ends_a_fold() {
+    let special = |text: &str| Step::Piece { message: 0, bytes: text.into(), is_plain: false };
+    let log = Log::of(&[piece(0, "a"), piece(0, "b"), special("c"), piece(0, "d"), piece(0, "e")]);
+    let plain = Filter::from_wire(Some(wire::Filter { types: vec![String::new()], ..Default::default() }));
+    let shown = folded(0, &log.records, plain.unwrap().as_ref());
+    assert_eq!(shown.offsets, [1, 4]);
+    let shown = shown.records.iter().map(|record| wire::Record::decode(record.clone()).unwrap());
+    let places: Vec<_> = shown.map(|record| (record.at_byte, body_of(&record))).collect();
+    assert_eq!(places, [(0, b"ab".to_vec()), (3, b"de".to_vec())]);
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub enum Meaning {
     Opens {
         /// Its id.
         id: String,
+        /// The run that it is a part of; may be empty.
+        run: String,
         /// Bytes of its body so far.
         bytes: u64,
     },
@@ -152,7 +154,7 @@ impl Meaning {
             kind::MESSAGE => {
                 let record = decode(record)?;
                 check_short_id(ErrorCode::InvalidRecord, "id", record.id.as_bytes())?;
-                Ok(Self::Opens { id: record.id, bytes })
+                Ok(Self::Opens { id: record.id, run: record.run, bytes })
             }
             kind::DELTA => {
                 check_short_id(ErrorCode::InvalidRecord, "message", message.as_bytes())?;
@@ -379,8 +381,8 @@ mod tests {
             Meaning::None,
             "the application's own"
         );
-        let opens = of(wire::Record { grows: true, ..plain.clone() }).unwrap();
-        assert_eq!(opens, Meaning::Opens { id: "m".into(), bytes: 2 });
+        let opens = of(wire::Record { grows: true, run: "r".into(), ..plain.clone() }).unwrap();
+        assert_eq!(opens, Meaning::Opens { id: "m".into(), run: "r".into(), bytes: 2 });
         let delta =
             wire::Record { kind: kind::DELTA, message: "m".into(), body: text("ho!"), ..Default::default() };
         assert_eq!(
@@ -487,8 +489,14 @@ mod tests {
             matches!(erase(&run("r", "", start)), Meaning::RunStart { change, .. } if change.parent == "p")
         );
         let text = Some(Body::Text("secret".into()));
-        let opens = wire::Record { id: "m".into(), grows: true, body: text.clone(), ..Default::default() };
-        assert_eq!(erase(&opens), Meaning::Opens { id: "m".into(), bytes: 6 });
+        let opens = wire::Record {
+            id: "m".into(),
+            run: "r".into(),
+            grows: true,
+            body: text.clone(),
+            ..Default::default()
+        };
+        assert_eq!(erase(&opens), Meaning::Opens { id: "m".into(), run: "r".into(), bytes: 6 });
         let last = wire::Record {
             kind: kind::DELTA,
             message: "m".into(),

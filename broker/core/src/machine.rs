@@ -389,8 +389,9 @@ impl Machine {
         }
         let due = self.state.entities().due(now_ms);
         if !due.is_empty() && !self.is_held {
+            let since = self.state.end();
             self.append_own(&due, now_ms);
-            self.tie_up(now_ms);
+            self.tie_up(since, now_ms);
             self.drop_ended_leases();
         }
         if self.expires_ms().is_none_or(|due| now_ms < due) {

@@ -104,7 +104,7 @@ enum Act {
     Cancel { id: u8 },
     Start { id: u8, parent: Option<u8> },
     Change { id: u8, state: u8 },
-    Open { id: u8 },
+    Open { id: u8, run: Option<u8> },
     Delta { id: u8, length: u8, closes: bool },
     Input { id: u8, agent: u8 },
     Receipt { id: u8, state: u8, run: Option<u8> },
@@ -166,7 +166,9 @@ impl Act {
                 })),
                 ..Default::default()
             },
-            Self::Open { id: number } => wire::Record { id: id(number), grows: true, ..Default::default() },
+            Self::Open { id: number, run } => {
+                wire::Record { id: id(number), run: named(run), grows: true, ..Default::default() }
+            }
             Self::Delta { id: number, length, closes } => wire::Record {
                 kind: kind::DELTA,
                 message: id(number),
@@ -224,6 +226,9 @@ enum Thing {
     },
     Message {
         by: Owner,
+        run: String,
+        /// Begun when its run had ended: that does not end it again.
+        late: bool,
         bytes: u64,
         closed: bool,
     },
@@ -448,11 +453,13 @@ impl Reference {
                     _ => return Err(ErrorCode::InputNotFound),
                 }
             }
-            Act::Open { id: number } => {
+            Act::Open { id: number, run } => {
                 if self.things.contains_key(&id(number)) {
                     return Err(ErrorCode::IdInUse);
                 }
-                self.things.insert(id(number), Thing::Message { by, bytes: 0, closed: false });
+                let run = named(run);
+                let late = matches!(self.things.get(&run), Some(Thing::Run { end: Some(_), .. }));
+                self.things.insert(id(number), Thing::Message { by, run, late, bytes: 0, closed: false });
             }
             Act::Delta { id: number, length, closes } => match self.things.get_mut(&id(number)) {
                 Some(Thing::Message { closed: true, .. }) => return Err(ErrorCode::MessageClosed),
@@ -489,6 +496,12 @@ impl Reference {
                     Thing::Run { parent, end: end @ None, .. } if ended.contains_key(parent) => {
                         let cancelled = ended[parent] == "cancelled";
                         *end = Some(if cancelled { "cancelled" } else { "abandoned" }.to_owned());
+                        count += 1;
+                    }
+                    Thing::Message { run, late: false, closed: closed @ false, .. }
+                        if ended.contains_key(run) =>
+                    {
+                        *closed = true;
                         count += 1;
                     }
                     _ => {}
@@ -639,7 +652,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => id().prop_map(|id| Act::Cancel { id }),
         3 => (id(), maybe()).prop_map(|(id, parent)| Act::Start { id, parent: parent.filter(|parent| *parent != id) }),
         3 => (id(), 0..4u8).prop_map(|(id, state)| Act::Change { id, state }),
-        2 => id().prop_map(|id| Act::Open { id }),
+        3 => (id(), maybe()).prop_map(|(id, run)| Act::Open { id, run }),
         4 => (id(), 0..4u8, prop::bool::weighted(0.2))
             .prop_map(|(id, length, closes)| Act::Delta { id, length, closes }),
         2 => input(),
@@ -668,7 +681,7 @@ fn work() -> impl Strategy<Value = Step> {
     let act = prop_oneof![
         6 => receipt(),
         2 => (0..6u8).prop_map(|id| Act::Start { id, parent: None }),
-        1 => (0..6u8).prop_map(|id| Act::Open { id }),
+        1 => (0..6u8).prop_map(|id| Act::Open { id, run: None }),
         1 => act(),
     ];
     let publish =
@@ -1043,4 +1056,50 @@ fn a_message_has_so_many_bytes_and_is_found_when_it_has_ended() {
     assert_eq!(disk.run(&mut again, describe("m"), 1).unwrap(), ended);
     let unknown = disk.run(&mut machine, describe("x"), 1).unwrap_err();
     assert_eq!((unknown.code, unknown.field), (ErrorCode::MessageNotFound, "message"));
+}
+
+fn record(record: &wire::Record) -> Bytes {
+    record.encode_to_vec().into()
+}
+
+/// The deltas of a log by which messages end: which, how, and whose the record is.
+fn closes(log: &[Bytes]) -> Vec<(String, String, String)> {
+    let decoded = log.iter().map(|record| wire::Record::decode(record.clone()).unwrap());
+    let closing = decoded.filter(|record| !record.close.is_empty());
+    closing.map(|record| (record.message, record.close, record.sender.unwrap().principal)).collect()
+}
+
+#[test]
+fn a_message_ends_with_the_run_that_it_is_a_part_of() {
+    let mut disk = Disk::default();
+    let mut machine = disk.load();
+    let open = |id: &str, run: &str| {
+        record(&wire::Record { id: id.into(), run: run.into(), grows: true, ..Default::default() })
+    };
+    // Before its run is started, and without a run.
+    disk.run(&mut machine, publish(0, vec![open("early", "i1"), open("free", "")]), 1).unwrap();
+    let start = |id, parent| Act::Start { id, parent }.record(1);
+    disk.run(&mut machine, publish(0, vec![start(1, None), start(2, Some(1)), start(3, None)]), 1).unwrap();
+    disk.run(&mut machine, publish(0, vec![open("part", "i2"), open("other", "i3")]), 1).unwrap();
+    // What is open outlives a restart, from a snapshot, with the run that it names.
+    machine.request_snapshot();
+    disk.settle(&mut machine);
+    machine = disk.load();
+    let delta = |message: &str, close: &str| {
+        let (message, close, body) = (message.to_owned(), close.to_owned(), Some(Body::Text("x".into())));
+        record(&wire::Record { kind: kind::DELTA, message, close, body, ..Default::default() })
+    };
+    // The last piece comes with the end of the run, and one message closes by itself.
+    let end = Act::Change { id: 1, state: 2 }.record(1);
+    disk.run(&mut machine, publish(0, vec![delta("early", ""), end]), 1).unwrap();
+    let by_broker = |id: &str| (id.to_owned(), "abandoned".to_owned(), BROKER.to_owned());
+    assert_eq!(closes(&disk.log), [by_broker("early"), by_broker("part")]);
+    let late = disk.run(&mut machine, publish(0, vec![delta("early", "")]), 1).unwrap_err();
+    assert_eq!(late.code, ErrorCode::MessageClosed);
+    // What somebody says of a run that has ended is taken, and goes on until they close it, whatever else ends.
+    disk.run(&mut machine, publish(0, vec![open("late", "i1")]), 1).unwrap();
+    disk.run(&mut machine, publish(0, vec![Act::Change { id: 3, state: 3 }.record(1)]), 1).unwrap();
+    assert_eq!(closes(&disk.log)[2..], [by_broker("other")]);
+    disk.run(&mut machine, publish(0, vec![delta("late", ""), delta("late", "complete")]), 1).unwrap();
+    assert_eq!(machine.state().entities().view().messages, 1, "only that of no run");
 }

@@ -288,6 +288,20 @@ fn a_snapshot_of_before_there_were_agents_is_read() {
 }
 
 #[test]
+fn a_message_of_a_snapshot_that_knew_no_run_of_it_ends_without_one() {
+    let mut head = RowWriter::default();
+    head.u64(3).u64(7).u64(1000).u64(0).bytes(&Summary::default().encode());
+    // No row of what has ended, one message of an agent, nothing else.
+    head.u64(0).u64(1).bytes(b"m").u64(3).bytes(b"ada").u64(5).bytes(b"coder");
+    head.u64(0).u64(0).u64(0).u64(0);
+    let state = State::from_head(Lineage::beginning(0), 0, &head.finish()).unwrap();
+    assert_eq!((state.entities().message_bytes("m"), state.entities().loose_ends(0).len()), (Some(5), 0));
+    let (_, written) = state.rows(0).into_iter().find(|(key, _)| *key == State::head_key()).unwrap();
+    let again = State::from_head(Lineage::beginning(0), 0, &written.unwrap()).unwrap();
+    assert_eq!(again.entities(), state.entities());
+}
+
+#[test]
 fn what_is_being_imported_ends_by_no_time() {
     let mut session = Session::new();
     session.run(publish("ada", None, vec![run("r")]), 1000).unwrap();

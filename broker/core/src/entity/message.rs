@@ -19,15 +19,18 @@ pub struct Message {
     pub principal: Arc<str>,
     /// The agent whose it is; empty when it was begun without a lease.
     pub agent: Arc<str>,
+    /// The run that it names as the one that it is a part of, whether or not there is one; may be empty.
+    pub run: Arc<str>,
     /// Bytes that it has so far.
     pub bytes: u64,
 }
 
 impl Message {
-    /// One that begins with so many bytes.
+    /// One of a run that begins with so many bytes.
     #[must_use]
-    pub fn new(at: &At<'_>, bytes: u64) -> Self {
-        Self { offset: at.offset, principal: at.principal.into(), agent: at.agent.into(), bytes }
+    pub fn new(run: &str, bytes: u64, at: &At<'_>) -> Self {
+        let (principal, agent) = (at.principal.into(), at.agent.into());
+        Self { offset: at.offset, principal, agent, run: run.into(), bytes }
     }
 
     /// Whether a writer may go on with it, by so many bytes.
@@ -57,12 +60,16 @@ impl Message {
     /// The message as a part of a row.
     pub fn encode(&self, row: &mut RowWriter) {
         row.u64(self.offset).bytes(self.principal.as_bytes()).u64(self.bytes).bytes(self.agent.as_bytes());
+        row.bytes(self.run.as_bytes());
     }
 
     /// The message of such a part, of a snapshot of this version.
     #[must_use]
     pub fn decode(row: &mut RowReader<'_>, version: u64) -> Option<Self> {
         let (offset, principal, bytes) = (row.u64()?, row.text()?.into(), row.u64()?);
-        Some(Self { offset, principal, agent: agent_of(row, version)?, bytes })
+        let agent = agent_of(row, version)?;
+        // The third knew no runs of messages: those end as they did then.
+        let run = if version > 3 { row.text()?.into() } else { Arc::default() };
+        Some(Self { offset, principal, agent, run, bytes })
     }
 }

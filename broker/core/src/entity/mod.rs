@@ -211,9 +211,13 @@ impl Entities {
         }
     }
 
-    /// What ends because a run has: its asks, and the runs that are a part of it. To be folded and asked again, until it is nothing.
+    /// What ends because a run has, at `since` or later: its asks, the messages of it that grow, and the runs that are a part of it. To
+    /// be folded and asked again, until it is nothing.
+    ///
+    /// A message may name a run that nobody started yet, and one that is begun after its run has ended goes on: what somebody recorded
+    /// while they were cut off comes so. Runs that have ended since the last snapshot are resident.
     #[must_use]
-    pub fn loose_ends(&self) -> Vec<Bytes> {
+    pub fn loose_ends(&self, since: u64) -> Vec<Bytes> {
         let is_loose = |run: &Arc<str>| !run.is_empty() && !self.view.runs.contains_key(run);
         let asks = self.view.asks.iter().filter(|(_, ask)| is_loose(&ask.run));
         let asks = asks.map(|(id, _)| ended_ask(id, AskOutcome::Cancelled, "its run has ended"));
@@ -224,7 +228,13 @@ impl Entities {
             let state = if cancelled { RunState::Cancelled } else { RunState::Abandoned };
             changed_run(id, state, "the run that it is a part of has ended")
         });
-        asks.chain(runs).collect()
+        let has_ended = |message: &Message| {
+            let ended = self.ended.get(&message.run).filter(|ended| ended.what == What::Run);
+            ended.is_some_and(|run| run.changed >= since && message.offset < run.changed)
+        };
+        let messages = self.messages.iter().filter(|(_, message)| has_ended(message));
+        let messages = messages.map(|(id, _)| abandoned_message(id));
+        asks.chain(runs).chain(messages).collect()
     }
 
     /// What ends because the session is closed: everything that is open.
@@ -252,9 +262,9 @@ impl Entities {
     pub fn fold(&mut self, meaning: &Meaning, at: &At<'_>) {
         match meaning {
             Meaning::None => {}
-            Meaning::Opens { id, bytes } => {
+            Meaning::Opens { id, run, bytes } => {
                 if !self.is_taken(id) {
-                    self.messages.insert(id.as_str().into(), Message::new(at, *bytes));
+                    self.messages.insert(id.as_str().into(), Message::new(run, *bytes, at));
                     Arc::make_mut(&mut self.view).messages = self.messages.len();
                 }
             }

@@ -208,16 +208,16 @@ impl Machine {
         let at_bytes = self.at_bytes(&meant.meanings);
         let appended = self.append_at(stamp, records, &at_bytes);
         if meant.meanings.iter().any(ends_run) {
-            self.tie_up(now_ms);
+            self.tie_up(appended.0, now_ms);
         }
         appended
     }
 
-    /// Ends what is a part of runs that have ended.
-    pub(super) fn tie_up(&mut self, now_ms: u64) {
+    /// Ends what is a part of runs that have ended at `since` or later.
+    pub(super) fn tie_up(&mut self, since: u64, now_ms: u64) {
         // Each round ends what is a part of what the round before has ended, and what has ended stays so.
         loop {
-            let loose = self.state.entities().loose_ends();
+            let loose = self.state.entities().loose_ends(since);
             if loose.is_empty() {
                 break;
             }
@@ -236,7 +236,7 @@ impl Machine {
                 *at = at.saturating_add(*bytes);
                 before
             }
-            Meaning::Opens { id, bytes } => {
+            Meaning::Opens { id, bytes, .. } => {
                 grown.insert(id, *bytes);
                 0
             }

@@ -4,7 +4,7 @@ use longwire_proto::limits::MESSAGE_BYTES_MAX;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::error::AttachError;
-use crate::message::MessageEnd;
+use crate::message_end::MessageEnd;
 use crate::session::Session;
 
 /// Bytes of one piece: what is published by others comes between, and two fit into a delivery.

@@ -107,7 +107,8 @@ impl Lease {
     }
 
     /// The epoch that the generation is an offset of.
-    pub(crate) fn epoch(&self) -> u64 {
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
         self.claimed.epoch
     }
 

@@ -55,6 +55,7 @@ mod lease;
 mod link;
 mod machine;
 mod message;
+mod message_end;
 mod message_part;
 mod outbox_entry;
 mod outbox_file;
@@ -112,7 +113,8 @@ pub use longwire_proto::wire::{
     Run as RunInfo,
 };
 pub use machine::event::Began;
-pub use message::{MessageEnd, OpenMessage};
+pub use message::OpenMessage;
+pub use message_end::MessageEnd;
 pub use message_part::MessagePart;
 pub use outbox_space::{
     OUTBOX_BYTES_MAX, OUTBOX_ENTRIES_MAX, OUTBOX_FILE_BYTES_MAX, OUTBOX_FILE_ENTRIES_MAX,

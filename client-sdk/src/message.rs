@@ -1,34 +1,9 @@
 //! A message that grows while it is written, such as what a model says.
 
-use longwire_proto::kind;
-
 use crate::error::PublishError;
+use crate::message_end::MessageEnd;
 use crate::publication::Publication;
 use crate::session::{Acknowledgement, Session};
-
-/// How a message that grows ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MessageEnd {
-    /// It is whole.
-    Complete,
-    /// It was stopped.
-    Cancelled,
-    /// Nobody went on with it.
-    Abandoned,
-    /// Another one takes its place.
-    Superseded,
-}
-
-impl MessageEnd {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Complete => "complete",
-            Self::Cancelled => "cancelled",
-            Self::Abandoned => "abandoned",
-            Self::Superseded => "superseded",
-        }
-    }
-}
 
 /// A message that grows. What is pushed is accepted by the outbox at once and becomes durable in order; a refusal is told by the next
 /// call. It stays open when this is dropped: close it.
@@ -83,7 +58,7 @@ impl OpenMessage {
         {
             settled?;
         }
-        let piece = piece.kind(kind::DELTA).message(&self.id).run(&self.run);
+        let piece = piece.piece_of(&self.id).run(&self.run);
         self.last = Some(self.session.enqueue(piece).await?);
         Ok(())
     }
@@ -113,8 +88,7 @@ impl OpenMessage {
     /// [`PublishError`]
     pub async fn end(mut self, end: MessageEnd) -> Result<(), PublishError> {
         self.flush().await?;
-        let last =
-            Publication::text("").kind(kind::DELTA).message(&self.id).run(&self.run).close(end.as_str());
+        let last = Publication::text("").piece_of(&self.id).run(&self.run).closing(end);
         self.session.publish(last).await.map(drop)
     }
 }

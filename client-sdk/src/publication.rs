@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, FRAME_BYTES_MAX, PRINCIPAL_BYTES_MAX};
-use longwire_proto::{codec, raw, record, wire};
+use longwire_proto::{codec, kind, raw, record, wire};
 use prost::Message;
 
 use crate::lane::Lane;
+use crate::message_end::MessageEnd;
 
 /// Bytes that a publish frame has besides what a batch carries: request, producer and keys.
 const PUBLISH_OVERHEAD_BYTES_MAX: usize = 512;
@@ -118,18 +119,25 @@ impl Publication {
         Self(wire::Record { kind, body: Some(body), ..Default::default() })
     }
 
-    pub(crate) fn grows(mut self) -> Self {
+    /// Begins a message that grows, with its body as the beginning; it has an [id](Self::id). For those who publish in batches, and while
+    /// the broker is away; [`Session::open_message`](crate::Session::open_message) does the rest by itself.
+    #[must_use]
+    pub fn grows(mut self) -> Self {
         self.0.grows = true;
         self
     }
 
-    pub(crate) fn message(mut self, id: impl Into<String>) -> Self {
-        self.0.message = id.into();
+    /// Goes on with the message of this id, which grows, with its body as the next piece.
+    #[must_use]
+    pub fn piece_of(mut self, message: impl Into<String>) -> Self {
+        (self.0.kind, self.0.message) = (kind::DELTA, message.into());
         self
     }
 
-    pub(crate) fn close(mut self, close: impl Into<String>) -> Self {
-        self.0.close = close.into();
+    /// The message ends with this piece of it.
+    #[must_use]
+    pub fn closing(mut self, end: MessageEnd) -> Self {
+        self.0.close = end.as_str().to_owned();
         self
     }
 

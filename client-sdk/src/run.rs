@@ -155,7 +155,7 @@ impl Run {
         StartRun::new(self.session.clone(), title).parent(&self.id)
     }
 
-    /// Begins a message that grows.
+    /// Begins a message that grows. It ends with the run, as abandoned, unless it is closed before.
     ///
     /// # Errors
     /// [`PublishError`]

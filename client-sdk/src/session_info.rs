@@ -57,7 +57,7 @@ impl SessionMeta {
 }
 
 /// A session as the broker describes it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SessionInfo {
     /// The session's id.
     pub session: String,

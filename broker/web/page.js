@@ -199,7 +199,9 @@ class View {
     this.moved();
   }
   row({ epoch, offset, sender = {}, producer, headers = {}, kind = 0, type, timeMs, ...body }) {
-    const stream = ['stdout', 'stderr'].find((name) => name === headers['longwire-stream']);
+    // A piece of one has no headers, and is told by the id of its message.
+    const named = headers['longwire-stream'] ?? (kind === KINDS.DELTA ? body.message.split('-')[1] : '');
+    const stream = ['stdout', 'stderr'].find((name) => name === named);
     const exit = type === 'longwire.exit';
     const entity = says({ kind, ...body });
     const said = !stream && !exit && kind !== SESSION && kind !== TOMBSTONE && !entity && kind !== KINDS.DELTA;
@@ -218,6 +220,7 @@ class View {
     const row = element('li', `row ${said ? 'said' : stream ?? 'event'} ${mine ? 'mine' : ''}`, '', clock, block);
     if (exit && headers['longwire-exit-status'] !== '0') row.classList.add('failed');
     row.dataset.offset = offset;
+    row.hidden = kind === KINDS.DELTA && text === ''; // it ends well, and says nothing else
     return { element: row, epoch, offset, chars: text.length };
   }
   send(text) {

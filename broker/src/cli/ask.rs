@@ -4,10 +4,12 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use longwire::{Answered, AskError, AskOutcome, SessionId};
+use longwire::{Answered, Ask, AskError, AskOutcome, ErrorCode, PublishError, SessionId};
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::cli::connect;
+use crate::cli::run::RUN_VARIABLE;
 use crate::cli::session::millis;
 use crate::cli::{Context, EXIT_UNREACHABLE, EXIT_USAGE, Usage};
 
@@ -17,6 +19,10 @@ const EXIT_OTHER: u8 = 1;
 const EXIT_EXPIRED: u8 = 3;
 /// Exit code when it is not asked any more.
 const EXIT_CANCELLED: u8 = 4;
+/// `longwire run` starts its run beside the command, which may be quicker: how long that is waited for.
+const RUN_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is tried.
+const RUN_RETRY: Duration = Duration::from_millis(100);
 
 /// Asks a question, waits for the answer and prints it.
 ///
@@ -90,7 +96,7 @@ async fn asked(args: AskArgs, context: &Context) -> anyhow::Result<u8> {
     let client = connect::client(context)?;
     connect::reach(&client).await?;
     let mut ask = client.session(session.as_str())?.ask(&args.title).options(&args.options);
-    ask = ask.description(args.description).subject(args.subject).risk(args.risk).run(args.run);
+    ask = ask.description(args.description).subject(args.subject).risk(args.risk).run(&args.run);
     for principal in args.to {
         ask = ask.to(principal);
     }
@@ -104,7 +110,7 @@ async fn asked(args: AskArgs, context: &Context) -> anyhow::Result<u8> {
         ask = ask.expires_in(Duration::from_millis(ms));
     }
     eprintln!("longwire: asked in {session}; answer with `longwire answer {session}`");
-    let answered = ask.await.map_err(plain)?;
+    let answered = answered(ask, &args.run).await.map_err(plain)?;
     let mut out = std::io::stdout().lock();
     if context.json {
         writeln!(out, "{}", shown(&answered))?;
@@ -120,6 +126,30 @@ async fn asked(args: AskArgs, context: &Context) -> anyhow::Result<u8> {
         AskOutcome::Expired => EXIT_EXPIRED,
         AskOutcome::Cancelled => EXIT_CANCELLED,
     })
+}
+
+/// Asks, as soon as the run is there. One that `longwire run` could not start is gone without.
+async fn answered(ask: Ask, run: &str) -> Result<Answered, AskError> {
+    let is_missing = |answered: &Result<Answered, AskError>| match answered {
+        Err(AskError::Publish(PublishError::Refused(refusal))) => {
+            refusal.code == Some(ErrorCode::RunNotFound)
+        }
+        _ => false,
+    };
+    let asked = ask.clone().await;
+    if !is_missing(&asked) || std::env::var(RUN_VARIABLE).as_deref() != Ok(run) {
+        return asked;
+    }
+    let until = Instant::now() + RUN_PATIENCE;
+    while Instant::now() < until {
+        tokio::time::sleep(RUN_RETRY).await;
+        let asked = ask.clone().await;
+        if !is_missing(&asked) {
+            return asked;
+        }
+    }
+    eprintln!("longwire: there is no run {run}; it is asked without");
+    ask.run("").await
 }
 
 /// The error within, which the command line knows the exit codes of.

@@ -51,6 +51,14 @@ impl TokenFrom {
             _ => self.give(builder),
         }
     }
+
+    /// The token that there is now; `None` without one.
+    pub(crate) fn current(&self) -> Option<String> {
+        match self {
+            Self::Variable => Some(variable()).filter(|token| !token.is_empty()),
+            Self::File(path) => read(path).ok(),
+        }
+    }
 }
 
 fn variable() -> String {

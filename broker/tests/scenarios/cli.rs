@@ -122,6 +122,9 @@ async fn a_command_ends_while_the_broker_is_away_and_nothing_of_it_is_lost() {
     let tail =
         output(command(&proxy.url(), &spool).args(["tail", "s", "--from", "start", "--raw", "--no-follow"]));
     assert_eq!(text(&tail.stdout), (1..=5000).map(|line| format!("{line}\n")).collect::<String>());
+    // The run came late, too, and ended as the command did.
+    let runs = text(&output(command(&proxy.url(), &spool).args(["runs", "s"])).stdout);
+    assert!(runs.starts_with("✗ sh -c seq 5000") && runs.ends_with("exit status 4  (failed)\n"), "{runs}");
 }
 
 #[test]
@@ -195,10 +198,14 @@ fn the_wrapper_is_transparent_to_exit_codes_signals_and_the_environment() {
     line.clear();
     stdout.read_to_string(&mut line).unwrap();
     assert_eq!((line.as_str(), run.wait().unwrap().code()), ("stopping\n", Some(7)));
-    let last = output(command(&url, &spool).args(["--json", "tail", "signals", "-n", "1", "--no-follow"]));
-    let last: serde_json::Value = serde_json::from_slice(&last.stdout).unwrap();
-    assert_eq!(last["headers"]["longwire-exit-status"], "7", "{last}");
-    assert_eq!(last["type"], "longwire.exit", "{last}");
+    let exit = ["--json", "tail", "signals", "--from", "start", "--type", "longwire.exit", "--no-follow"];
+    let exit = output(command(&url, &spool).args(exit));
+    let exit: serde_json::Value = serde_json::from_slice(&exit.stdout).unwrap();
+    assert_eq!(exit["headers"]["longwire-exit-status"], "7", "{exit}");
+    let runs = output(command(&url, &spool).args(["--json", "runs", "signals"]));
+    let run: serde_json::Value = serde_json::from_slice(&runs.stdout).unwrap();
+    assert_eq!((&run["state"], &run["note"]), (&"failed".into(), &"exit status 7".into()), "{run}");
+    assert_eq!(exit["run"], run["id"], "{exit}");
 }
 
 #[test]

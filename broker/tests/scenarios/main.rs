@@ -35,6 +35,7 @@ mod python;
 mod quic;
 mod quotas;
 mod residency;
+mod run;
 mod share;
 mod side_by_side;
 mod slow_reader;

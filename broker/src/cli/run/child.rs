@@ -1,33 +1,38 @@
 //! The command: starting it, passing signals and bytes through, and how it ended.
 
 use std::ffi::OsString;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IsTerminal};
 use std::process::Stdio;
 use std::time::Duration;
 
-use longwire::{Session, SessionId, URL_VARIABLE};
+use longwire::{Session, SessionId, TOKEN_VARIABLE, URL_VARIABLE};
 use rustix::process::{Pid, Signal};
 use rustix::termios::tcgetpgrp;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::cli::Context;
-use crate::cli::run::ending::Ending;
+use crate::cli::run::agent::Inputs;
+use crate::cli::run::ending::{Ending, Outcome};
 use crate::cli::run::input;
-use crate::cli::run::recorder::{Recorder, Stream, StreamRecorder};
+use crate::cli::run::recorder::{Recorder, StreamRecorder};
+use crate::cli::run::streams::Stream;
 
 /// The environment variable that tells the command its session.
-const SESSION_VARIABLE: &str = "LONGWIRE_SESSION";
+pub(crate) const SESSION_VARIABLE: &str = "LONGWIRE_SESSION";
+/// The environment variable that tells the command its run.
+pub(crate) const RUN_VARIABLE: &str = "LONGWIRE_RUN";
 /// Exit code for a command that does not exist, as shells have it.
 const EXIT_NOT_FOUND: u8 = 127;
 /// Exit code for a command that cannot be run, as shells have it.
 const EXIT_NOT_EXECUTABLE: u8 = 126;
 /// Bytes read of the command at a time: a whole pipe.
 const READ_BYTES: usize = 64 << 10;
-/// After a signal, output is read for this long from pipes that something else keeps open when the command has ended.
+/// After a signal, or when the run was cancelled, output is read for this long from pipes that something else keeps open when the command has ended.
 const GRACE: Duration = Duration::from_secs(2);
 /// Signals that wait to be passed on.
 const SIGNALS_MAX: usize = 8;
@@ -39,22 +44,68 @@ pub(crate) struct NotStarted {
     pub(crate) code: u8,
 }
 
+/// What the command is told.
+#[derive(Debug)]
+pub(crate) struct Told<'a> {
+    pub(crate) session: &'a SessionId,
+    pub(crate) run: &'a str,
+    /// A token for this session alone; none when what this process has is the command's, too.
+    pub(crate) token: Option<String>,
+}
+
+/// The command, while it runs.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    process: Option<Pid>,
+    /// It leads a group of its own, which can be signalled as a whole.
+    leads: bool,
+}
+
+impl Running {
+    /// Signals the command alone. One that has just ended needs no signal.
+    fn signal(&self, signal: Signal) {
+        if let Some(process) = self.process {
+            let _ = rustix::process::kill_process(process, signal);
+        }
+    }
+
+    /// Signals the command and, where it can be told apart, what it has started.
+    fn signal_all(&self, signal: Signal) {
+        match self.process {
+            Some(process) if self.leads => {
+                let _ = rustix::process::kill_process_group(process, signal);
+            }
+            _ => self.signal(signal),
+        }
+    }
+}
+
 /// Starts the command with its output in pipes.
 pub(crate) fn start(
     command: &[OsString],
     stdin: bool,
     context: &Context,
-    session: &SessionId,
-) -> Result<Child, NotStarted> {
+    told: Told<'_>,
+) -> Result<Running, NotStarted> {
     let (program, arguments) = command
         .split_first()
         .ok_or_else(|| NotStarted { message: "no command was given".to_owned(), code: EXIT_NOT_FOUND })?;
     let mut child = Command::new(program);
-    child.args(arguments).env(URL_VARIABLE, &context.url).env(SESSION_VARIABLE, session.as_str());
+    child.args(arguments).env(URL_VARIABLE, &context.url);
+    child.env(SESSION_VARIABLE, told.session.as_str()).env(RUN_VARIABLE, told.run);
+    child.envs(told.token.map(|token| (TOKEN_VARIABLE, token)));
     child.envs(context.tls.variables());
     child.stdin(if stdin { Stdio::piped() } else { Stdio::inherit() });
     child.stdout(Stdio::piped()).stderr(Stdio::piped());
-    child.spawn().map_err(|error| {
+    // A terminal's keys are for the group that is in front of it, which the command then has to be in.
+    let terminals =
+        [std::io::stdin().is_terminal(), std::io::stdout().is_terminal(), std::io::stderr().is_terminal()];
+    let leads = !terminals.contains(&true);
+    if leads {
+        child.process_group(0);
+    }
+    let child = child.spawn().map_err(|error| {
         let name = program.display();
         if error.kind() == ErrorKind::NotFound {
             let message = format!("{name}: command not found; nothing was published");
@@ -62,7 +113,9 @@ pub(crate) fn start(
         }
         let message = format!("{name}: cannot be run: {error}; nothing was published");
         NotStarted { message, code: EXIT_NOT_EXECUTABLE }
-    })
+    })?;
+    let process = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    Ok(Running { child, process, leads })
 }
 
 /// Whether a terminal sends its signals to us and to the command alike.
@@ -94,49 +147,81 @@ pub(crate) fn passed_signals() -> std::io::Result<mpsc::Receiver<Signal>> {
     Ok(receiver)
 }
 
-/// Passes output, input and signals through until the command has ended and its output too.
+/// Passes output, input and signals through until the command has ended and its output too. When its run is cancelled, the command is
+/// asked to end, and killed when `cancel` says.
 pub(crate) async fn attend(
-    mut child: Child,
+    mut running: Running,
     mut signals: mpsc::Receiver<Signal>,
-    session: &Session,
     recorder: &Recorder,
-    stdin: bool,
-) -> anyhow::Result<Ending> {
+    stdin: Option<(Session, Inputs)>,
+    mut cancel: watch::Receiver<Option<Instant>>,
+) -> anyhow::Result<Outcome> {
     let mut pumps = JoinSet::new();
-    if let Some(stdout) = child.stdout.take() {
+    if let Some(stdout) = running.child.stdout.take() {
         pumps.spawn(pump(stdout, tokio::io::stdout(), recorder.stream(Stream::Stdout)));
     }
-    if let Some(stderr) = child.stderr.take() {
+    if let Some(stderr) = running.child.stderr.take() {
         pumps.spawn(pump(stderr, tokio::io::stderr(), recorder.stream(Stream::Stderr)));
     }
+    let pipe = running.child.stdin.take();
     let input =
-        child.stdin.take().filter(|_| stdin).map(|pipe| tokio::spawn(input::feed(session.clone(), pipe)));
-    let process = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        stdin.zip(pipe).map(|((session, inputs), pipe)| tokio::spawn(input::feed(session, inputs, pipe)));
+    let mut kill_at = None;
     let status = loop {
         tokio::select! {
-            status = child.wait() => break status?,
+            status = running.child.wait() => break status?,
             Some(signal) = signals.recv() => {
-                let by_terminal = signal == Signal::INT && shares_terminal();
-                if let Some(process) = process.filter(|_| !by_terminal) {
-                    // One that has just ended needs no signal.
-                    let _ = rustix::process::kill_process(process, signal);
+                let by_terminal = signal == Signal::INT && !running.leads && shares_terminal();
+                if !by_terminal {
+                    running.signal(signal);
                 }
+            }
+            Ok(()) = cancel.changed() => {
+                if kill_at.is_none() {
+                    running.signal_all(Signal::TERM);
+                }
+                kill_at = *cancel.borrow_and_update();
+            }
+            () = reached(kill_at) => {
+                running.signal_all(Signal::KILL);
+                // Once: what is left is to wait for its end.
+                kill_at = None;
             }
         }
     };
     if let Some(input) = input {
         input.abort();
     }
-    // Its own children may still write. Whoever does not want to wait for them says so with a signal; the one that ended
-    // the command may come only now, so what is in the pipes is read in any case.
+    // Its own children may still write. Whoever does not want to wait for them says so with a signal, or cancels the run; the signal
+    // that ended the command may come only now, so what is in the pipes is read in any case.
+    let enough = async {
+        tokio::select! {
+            Some(_) = signals.recv() => {}
+            Ok(_) = cancel.wait_for(Option::is_some) => {}
+        }
+    };
     tokio::select! {
         () = all(&mut pumps) => {}
-        Some(_) = signals.recv() => {
-            drop(tokio::time::timeout(GRACE, all(&mut pumps)).await);
+        () = enough => {
+            let kill_at = *cancel.borrow();
+            if let Some(kill_at) = kill_at.filter(|_| running.leads) {
+                running.signal_all(Signal::TERM);
+                drop(timeout_at(kill_at, all(&mut pumps)).await);
+                running.signal_all(Signal::KILL);
+            }
+            drop(timeout(GRACE, all(&mut pumps)).await);
             pumps.shutdown().await;
         }
     }
-    Ok(Ending::new(status))
+    let is_cancelled = cancel.borrow().is_some();
+    Ok(Outcome { ending: Ending::new(status), is_cancelled })
+}
+
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn all(pumps: &mut JoinSet<()>) {
@@ -182,9 +267,14 @@ mod tests {
         SessionId::parse("a").unwrap()
     }
 
+    fn told(session: &SessionId) -> Told<'_> {
+        Told { session, run: "5f", token: Some("t".to_owned()) }
+    }
+
     #[tokio::test]
     async fn says_why_a_command_was_not_started() {
-        let code = |program: &str| start(&[program.into()], false, &context(), &id()).unwrap_err().code;
+        let id = id();
+        let code = |program: &str| start(&[program.into()], false, &context(), told(&id)).unwrap_err().code;
         assert_eq!(code("/no/such/command"), EXIT_NOT_FOUND);
         assert_eq!(code("/dev/null"), EXIT_NOT_EXECUTABLE);
     }
@@ -193,13 +283,15 @@ mod tests {
     async fn ends_as_the_command_does() {
         let end = async |script: &str| {
             let command = ["sh", "-c", script].map(OsString::from);
-            Ending::new(start(&command, true, &context(), &id()).unwrap().wait().await.unwrap())
+            let mut running = start(&command, true, &context(), told(&id())).unwrap();
+            Ending::new(running.child.wait().await.unwrap())
         };
         let ending = end("exit 3").await;
         assert_eq!((ending.shell_status(), ending.to_string()), (3, "exit status 3".to_owned()));
         let ending = end("kill -9 $$").await;
         assert_eq!((ending.shell_status(), ending.to_string()), (137, "signal 9".to_owned()));
-        let ending = end("test $LONGWIRE_URL-$LONGWIRE_SESSION = ws://x-a").await;
+        let ending =
+            end("test $LONGWIRE_URL-$LONGWIRE_SESSION-$LONGWIRE_RUN-$LONGWIRE_TOKEN = ws://x-a-5f-t").await;
         assert_eq!(ending, Ending::Exited(0));
     }
 }

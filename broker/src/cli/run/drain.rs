@@ -24,13 +24,19 @@ pub(crate) enum Drained {
     Left,
 }
 
-/// Waits until the broker has what this run and earlier ones recorded, or until a signal says not to.
-pub(crate) async fn wait(client: &Client, leftovers: &[Leftover], title: Option<JoinHandle<()>>) -> Drained {
+/// Waits until the broker has what this run and earlier ones recorded, then for `end`, or until a signal says not to.
+pub(crate) async fn wait(
+    client: &Client,
+    leftovers: &[Leftover],
+    title: Option<JoinHandle<()>>,
+    end: impl Future<Output = ()>,
+) -> Drained {
     let everything = async {
         client.drained().await?;
         if let Some(title) = title {
             drop(title.await);
         }
+        end.await;
         for leftover in leftovers {
             leftover.client.drained().await?;
         }
@@ -82,7 +88,10 @@ async fn show(client: &Client, leftovers: &[Leftover]) {
     let hint = "Ctrl-C leaves them to the next `longwire run`";
     if !std::io::stderr().is_terminal() {
         let (entries, _) = left(client, leftovers);
-        eprintln!("longwire: waiting until the broker has {entries} batches; {hint}");
+        match entries {
+            0 => eprintln!("longwire: waiting until the broker has ended the run"),
+            _ => eprintln!("longwire: waiting until the broker has {entries} batches; {hint}"),
+        }
         return std::future::pending().await;
     }
     let bar = ProgressBar::new_spinner();

@@ -4,6 +4,8 @@ use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
+use longwire::RunState;
+
 /// What shells add to the number of the signal that ended a command.
 const EXIT_SIGNAL_BASE: i32 = 128;
 
@@ -41,5 +43,40 @@ impl fmt::Display for Ending {
             Self::Exited(code) => write!(f, "exit status {code}"),
             Self::Signalled(signal) => write!(f, "signal {signal}"),
         }
+    }
+}
+
+/// What became of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// How it ended.
+    pub(crate) ending: Ending,
+    /// Whether somebody wanted it to.
+    pub(crate) is_cancelled: bool,
+}
+
+impl Outcome {
+    /// How its run ends.
+    pub(crate) fn run_state(self) -> RunState {
+        match self.ending {
+            _ if self.is_cancelled => RunState::Cancelled,
+            Ending::Exited(0) => RunState::Completed,
+            Ending::Exited(_) | Ending::Signalled(_) => RunState::Failed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_ends_as_its_command_does() {
+        let state = |ending, is_cancelled| Outcome { ending, is_cancelled }.run_state();
+        assert_eq!(state(Ending::Exited(0), false), RunState::Completed);
+        assert_eq!(state(Ending::Exited(3), false), RunState::Failed);
+        assert_eq!(state(Ending::Signalled(9), false), RunState::Failed);
+        // Also when it did what there was to do before it ended.
+        assert_eq!(state(Ending::Exited(0), true), RunState::Cancelled);
     }
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::cli::clock_text::date_time;
 use crate::cli::escape::{escape, escape_keeping_colours};
-use crate::cli::run::{EXIT_TYPE, PARTIAL_HEADER, STREAM_HEADER, TRUE};
+use crate::cli::run::{EXIT_TYPE, PARTIAL_HEADER, STREAM_HEADER, Stream, TRUE};
 
 /// The views.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,8 @@ impl View {
 }
 
 fn raw(record: &Record, terminal: bool, out: &mut Vec<u8>) -> std::io::Result<()> {
-    if record.kind != kind::MESSAGE || record.record_type == EXIT_TYPE {
+    let is_piece = record.grows || record.kind == kind::DELTA;
+    if (record.kind != kind::MESSAGE && !is_piece) || record.record_type == EXIT_TYPE {
         return Ok(());
     }
     if terminal {
@@ -52,22 +53,30 @@ fn raw(record: &Record, terminal: bool, out: &mut Vec<u8>) -> std::io::Result<()
     } else {
         out.write_all(record.bytes())?;
     }
-    if record.headers.get(PARTIAL_HEADER).map(String::as_str) != Some(TRUE) {
+    if !is_piece && record.headers.get(PARTIAL_HEADER).map(String::as_str) != Some(TRUE) {
         out.push(b'\n');
     }
     Ok(())
 }
 
 fn human(record: &Record, terminal: bool, out: &mut Vec<u8>) -> std::io::Result<()> {
-    let sender = match record.headers.get(STREAM_HEADER) {
-        Some(stream) => stream.as_str(),
+    let stream = record.headers.get(STREAM_HEADER).map(String::as_str);
+    let stream = stream.or_else(|| Stream::of_message(&record.message).map(Stream::as_str));
+    let sender = match stream {
+        Some(stream) => stream,
         None if record.kind == kind::SESSION => "(session)",
         None if record.kind == kind::TOMBSTONE => "(erased)",
         None if record.record_type == EXIT_TYPE => "(exit)",
         None if record.sender.device.is_empty() => record.sender.principal.as_str(),
         None => record.sender.device.as_str(),
     };
+    let is_piece = record.grows || record.kind == kind::DELTA;
     let text = match &record.body {
+        // That a message is whole is no news to who has read it.
+        Body::Text(text) if text.is_empty() && record.close == "complete" => return Ok(()),
+        Body::Text(text) if text.is_empty() && !record.close.is_empty() => format!("({})", record.close),
+        // The next piece begins with the next line.
+        Body::Text(text) if is_piece => text.strip_suffix('\n').unwrap_or(text).to_owned(),
         Body::Text(text) => text.clone(),
         Body::Data(_) if record.kind == kind::SESSION => session_change(record),
         Body::Data(data) => match record.content_type.as_str() {
@@ -274,6 +283,29 @@ mod tests {
         assert_eq!(shown(view, &partial), b"no newline");
         assert_eq!(shown(view, &Record { record_type: EXIT_TYPE.into(), ..record(b"x") }), b"");
         assert_eq!(shown(view, &Record { kind: kind::SESSION, ..record(b"x") }), b"");
+    }
+
+    #[test]
+    fn pieces_of_a_stream_are_shown_line_by_line_and_are_exact_in_raw() {
+        let opens = Record { id: "5f-stdout-1".into(), grows: true, ..record(b"one\ntwo\n") };
+        let mut opens = Record { content_type: "text/plain".into(), ..opens };
+        opens.headers.insert(STREAM_HEADER.into(), "stdout".into());
+        let piece = |text: &[u8], close: &str| Record {
+            kind: kind::DELTA,
+            message: "5f-stdout-1".into(),
+            close: close.into(),
+            ..record(text)
+        };
+        let all = [opens, piece(b"three\n\nf", ""), piece(b"\xff\n", ""), piece(b"", "complete")];
+        let together = |view| -> Vec<u8> { all.iter().flat_map(|record| shown(view, record)).collect() };
+        assert_eq!(together(View::Raw { terminal: false }), b"one\ntwo\nthree\n\nf\xff\n");
+        let human = String::from_utf8(together(View::Human { terminal: false })).unwrap();
+        let lines: Vec<&str> = human.lines().map(|line| line.split_once("  ").unwrap().1).collect();
+        let said = |text: &str| format!("stdout     {text}");
+        assert_eq!(lines, ["one", "two", "three", "", "f", "(2 bytes)"].map(said));
+        let ended =
+            String::from_utf8(shown(View::Human { terminal: true }, &piece(b"", "cancelled"))).unwrap();
+        assert!(ended.ends_with("stdout     (cancelled)\n"), "{ended}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub(crate) struct Proxy {
     address: SocketAddr,
     upstream: watch::Sender<Option<SocketAddr>>,
     cuts: Arc<AtomicU64>,
+    connections: Arc<AtomicU64>,
     cut_now: watch::Sender<()>,
 }
 
@@ -31,15 +32,18 @@ impl Proxy {
         let (sender, receiver) = watch::channel(Some(upstream));
         let cuts = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&cuts);
+        let connections = Arc::new(AtomicU64::new(0));
+        let came = Arc::clone(&connections);
         let (cut_now, cut) = watch::channel(());
         tokio::spawn(async move {
             for connection in 0.. {
                 let Ok((client, _)) = listener.accept().await else { return };
+                came.fetch_add(1, Ordering::SeqCst);
                 let Some(upstream) = *receiver.borrow() else { continue };
                 tokio::spawn(forward(client, upstream, plan(connection), Arc::clone(&counted), cut.clone()));
             }
         });
-        Self { address, upstream: sender, cuts, cut_now }
+        Self { address, upstream: sender, cuts, connections, cut_now }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -63,6 +67,11 @@ impl Proxy {
     /// Cuts every connection that there is.
     pub(crate) fn cut(&self) {
         self.cut_now.send_replace(());
+    }
+
+    /// How many connections came, those that were refused included.
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// How many connections were cut.

@@ -209,6 +209,7 @@ mod tests {
         for line in [
             "longwire run -- date",
             "longwire run a/b --title T --stdin --close --spool /x -- sh -c 'x'",
+            "longwire run a/b --agent coder --ttl 10s -- date",
             "longwire tail a/b --from start",
             "longwire tail a/b -n 3 --no-follow --raw",
             "longwire --json tail a/b --from 0000000000000000_0000000000000042",
@@ -259,6 +260,8 @@ mod tests {
             "longwire serve --dev-tls --tls-certificate c --tls-key k",
             "longwire tail a --client-key k",
             "longwire run a//b -- date",
+            "longwire run a --agent a/b -- date",
+            "longwire run a --ttl soon -- date",
             "longwire tail a/b --from yesterday",
             "longwire tail a/b --raw --json",
             "longwire tail a/b -n 3 --from start",

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::cli::connect;
-use crate::cli::run::RUN_VARIABLE;
+use crate::cli::run::{RUN_PATIENCE, RUN_RETRY, RUN_VARIABLE};
 use crate::cli::session::millis;
 use crate::cli::{Context, EXIT_UNREACHABLE, EXIT_USAGE, Usage};
 
@@ -19,10 +19,6 @@ const EXIT_OTHER: u8 = 1;
 const EXIT_EXPIRED: u8 = 3;
 /// Exit code when it is not asked any more.
 const EXIT_CANCELLED: u8 = 4;
-/// `longwire run` starts its run beside the command, which may be quicker: how long that is waited for.
-const RUN_PATIENCE: Duration = Duration::from_secs(5);
-/// How often it is tried.
-const RUN_RETRY: Duration = Duration::from_millis(100);
 
 /// Asks a question, waits for the answer and prints it.
 ///

@@ -28,7 +28,7 @@ use crate::cli::run::agent::{Agent, Role};
 use crate::cli::run::child::{NotStarted, SESSION_VARIABLE, Told};
 use crate::cli::run::drain::Drained;
 use crate::cli::run::ending::Ending;
-use crate::cli::run::recorder::{Closes, Recorder};
+use crate::cli::run::recorder::Recorder;
 use crate::cli::run::spool::SpoolDir;
 use crate::cli::session::millis;
 
@@ -45,6 +45,11 @@ pub(crate) const TRUE: &str = "true";
 pub(crate) const EXIT_TYPE: &str = "longwire.exit";
 /// Header with the exit status as a shell gives it: 0 to 255, 128 + n for signal n.
 pub(crate) const EXIT_STATUS_HEADER: &str = "longwire-exit-status";
+
+/// The run is started beside the command, which may be quicker to name it: for how long whoever does waits.
+pub(crate) const RUN_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is tried meanwhile.
+pub(crate) const RUN_RETRY: Duration = Duration::from_millis(100);
 
 /// Runs a command as an agent of a session, which can be watched from anywhere, and records what it says.
 ///
@@ -131,14 +136,16 @@ pub(crate) async fn run(args: RunArgs, context: Context) -> anyhow::Result<ExitC
         None => made_up_id()?,
     };
     let spool = SpoolDir::open(args.spool.clone(), &context.url)?;
-    let own = spool.new_file()?;
+    let run = made_up_run()?;
+    let own = spool.file(&run);
     // Nothing is sent before the driver runs, and it does not run before the command does.
     let (client, driver) = lasting_builder(&context)?.outbox_file(&own).build()?;
+    // Whoever finds the file after a kill of this process can end what it has begun.
+    spool::remember(&own, &id)?;
     let session = client.session(id.as_str())?;
     let (acting, acting_driver) = lasting_builder(&context)?.build()?;
     let acting_driver = tokio::spawn(acting_driver);
     let acting_session = acting.session(id.as_str())?;
-    let run = made_up_run()?;
     let token = child_token::child_token(&context, &acting, &acting_session).await;
     // From here on a signal is the command's.
     let signals = child::passed_signals()?;
@@ -174,7 +181,8 @@ pub(crate) async fn run(args: RunArgs, context: Context) -> anyhow::Result<ExitC
     let drained = drain::wait(&client, &leftovers, title, agent.end(outcome)).await;
     drop(acting.close().await);
     drop(acting_driver.await);
-    tell_refusals(&client, closes).await;
+    let needless = closes.needless(drained == Drained::Whole).await;
+    tell_refusals(&client, needless);
     if args.close {
         close(&session, &outcome.ending, drained).await;
     }
@@ -205,9 +213,9 @@ async fn describe(session: Session, title: String) {
     }
 }
 
-async fn tell_refusals(client: &Client, closes: Closes) {
+fn tell_refusals(client: &Client, needless: u64) {
     let status = client.outbox().borrow().clone();
-    let refused = status.refused.saturating_sub(closes.needless().await);
+    let refused = status.refused.saturating_sub(needless);
     if let Some(error) = status.last_error.filter(|_| refused > 0) {
         eprintln!("longwire: {refused} publishes were refused and are not in the session: {error}");
     }

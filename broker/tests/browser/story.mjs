@@ -26,20 +26,22 @@ const state = (page, wanted) => page.waitForFunction((wanted) => document.getEle
 const overflow = (page) => page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
 
 const stories = {
-  /** Follows a session to its close; the test ends brokers in between. Prints every text as JSON. */
+  /** Follows a session to its close; the test ends brokers in between. Prints what a command said, and every other text, as JSON. */
   async follow(page, url, session, ...marks) {
     await page.goto(`${url}/#/s/${session}`);
     await state(page, 'Waiting');
     say('waiting');
     for (const mark of marks) {
-      await page.waitForFunction((mark) => [...document.querySelectorAll('#rows .text')].some((text) => text.textContent === mark), mark);
+      await page.waitForFunction((mark) => [...document.querySelectorAll('#rows .stdout .text')].some((text) => text.textContent.includes(`${mark}\n`)), mark);
       say(`seen ${mark}`);
       check((await told()) === 'killed', 'the broker was to be killed');
       await state(page, 'No connection, trying again…');
       say('noticed');
     }
     await state(page, 'Closed');
-    say(JSON.stringify(await texts(page)));
+    const shown = (rows) => rows.filter((row) => !row.hidden).map((row) => row.querySelector('.text').textContent);
+    const output = (await page.$$eval('#rows .stdout', shown)).join('');
+    say(JSON.stringify([output, ...(await page.$$eval('#rows .row:not(.stdout)', shown))]));
     check(await page.$eval('#fields', (fields) => fields.disabled), 'a closed session takes messages');
   },
 

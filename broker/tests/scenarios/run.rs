@@ -188,12 +188,18 @@ async fn the_shortest_form_builds_asks_and_deploys_on_the_first_option() {
         let own: String = said.split_inclusive('\n').filter(|line| !line.starts_with("longwire: ")).collect();
         assert_eq!(own, printed, "beside what `longwire ask` says: {said}");
         let log = text(&place.output(&["tail", "demo", "--from", "start", "--no-follow"]).stdout);
-        let mut rest = log.as_str();
         let answered = format!("answers {}: {answer}", asked.id);
         let exit = format!("(exit)     exit status {code}");
-        for part in ["stdout     compiling", "stdout     linking", "Deploy?", &answered, &exit, ends_as] {
-            let found = rest.split_once(part);
-            rest = found.unwrap_or_else(|| panic!("{part} is not where it belongs in\n{log}")).1;
+        // What is asked comes over another connection than what is said, so between them there is no order before the answer.
+        for parts in [
+            &["stdout     compiling", "stdout     linking", &answered, &exit, ends_as][..],
+            &["started: sh -c", "Deploy?", &answered, &exit],
+        ] {
+            let mut rest = log.as_str();
+            for part in parts {
+                let found = rest.split_once(*part);
+                rest = found.unwrap_or_else(|| panic!("{part} is not where it belongs in\n{log}")).1;
+            }
         }
         let found = all(&session).await;
         assert_eq!(closes(&found), [("complete", "anonymous"); 2]);
@@ -258,8 +264,8 @@ async fn what_a_killed_wrapper_leaves_is_suspended_and_ends_with_its_run() {
     kill_process(Pid::from_raw(command).unwrap(), Signal::KILL).unwrap();
     next(&mut runs, |record| is_state(record, "suspended")).await;
     assert_eq!(session.describe().await.unwrap().status, "working");
-    // Another command is another agent: whoever held the lease may come back to it.
-    assert_eq!(ended(place.run(&[], "demo", "true")).await.0, Some(0));
+    // A command elsewhere is another agent: whoever held the lease may come back to it.
+    assert_eq!(ended(place.run(&["--spool", "elsewhere"], "demo", "true")).await.0, Some(0));
     let agents = session.describe().await.unwrap().agents;
     let names: Vec<&str> = agents.iter().map(|agent| agent.agent.as_str()).collect();
     assert_eq!(names, ["run", "run-2"]);
@@ -349,6 +355,54 @@ async fn what_was_said_while_cut_off_is_kept_though_the_run_was_ended_meanwhile(
     assert_eq!(session.describe().await.unwrap().status, "idle");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_wrapper_could_not_send_is_sent_by_the_next_one() {
+    let mut place = Place::new();
+    let proxy = Proxy::start(place.broker.address()).await;
+    proxy.set_upstream(None);
+    place.url = proxy.url();
+    let script = "seq 1000; echo oops >&2; echo $$; exec sleep 600";
+    let mut run = place.run(&["--spool", "spool"], "demo", script);
+    let mut stdout = BufReader::new(run.stdout.take().unwrap());
+    let last = (0..=1000).map(|_| line(&mut stdout)).last().unwrap();
+    let command: i32 = last.trim().parse().unwrap();
+    let spool = place.path("spool");
+    let in_spool = |text: &str| {
+        let folders = fs::read_dir(&spool).into_iter().flatten().flatten();
+        let files = folders.flat_map(|folder| fs::read_dir(folder.path()).unwrap().flatten());
+        { files }.any(|file| {
+            let bytes = fs::read(file.path()).unwrap_or_default();
+            bytes.windows(text.len()).any(|found| found == text.as_bytes())
+        })
+    };
+    // What was read of the command is a moment later in the file.
+    while !(in_spool(&last) && in_spool("oops")) {
+        tokio::task::yield_now().await;
+    }
+    run.kill().unwrap();
+    run.wait().unwrap();
+    kill_process(Pid::from_raw(command).unwrap(), Signal::KILL).unwrap();
+    proxy.set_upstream(Some(place.broker.address()));
+    let next = place.run(&["--spool", "spool"], "other", "echo next");
+    let (status, _, stderr) = ended(next).await;
+    assert_eq!(status, Some(0), "{stderr}");
+    assert!(stderr.contains("that an earlier run left") && !stderr.contains("refused"), "{stderr}");
+    let session = place.session("demo");
+    let found = all(&session).await;
+    let of = |stream: &str| -> String {
+        let said = found.iter().filter(|record| format!("{}{}", record.id, record.message).contains(stream));
+        said.map(|record| record.text().unwrap()).collect()
+    };
+    let expected: String = (1..=1000).map(|number| format!("{number}\n")).collect();
+    assert_eq!((of("stdout"), of("stderr").as_str()), (expected + &last, "oops\n"));
+    // Nobody goes on with them, and nobody has a run that they could end with.
+    assert_eq!(closes(&found), [("abandoned", "anonymous"); 2]);
+    assert_eq!(session.describe().await.unwrap().status, "idle");
+    let files =
+        fs::read_dir(&spool).unwrap().flatten().flat_map(|folder| fs::read_dir(folder.path()).unwrap());
+    assert_eq!(files.count(), 0, "and the spool is empty");
+}
+
 /// Whoever was connected has tried to connect again since.
 async fn wait_until_away(proxy: &Proxy) {
     let before = proxy.connections();
@@ -399,6 +453,20 @@ async fn commands_of_one_session_are_agents_of_their_own() {
         assert!(status == Some(0) && stdout.ends_with(" done\n"), "{stdout} {stderr}");
     }
     assert!(session.describe().await.unwrap().runs.iter().all(|run| run.state == "completed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_within_another_one_is_a_part_of_its_run() {
+    let place = Place::new();
+    let inner = "longwire run demo -- echo inside";
+    let (status, stdout, stderr) = ended(place.run(&["--title", "Outside"], "demo", inner)).await;
+    assert_eq!((status, stdout.as_str()), (Some(0), "inside\n"), "{stderr}");
+    let tree = text(&place.output(&["runs", "demo"]).stdout);
+    assert_eq!(tree, "✓ Outside  (completed)\n└─ ✓ echo inside  (completed)\n");
+    // In another session it is a run of its own.
+    let (status, _, stderr) = ended(place.run(&[], "one", "longwire run another -- echo inside")).await;
+    assert_eq!(status, Some(0), "{stderr}");
+    assert_eq!(only_run(&place.session("another")).await.parent, "");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -38,7 +38,7 @@ pub(crate) async fn wait(
         }
         end.await;
         for leftover in leftovers {
-            leftover.client.drained().await?;
+            leftover.send().await?;
         }
         Ok::<(), Closed>(())
     };

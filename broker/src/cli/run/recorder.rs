@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use longwire::{
-    Acknowledgement, Client, ConnectionState, ErrorCode, MessageEnd, Publication, PublishError, Session,
+    Acknowledgement, Client, ConnectionState, ErrorCode, MessageEnd, Publication, PublishError, Published,
+    Session,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -81,19 +82,27 @@ impl Closes {
         for mut acknowledgement in std::mem::take(&mut self.open) {
             // One look.
             match timeout(Duration::ZERO, &mut acknowledgement).await {
-                Ok(Err(PublishError::Refused(refusal))) if refusal.code == Some(ErrorCode::MessageClosed) => {
-                    self.needless += 1;
-                }
-                Ok(_) => {}
+                Ok(answer) => self.note(&answer),
                 Err(_) => self.open.push(acknowledgement),
             }
         }
     }
 
-    /// How many were refused because the message had ended, with its run. Nothing is lost with these.
-    pub(crate) async fn needless(mut self) -> u64 {
+    /// How many were refused because the message had ended, with its run: nothing is lost with these. Waits for the answers if all of
+    /// them have come, or are about to.
+    pub(crate) async fn needless(mut self, are_all_answered: bool) -> u64 {
+        if are_all_answered {
+            for acknowledgement in std::mem::take(&mut self.open) {
+                self.note(&acknowledgement.await);
+            }
+        }
         self.settle().await;
         self.needless
+    }
+
+    fn note(&mut self, answer: &Result<Published, PublishError>) {
+        let is_needless = matches!(answer, Err(PublishError::Refused(refusal)) if refusal.code == Some(ErrorCode::MessageClosed));
+        self.needless += u64::from(is_needless);
     }
 }
 

@@ -38,10 +38,19 @@ impl fmt::Display for Stream {
     }
 }
 
+/// The id of a stream's message of this number, from 1.
+pub(crate) fn message_id(run: &str, stream: Stream, number: u64) -> String {
+    format!("{run}-{stream}-{number}")
+}
+
+/// The end of a message. It is published alone: it is refused when the message has ended by itself, and nothing else may be with it.
+pub(crate) fn close(run: &str, message: &str, end: MessageEnd) -> Publication {
+    Publication::text("").piece_of(message).run(run).closing(end)
+}
+
 /// A message that grows.
 #[derive(Debug)]
 struct Growing {
-    stream: Stream,
     id: String,
     bytes: usize,
     /// The broker may have it: something of it was said while there was a connection.
@@ -50,27 +59,34 @@ struct Growing {
     is_doubtful: bool,
 }
 
+/// The messages of one stream.
+#[derive(Debug, Default)]
+struct Messages {
+    begun: u64,
+    growing: Option<Growing>,
+}
+
 /// What becomes of what the command says.
 #[derive(Debug)]
 pub(crate) struct Streams {
     run: String,
     bytes_max: usize,
-    /// Messages that were begun.
-    begun: u64,
-    growing: Vec<Growing>,
+    stdout: Messages,
+    stderr: Messages,
 }
 
 /// What is published of a piece.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Said {
-    /// The end of the message before. Alone: it is refused when that has ended by itself, and nothing else may be with it.
+    /// The end of the message before.
     pub(crate) close: Option<Publication>,
     pub(crate) piece: Publication,
 }
 
 impl Streams {
     pub(crate) fn new(run: &str) -> Self {
-        Self { run: run.to_owned(), bytes_max: MESSAGE_BYTES_MAX, begun: 0, growing: Vec::new() }
+        let (stdout, stderr) = Default::default();
+        Self { run: run.to_owned(), bytes_max: MESSAGE_BYTES_MAX, stdout, stderr }
     }
 
     /// Goes on with the stream's message, or begins another one.
@@ -78,43 +94,41 @@ impl Streams {
     /// Who ends the run while the broker is away ends its messages, too, and nothing could be added to them. So what is said meanwhile
     /// is a message of its own.
     pub(crate) fn say(&mut self, stream: Stream, piece: Piece, is_away: bool) -> Said {
+        let messages = match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        };
         let length = piece.bytes.len();
-        let mut close = None;
-        if let Some(place) = self.growing.iter().position(|growing| growing.stream == stream)
-            && let Some(growing) = self.growing.get_mut(place)
-        {
+        let over = messages.growing.take_if(|growing| {
             let is_full = growing.bytes + length > self.bytes_max;
-            let is_over = is_full || growing.is_doubtful || (is_away && growing.may_be_there);
-            if !is_over {
-                growing.bytes += length;
-                growing.may_be_there |= !is_away;
-                let piece = Publication::bytes("", piece.bytes).piece_of(&growing.id).run(&self.run);
-                return Said { close, piece };
-            }
-            let over = self.growing.remove(place);
-            close = Some(self.close(&over.id, MessageEnd::Complete));
+            is_full || growing.is_doubtful || (is_away && growing.may_be_there)
+        });
+        if let Some(growing) = &mut messages.growing {
+            growing.bytes += length;
+            growing.may_be_there |= !is_away;
+            let piece = Publication::bytes("", piece.bytes).piece_of(&growing.id).run(&self.run);
+            return Said { close: None, piece };
         }
-        self.begun += 1;
-        let id = format!("{}-{stream}-{}", self.run, self.begun);
+        messages.begun += 1;
+        let id = message_id(&self.run, stream, messages.begun);
         let opens = Publication::bytes("text/plain", piece.bytes).grows().id(&id).run(&self.run);
-        let growing = Growing { stream, id, bytes: length, may_be_there: !is_away, is_doubtful: false };
-        self.growing.push(growing);
-        Said { close, piece: opens.header(STREAM_HEADER, stream.as_str()) }
+        let piece = opens.header(STREAM_HEADER, stream.as_str());
+        let growing = Growing { id, bytes: length, may_be_there: !is_away, is_doubtful: false };
+        messages.growing = Some(growing);
+        Said { close: over.map(|over| close(&self.run, &over.id, MessageEnd::Complete)), piece }
     }
 
     /// Something was refused: what is said from now on begins other messages.
     pub(crate) fn doubt(&mut self) {
-        self.growing.iter_mut().for_each(|growing| growing.is_doubtful = true);
+        for messages in [&mut self.stdout, &mut self.stderr] {
+            messages.growing.iter_mut().for_each(|growing| growing.is_doubtful = true);
+        }
     }
 
-    /// The ends of the messages, each to be published alone: the command says nothing any more.
+    /// The ends of the messages: the command says nothing any more.
     pub(crate) fn end(&mut self, end: MessageEnd) -> Vec<Publication> {
-        let growing = std::mem::take(&mut self.growing);
-        growing.iter().map(|growing| self.close(&growing.id, end)).collect()
-    }
-
-    fn close(&self, id: &str, end: MessageEnd) -> Publication {
-        Publication::text("").piece_of(id).run(&self.run).closing(end)
+        let growing = [self.stdout.growing.take(), self.stderr.growing.take()];
+        growing.iter().flatten().map(|growing| close(&self.run, &growing.id, end)).collect()
     }
 }
 
@@ -141,19 +155,19 @@ mod tests {
     }
 
     fn after(id: &str, said: Said) -> Said {
-        Said { close: Some(delta(id, "").closing(MessageEnd::Complete)), ..said }
+        Said { close: Some(close("r", id, MessageEnd::Complete)), ..said }
     }
 
     #[test]
     fn each_stream_is_a_message_until_it_is_full() {
         let mut streams = Streams { bytes_max: 6, ..Streams::new("r") };
         assert_eq!(streams.say(Stream::Stdout, piece("a\n"), false), opens("r-stdout-1", "stdout", "a\n"));
-        assert_eq!(streams.say(Stream::Stderr, piece("e\n"), false), opens("r-stderr-2", "stderr", "e\n"));
+        assert_eq!(streams.say(Stream::Stderr, piece("e\n"), false), opens("r-stderr-1", "stderr", "e\n"));
         assert_eq!(streams.say(Stream::Stdout, piece("bcd\n"), false), goes_on("r-stdout-1", "bcd\n"));
-        let next = after("r-stdout-1", opens("r-stdout-3", "stdout", "f\n"));
+        let next = after("r-stdout-1", opens("r-stdout-2", "stdout", "f\n"));
         assert_eq!(streams.say(Stream::Stdout, piece("f\n"), false), next);
-        let closed = |id| delta(id, "").closing(MessageEnd::Cancelled);
-        assert_eq!(streams.end(MessageEnd::Cancelled), [closed("r-stderr-2"), closed("r-stdout-3")]);
+        let closed = |id| close("r", id, MessageEnd::Cancelled);
+        assert_eq!(streams.end(MessageEnd::Cancelled), [closed("r-stdout-2"), closed("r-stderr-1")]);
         assert_eq!(streams.end(MessageEnd::Complete), []);
     }
 

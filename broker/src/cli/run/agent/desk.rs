@@ -17,6 +17,7 @@ use crate::cli::escape::escape;
 use crate::cli::run::agent::obstacle::Obstacle;
 use crate::cli::run::agent::{Over, Role};
 use crate::cli::run::ending::Outcome;
+use crate::cli::run::{RUN_PATIENCE, RUN_RETRY};
 
 /// The name of the first one; others have a number behind it.
 const NAME: &str = "run";
@@ -194,12 +195,17 @@ impl Desk {
 
     async fn start(&self, lease: &Lease) -> Result<(), Obstacle> {
         let start = lease.session().start_run(&self.role.title).id(&self.role.run);
-        if let Some(parent) = &self.role.parent {
-            match start.clone().parent(parent).await {
-                // It may never have been started, and this is a run of its own then.
-                Err(PublishError::Refused(refusal))
-                    if matches!(refusal.code, Some(ErrorCode::RunNotFound | ErrorCode::RunEnded)) => {}
+        let until = Instant::now() + RUN_PATIENCE;
+        while let Some(parent) = &self.role.parent {
+            let refusal = match start.clone().parent(parent).await {
+                Err(PublishError::Refused(refusal)) => refusal,
                 started => return Ok(started.map(drop)?),
+            };
+            match refusal.code {
+                Some(ErrorCode::RunNotFound) if Instant::now() < until => sleep(RUN_RETRY).await,
+                // It has ended, or is not going to be there: this is a run of its own.
+                Some(ErrorCode::RunNotFound | ErrorCode::RunEnded) => break,
+                _ => return Err(refusal.into()),
             }
         }
         Ok(start.await.map(drop)?)

@@ -518,13 +518,20 @@ async fn the_command_has_a_token_for_its_session_and_nothing_else() {
     assert!(!stderr.contains(&given) && !place.said("acme/own").contains(&given));
     assert!(all(&session).await.iter().any(|record| record.text() == Some("mine")));
     // Who may not share gives what it has; who may not hold leases says so, and records all the same.
-    for (name, rights, has_run) in [("a", "read,publish,lease", true), ("b", "read,publish", false)] {
+    let reads = tokens.token("eve", &["acme/**:read"]);
+    for (name, rights, has_run) in [
+        ("a", "read,publish,lease", true),
+        ("b", "read,publish", false),
+        // An agent is told what others want of it.
+        ("c", "publish,create,lease", false),
+    ] {
         place.token = tokens.token("bob", &[&format!("acme/**:{rights}")]);
         let id = format!("acme/bob/{name}");
         let (status, stdout, stderr) =
             ended(place.run(&[], &id, "printf %s \"$LONGWIRE_TOKEN\" > token; echo said")).await;
         assert_eq!((status, stdout.as_str()), (Some(0), "said\n"), "{stderr}");
         assert_eq!(fs::read_to_string(place.path("token")).unwrap(), place.token);
+        place.token.clone_from(&reads);
         assert_eq!(place.said(&id), "said\n");
         let runs = place.session(&id).describe().await.unwrap().runs;
         assert_eq!(runs.len(), usize::from(has_run), "{stderr}");

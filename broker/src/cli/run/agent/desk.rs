@@ -80,7 +80,8 @@ impl Desk {
             match obstacle {
                 Obstacle::Closed => return,
                 Obstacle::Ended => {
-                    return eprintln!("longwire: somebody else has ended the run; the command goes on");
+                    let rest = if over.came.is_some() { "" } else { "; the command goes on" };
+                    return eprintln!("longwire: somebody else has ended the run{rest}");
                 }
                 Obstacle::Refused(why) => {
                     return eprintln!(
@@ -116,18 +117,20 @@ impl Desk {
     /// Becomes the agent and starts its run, or goes on with it.
     async fn begin(&mut self) -> Result<Held, Obstacle> {
         let lease = self.claim().await?;
+        let begun = self.take_up(&lease).await;
+        if begun.is_err() {
+            drop(lease.clone().release().await);
+        }
+        let (run, records) = begun?;
+        Ok(Held { lease, run, records })
+    }
+
+    async fn take_up(&mut self, lease: &Lease) -> Result<(Run, Subscription), Obstacle> {
         let begins = Position { epoch: lease.epoch(), offset: lease.generation() + 1 };
         let records = self.session.subscribe(From::Position(begins)).kinds(KINDS).await?;
-        match self.run(&lease).await {
-            Ok(run) => {
-                self.find_inputs(&lease).await?;
-                Ok(Held { lease, run, records })
-            }
-            Err(obstacle) => {
-                drop(lease.release().await);
-                Err(obstacle)
-            }
-        }
+        let run = self.run(lease).await?;
+        self.find_inputs(lease).await?;
+        Ok((run, records))
     }
 
     async fn claim(&mut self) -> Result<Lease, Obstacle> {

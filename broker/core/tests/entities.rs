@@ -678,15 +678,28 @@ fn receipt() -> impl Strategy<Value = Act> {
 
 /// What an agent does all day: alone, and by whoever holds its lease.
 fn work() -> impl Strategy<Value = Step> {
+    let maybe = || prop::option::weighted(0.4, 0..6u8);
     let act = prop_oneof![
         6 => receipt(),
         2 => (0..6u8).prop_map(|id| Act::Start { id, parent: None }),
-        1 => (0..6u8).prop_map(|id| Act::Open { id, run: None }),
+        1 => (0..6u8, maybe()).prop_map(|(id, run)| Act::Open { id, run }),
         1 => act(),
     ];
     let publish =
         |(agent, act)| Step::Publish { by: 0, lease: Some((agent, 0)), as_holder: true, acts: vec![act] };
     (0..2u8, act).prop_map(publish)
+}
+
+/// Runs with messages, of ids that are their own: begun together, and ended then or later.
+fn recording() -> impl Strategy<Value = Step> {
+    let begin = (12..16u8, 16..20u8, prop::bool::weighted(0.3)).prop_map(|(run, id, ends)| {
+        let acts = [Act::Start { id: run, parent: None }, Act::Open { id, run: Some(run) }];
+        let end = ends.then_some(Act::Change { id: run, state: 2 });
+        acts.into_iter().chain(end).collect()
+    });
+    let end = (12..16u8, 2..4u8).prop_map(|(id, state)| vec![Act::Change { id, state }]);
+    let acts = prop_oneof![2 => begin, 1 => end];
+    (0..3u8, acts).prop_map(|(by, acts)| Step::Publish { by, lease: None, as_holder: false, acts })
 }
 
 #[derive(Clone, Debug)]
@@ -738,6 +751,7 @@ fn step() -> impl Strategy<Value = Step> {
         12 => (0..3u8, lease(), prop::bool::weighted(0.85), prop::collection::vec(act(), 1..3))
             .prop_map(|(by, lease, as_holder, acts)| Step::Publish { by, lease, as_holder, acts }),
         8 => work(),
+        2 => recording(),
         3 => (0..3u8, input())
             .prop_map(|(by, act)| Step::Publish { by, lease: None, as_holder: false, acts: vec![act] }),
         3 => (0..3u8, 0..2u8, 5..80u64, 10..60u64, prop::bool::weighted(0.2)).prop_map(

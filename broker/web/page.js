@@ -48,6 +48,9 @@ function showTitle(title) {
   document.title = title === 'Longwire' ? title : `${visible(title)} · Longwire`;
   $('title').textContent = visible(title);
 }
+/** What a record says; of the last piece of a message also how it ended. */
+const words = (record) =>
+  record.kind === KINDS.DELTA ? [bodyText(record), says(record)].filter(Boolean).join(' ') : (says(record) ?? bodyText(record));
 /** One open session. The document has the records `[first, next)`; `live` is the next that the broker will deliver. */
 class View {
   pending = new Map(); start = 0; lastTop = 0; over = '';
@@ -130,7 +133,11 @@ class View {
     if (this.stick) this.trim('shift');
   }
   add(records, place, push) {
-    const made = records.map((record) => this.row(record));
+    const made = [];
+    for (const record of records) {
+      const last = made.at(-1) ?? (push === 'push' ? this.rows.at(-1) : undefined);
+      if (!last?.takes(record)) made.push(this.row(record));
+    }
     $('rows')[place](...made.map(({ element }) => element));
     this.rows[push](...made);
     this.chars = this.rows.reduce((sum, { chars }) => sum + chars, 0);
@@ -138,10 +145,10 @@ class View {
   /** Drops rows from one end, for as long as there are too many. */
   trim(end) {
     while (this.rows.length > 1 && (this.rows.length > ROWS_MAX || this.chars > CHARS_MAX)) {
-      const { element: dropped, epoch, offset, chars } = this.rows[end]();
+      const { element: dropped, epoch, offset, last, chars } = this.rows[end]();
       dropped.remove();
       this.chars -= chars;
-      Object.assign(this, end === 'pop' ? { next: offset, nextEpoch: epoch } : { first: offset + 1, firstEpoch: epoch });
+      Object.assign(this, end === 'pop' ? { next: offset, nextEpoch: epoch } : { first: last + 1, firstEpoch: epoch });
     }
   }
   /** Changes the rows while what the reader sees stays where it is, seen from the end. */
@@ -208,7 +215,7 @@ class View {
     const mine = producer?.id === this.producer.id;
     const by = mine ? ['You'] : [sender.principal, sender.device, sender.via && `via ${sender.via}`];
     const plain = { [SESSION]: 'The session was changed.', [TOMBSTONE]: 'This message was erased.' }[kind];
-    const text = visible(plain ?? entity ?? bodyText(body));
+    const text = visible(plain ?? words({ kind, ...body }));
     const shown = element('span', 'text', text.slice(0, ROW_CHARS_MAX));
     const block = element('div', '', '', shown);
     if (said || entity) block.prepend(element('span', 'who', [...by, kind > KINDS.LEASE && `kind ${kind}`, type].filter(Boolean).join(' · ')));
@@ -221,7 +228,19 @@ class View {
     if (exit && headers['longwire-exit-status'] !== '0') row.classList.add('failed');
     row.dataset.offset = offset;
     row.hidden = kind === KINDS.DELTA && text === ''; // it ends well, and says nothing else
-    return { element: row, epoch, offset, chars: text.length };
+    const made = { element: row, epoch, offset, last: offset, chars: text.length };
+    // A message that grows is one row as long as nothing comes between, and until the row is long.
+    const message = kind === KINDS.DELTA ? body.message : body.grows && body.id;
+    made.takes = (next) => {
+      const more = visible(words(next));
+      const joins = message && next.kind === KINDS.DELTA && next.message === message && next.epoch === epoch;
+      if (!joins || made.chars + more.length > ROW_CHARS_MAX) return false;
+      shown.append(more);
+      Object.assign(made, { last: next.offset, chars: made.chars + more.length });
+      row.hidden &&= more === '';
+      return true;
+    };
+    return made;
   }
   send(text) {
     const id = randomId();

@@ -630,7 +630,7 @@ fn check_places(log: &[Bytes]) {
     let mut grown: BTreeMap<String, u64> = BTreeMap::new();
     for (offset, record) in log.iter().enumerate() {
         match Meaning::of(record).unwrap() {
-            Meaning::Opens { id, bytes } => assert_eq!(grown.insert(id, bytes), None, "{offset}"),
+            Meaning::Opens { id, bytes, .. } => assert_eq!(grown.insert(id, bytes), None, "{offset}"),
             Meaning::Delta { message, bytes, .. } => {
                 let so_far = grown.get_mut(&message).unwrap();
                 assert_eq!(wire::Record::decode(record.clone()).unwrap().at_byte, *so_far, "{offset}");

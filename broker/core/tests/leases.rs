@@ -252,6 +252,19 @@ fn the_agent_that_had_nothing_to_do_for_longest_is_forgotten() {
 }
 
 #[test]
+fn a_message_that_is_abandoned_ends_where_it_is() {
+    let mut session = Session::new();
+    let generation = session.claim("ada", "a", 1000).unwrap();
+    let said = |record: wire::Record| wire::Record { body: Some(Body::Text("four".into())), ..record };
+    let piece = wire::Record { kind: kind::DELTA, message: "m".into(), ..Default::default() };
+    let records = vec![said(grows("m")), said(piece)];
+    session.run(publish("ada", Some(lease("a", generation)), records), 1000).unwrap();
+    session.look(1100);
+    let last = wire::Record::decode(session.log.last().unwrap().clone()).unwrap();
+    assert_eq!((last.message.as_str(), last.close.as_str(), last.at_byte), ("m", "abandoned", 8));
+}
+
+#[test]
 fn closing_ends_every_lease_and_input() {
     let mut session = Session::new();
     let generation = session.claim("ada", "a", 1000).unwrap();

@@ -351,6 +351,20 @@ pub enum AskError {
     SessionClosed(String),
 }
 
+/// Why it is not known what becomes of an input. It goes its way all the same.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum InputError {
+    /// It was not sent.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// The session cannot be read any more.
+    #[error(transparent)]
+    Subscription(#[from] SubscriptionError),
+    /// The session ended before the input did.
+    #[error("the session was closed before it was known what became of the input `{0}`")]
+    SessionClosed(String),
+}
+
 /// What a subscription tells besides records.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SubscriptionError {

@@ -91,8 +91,8 @@ pub use client::Client;
 pub use connection_state::ConnectionState;
 pub use driver::Driver;
 pub use error::{
-    AskError, AttachError, Closed, ConnectError, OutboxError, PublishError, ReadMessageError, Refusal,
-    RequestError, SessionIdError, SubscriptionError, TlsFailure, TlsSetupError,
+    AskError, AttachError, Closed, ConnectError, InputError, OutboxError, PublishError, ReadMessageError,
+    Refusal, RequestError, SessionIdError, SubscriptionError, TlsFailure, TlsSetupError,
 };
 pub use from::From;
 pub use import::{Import, ImportStep};

@@ -7,7 +7,7 @@ use longwire_proto::input::{Mode, ReceiptState};
 use longwire_proto::kind;
 use longwire_proto::position::Position;
 
-use crate::error::{AskError, PublishError};
+use crate::error::{InputError, PublishError};
 use crate::publication::Publication;
 use crate::record::Body;
 use crate::session::Session;
@@ -16,7 +16,7 @@ use crate::subscription::Subscription;
 /// An input to be sent: set options, then await it, which waits until the broker has it.
 ///
 /// ```no_run
-/// # async fn example(session: longwire::Session) -> Result<(), longwire::AskError> {
+/// # async fn example(session: longwire::Session) -> Result<(), longwire::InputError> {
 /// use longwire::{InputState, Mode};
 /// let mut sent = session.send("coder", "use the other branch").mode(Mode::Steer).await?;
 /// while let Some(state) = sent.next().await? {
@@ -105,8 +105,8 @@ impl SentInput {
     /// What becomes of it next; `None` after its end. It is delivered again when the agent that had it is gone.
     ///
     /// # Errors
-    /// [`AskError::Subscription`] when the session cannot be read any more, [`AskError::SessionClosed`] when it ends before that is known.
-    pub async fn next(&mut self) -> Result<Option<InputState>, AskError> {
+    /// [`InputError::Subscription`] when the session cannot be read any more, [`InputError::SessionClosed`] when it ends before that is known.
+    pub async fn next(&mut self) -> Result<Option<InputState>, InputError> {
         while !self.has_ended {
             let receipts = match &mut self.receipts {
                 Some(receipts) => receipts,
@@ -116,7 +116,7 @@ impl SentInput {
                 }
             };
             let Some(record) = receipts.next().await else {
-                return Err(AskError::SessionClosed(self.id.clone()));
+                return Err(InputError::SessionClosed(self.id.clone()));
             };
             let record = match record {
                 Ok(record) => record,

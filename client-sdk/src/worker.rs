@@ -2,10 +2,11 @@
 
 mod activation;
 mod context;
+mod failures;
 mod inbox;
 mod input;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,20 +18,17 @@ use longwire_proto::session_id::SessionId;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::backoff::{Backoff, Jitter};
+use crate::backoff::Jitter;
 use crate::client::Client;
 use crate::error::{PublishError, RequestError, SubscriptionError};
 use crate::worker::activation::{Outcome, Terms, activate};
+use crate::worker::failures::Failures;
 
 pub use crate::worker::context::Context;
 pub use crate::worker::input::Input;
 
 /// Sessions that a worker serves at once unless it says otherwise: each is a task and a subscription.
 pub const WORKER_SESSIONS_DEFAULT: usize = 64;
-/// Waiting after a handler that failed: it was most likely not the fault of the moment.
-const RETRY: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(60) };
-/// Sessions whose failures are remembered. Beyond that the one that failed longest ago begins anew.
-const FAILING_MAX: usize = 1024;
 
 /// What a handler fails with: anything that is an error.
 pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
@@ -97,7 +95,8 @@ impl Worker {
     /// A session is served while it has input for the agent that nobody has consumed, or a run of the agent that was suspended and does not
     /// wait for an answer. Then the worker claims the agent, resumes the run or starts one, and calls the handler, which takes inputs
     /// until there are none. The run is `completed` when the handler succeeds, and `failed` when it fails or panics; an input that it took
-    /// and did not end is given again, after a while, to a worker of the group, and in the end given up by the broker.
+    /// and did not end is given again, after a while, to a worker of the group, and in the end given up by the broker. A handler that has
+    /// nothing to do until somebody answers, or says something, calls [`Context::suspend`].
     ///
     /// ```no_run
     /// # async fn example(lw: longwire::Client) -> Result<(), longwire::WorkerError> {
@@ -112,7 +111,10 @@ impl Worker {
     /// ```
     ///
     /// # Errors
-    /// [`WorkerError::Pattern`], and [`WorkerError::Subscription`] when the client is closed or may not read.
+    /// [`WorkerError::Pattern`]; [`WorkerError::Subscription`] when the client is closed or may not read; what the broker refused and
+    /// would refuse again: this client ([`longwire_proto::error::ErrorCode::Forbidden`],
+    /// [`longwire_proto::error::ErrorCode::Unauthenticated`]), or what the worker was told
+    /// ([`longwire_proto::error::ErrorCode::InvalidArgument`]). Whatever else fails is tried again, after a while.
     pub async fn serve<F, H>(self, handler: H) -> Result<(), WorkerError>
     where
         H: Fn(Context) -> F + Send + Sync + 'static,
@@ -127,7 +129,7 @@ impl Worker {
             let retry_at = serving.retry_at();
             tokio::select! {
                 biased;
-                Some(ended) = serving.tasks.join_next() => serving.ended(ended.ok()),
+                Some(ended) = serving.tasks.join_next() => serving.ended(ended.ok())?,
                 touched = watch.next(), if serving.has_room() => match touched {
                     Some(session) => serving.touched(session?),
                     None => return Ok(()),
@@ -148,35 +150,31 @@ struct Serving {
     active: BTreeSet<SessionId>,
     /// Something happened to them meanwhile: they are looked at again.
     again: BTreeSet<SessionId>,
-    /// Handlers that failed, and how often in a row.
-    failing: BTreeMap<SessionId, u32>,
-    retries: BTreeSet<(Instant, SessionId)>,
-    jitter: Jitter,
+    failures: Failures,
 }
 
 impl Serving {
     fn new(worker: Worker, handler: Handler) -> Self {
-        let jitter = Jitter::new(worker.client.handle().ids.random());
+        let failures = Failures::new(Jitter::new(worker.client.handle().ids.random()));
         Self {
             worker,
             handler,
             tasks: JoinSet::new(),
             active: BTreeSet::new(),
             again: BTreeSet::new(),
-            failing: BTreeMap::new(),
-            retries: BTreeSet::new(),
-            jitter,
+            failures,
         }
     }
 
+    /// Whether another session is looked at. While too many fail none is: they are tried again, and none of them is forgotten.
     fn has_room(&self) -> bool {
-        self.active.len() < self.worker.sessions_max
+        self.active.len() < self.worker.sessions_max && !self.failures.is_full()
     }
 
     fn touched(&mut self, session: SessionId) {
         if self.active.contains(&session) {
             self.again.insert(session);
-        } else if !self.failing.contains_key(&session) {
+        } else if !self.failures.has(&session) {
             // One that fails has its time.
             self.begin(session);
         }
@@ -193,45 +191,35 @@ impl Serving {
     }
 
     /// A task of ours does not panic: what the handler does is caught.
-    fn ended(&mut self, ended: Option<Ended>) {
-        let Some((session, outcome)) = ended else { return };
+    fn ended(&mut self, ended: Option<Ended>) -> Result<(), WorkerError> {
+        let Some((session, outcome)) = ended else { return Ok(()) };
         self.active.remove(&session);
         let again = self.again.remove(&session);
         match outcome {
-            Outcome::Failed => self.failed(session),
+            Outcome::Refused(error) => return Err(error),
+            Outcome::Failed => self.failures.add(session, Instant::now()),
             // It is looked at until it has nothing to do.
             Outcome::Served => {
-                self.failing.remove(&session);
+                self.failures.remove(&session);
                 self.begin(session);
             }
-            Outcome::Nothing => {
-                self.failing.remove(&session);
+            Outcome::Nothing | Outcome::Suspended => {
+                self.failures.remove(&session);
                 if again {
                     self.begin(session);
                 }
             }
         }
-    }
-
-    fn failed(&mut self, session: SessionId) {
-        if self.failing.len() >= FAILING_MAX && !self.failing.contains_key(&session) {
-            self.failing.pop_first();
-        }
-        let failures = self.failing.entry(session.clone()).or_default();
-        let delay = RETRY.delay(*failures, &mut self.jitter);
-        *failures = failures.saturating_add(1);
-        self.retries.insert((Instant::now() + delay, session));
+        Ok(())
     }
 
     fn retry_at(&self) -> Option<Instant> {
         // Only while there is room for it.
-        self.retries.first().map(|(at, _)| *at).filter(|_| self.has_room())
+        self.failures.next_at().filter(|_| self.active.len() < self.worker.sessions_max)
     }
 
     fn retry(&mut self) {
-        if let Some((_, session)) = self.retries.pop_first()
-            && !self.active.contains(&session)
-        {
+        if let Some(session) = self.failures.take_next() {
             self.begin(session);
         }
     }

@@ -15,6 +15,7 @@ use longwire_proto::limits::AGENTS_MAX;
 use longwire_proto::meaning::Meaning;
 use longwire_proto::position::{Lineage, LineageEntry};
 use longwire_proto::record::{ProducerRef, Sealed, Sender, check};
+use longwire_proto::run_state::RunState;
 use longwire_proto::wire;
 use longwire_proto::wire::record::Body;
 use prost::Message;
@@ -148,6 +149,39 @@ fn a_lease_lapses_when_its_time_is_over_and_never_before() {
     session.settle();
     assert!(session.machine.state().entities().view().runs.is_empty());
     assert!(next > generation);
+}
+
+#[test]
+fn a_run_that_waits_for_an_input_goes_on_waiting_when_its_lease_is_given_up_and_not_when_it_lapses() {
+    let states = |session: &Session| -> Vec<RunState> {
+        session.machine.state().entities().view().runs.values().map(|run| run.state).collect()
+    };
+    let waiting = || {
+        let body = wire::RunChange { state: "input_required".into(), ..Default::default() };
+        wire::Record {
+            kind: kind::RUN,
+            run: "b".into(),
+            body: Some(Body::RunChange(body)),
+            ..Default::default()
+        }
+    };
+    for (gives_up, expected) in
+        [(true, [RunState::Suspended, RunState::InputRequired]), (false, [RunState::Suspended; 2])]
+    {
+        let mut session = Session::new();
+        let held = lease("coder", session.claim("ada", "coder", 0).unwrap());
+        let records = vec![run("a"), run("b"), waiting()];
+        session.run(publish("ada", Some(held.clone()), records), 1).unwrap();
+        match gives_up {
+            true => drop(session.run(Command::Release { sender: sender("ada"), lease: held }, 2).unwrap()),
+            false => session.look(1 + TERMS.ttl_ms),
+        }
+        assert_eq!(states(&session), expected);
+        // Nobody went on with either.
+        session.machine.handle_timeout(2 + TERMS.ttl_ms + TERMS.adopt_timeout_ms, None);
+        session.settle();
+        assert_eq!(states(&session), []);
+    }
 }
 
 #[test]

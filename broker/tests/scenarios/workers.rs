@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use longwire::{
-    Client, Context, ErrorCode, From, HandlerError, InputState, Mode, PublishError, Record, RunState, Session,
+    Client, Context, ErrorCode, From, HandlerError, InputState, Mode, PublishError, Record, RequestError,
+    RunState, Session, WorkerError,
 };
 use longwire_proto::kind;
 use tokio::sync::mpsc;
@@ -223,6 +224,76 @@ async fn a_handler_that_fails_or_panics_is_tried_again_and_given_up() {
         session.describe().await.unwrap().runs.into_iter().map(|run| (run.state, run.note)).collect();
     assert!(notes.contains(&("failed".to_owned(), "no luck".to_owned())), "{notes:?}");
     served.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_suspended_is_woken_by_an_answer_and_by_an_input_and_by_nothing_else() {
+    let (_folder, data) = folder();
+    let broker = Broker::start(&data);
+    let lw = client(&broker.url());
+    let (called, mut calls) = mpsc::unbounded_channel();
+    let served = worker(&broker, move |ctx| {
+        let called = called.clone();
+        async move {
+            called.send((ctx.run().id().to_owned(), ctx.is_resumed()))?;
+            let input = ctx.next_input().await?;
+            let text = input.as_ref().map(|input| input.text().to_owned());
+            if let Some(input) = input {
+                input.done().await?;
+            }
+            match text.as_deref() {
+                Some("ask") => drop(ctx.ask("Deploy?").id("deploy").options(["yes", "no"]).send().await?),
+                Some("rest") => {}
+                _ => return Ok(()),
+            }
+            ctx.suspend().await?;
+            Ok(())
+        }
+    });
+    let session = introduced(&lw, "acme/chat/1").await;
+    // The records of leases say when it is looked at, and that it is left alone.
+    let mut leases = session.subscribe(From::End).kinds([kind::LEASE]).await.unwrap();
+    let mut last = String::new();
+    for (text, state) in [("ask", "input_required"), ("rest", "input_required")] {
+        session.send("coder", text).await.unwrap();
+        let (run, resumed) = calls.recv().await.unwrap();
+        assert!(!resumed && run != last, "{run}");
+        for expected in ["claimed", "released"] {
+            let record = leases.next().await.unwrap().unwrap();
+            let longwire::Body::LeaseChange(change) = record.body else { panic!("{record:?}") };
+            assert_eq!(change.state, expected, "{text}");
+        }
+        let found = session.describe().await.unwrap();
+        let waiting = found.runs.iter().find(|found| found.id == run).unwrap();
+        assert_eq!((waiting.state.as_str(), found.agents[0].live), (state, false), "{text}");
+        // It is no reason to look at it.
+        session.publish("by the way").await.unwrap();
+        if text == "ask" {
+            session.answer("deploy").option("yes").await.unwrap();
+        } else {
+            session.send("coder", "go on").await.unwrap();
+        }
+        assert_eq!(calls.recv().await.unwrap(), (run.clone(), true), "{text}");
+        assert_eq!(wait_for_run(&session, &run).await, RunState::Completed);
+        for _ in ["claimed", "released"] {
+            leases.next().await.unwrap().unwrap();
+        }
+        last = run;
+    }
+    assert!(calls.try_recv().is_err(), "it was called for nothing");
+    served.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_refused_what_it_would_ask_again_ends_with_that() {
+    let (_folder, data) = folder();
+    let broker = Broker::start(&data);
+    let lw = client(&broker.url());
+    lw.session("acme/chat/1").unwrap().publish("hello").await.unwrap();
+    let serving = lw.worker("acme/chat/*", "coder").ttl(Duration::from_millis(1)).serve(|_| async { Ok(()) });
+    let error = serving.await.unwrap_err();
+    let WorkerError::Request(RequestError::Refused(refusal)) = &error else { panic!("{error}") };
+    assert_eq!((refusal.code, refusal.field.as_str()), (Some(ErrorCode::InvalidArgument), "ttl_ms"));
 }
 
 /// The worker of another process, until it is killed.

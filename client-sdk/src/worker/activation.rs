@@ -38,14 +38,18 @@ pub(crate) struct Terms {
 }
 
 /// What looking at a session came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Outcome {
     /// There is nothing to do here, or somebody else does it.
     Nothing,
     /// It was served.
     Served,
+    /// The handler has given the lease up, until there is something to do.
+    Suspended,
     /// The handler, or something that it takes, failed.
     Failed,
+    /// The broker refuses what would be asked again.
+    Refused(WorkerError),
 }
 
 /// What a session wants of an agent.
@@ -85,6 +89,10 @@ pub(crate) async fn activate(client: &Client, id: &SessionId, terms: &Terms, han
         Err(error) if matches!(code(&error), Some(ErrorCode::LeaseHeld | ErrorCode::Fenced)) => {
             Outcome::Nothing
         }
+        Err(error) if matches!(code(&error), Some(ErrorCode::Forbidden | ErrorCode::Unauthenticated)) => {
+            Outcome::Refused(error)
+        }
+        Err(error) if code(&error) == Some(ErrorCode::InvalidArgument) => Outcome::Refused(error),
         Err(_) => Outcome::Failed,
     }
 }
@@ -126,6 +134,9 @@ async fn serve(session: &Session, terms: &Terms, handler: &Handler) -> Result<Ou
         // Whoever has the lease now goes on. Dropping the tasks aborts the handler.
         return Ok(Outcome::Nothing);
     };
+    if active.is_suspended() {
+        return Ok(if matches!(handled, Ok(Ok(()))) { Outcome::Suspended } else { Outcome::Failed });
+    }
     let is_fine = matches!(handled, Ok(Ok(()))) || active.cancelled.is_cancelled();
     let outcome = if is_fine { Outcome::Served } else { Outcome::Failed };
     end(&active, handled).await?;
@@ -160,10 +171,11 @@ async fn inputs(session: &Session, lease: &Lease) -> Result<Vec<Record>, Request
 
 /// The run that this goes on with, or a new one.
 async fn run(lease: &Lease, inputs: &[Record]) -> Result<(Run, bool), WorkerError> {
-    let suspended = lease.runs().iter().filter(|run| run.state == RunState::Suspended.as_str());
+    let waits = [RunState::Suspended.as_str(), RunState::InputRequired.as_str()];
+    let waiting = lease.runs().iter().filter(|run| waits.contains(&run.state.as_str()));
     let own = |id: &str| lease.runs().iter().any(|run| run.id == id);
     // Parts of a run end with it, or are resumed by whoever knows them.
-    let whole = { suspended }.filter(|run| !own(&run.parent)).min_by_key(|run| run.offset);
+    let whole = { waiting }.filter(|run| !own(&run.parent)).min_by_key(|run| run.offset);
     if let Some(whole) = whole {
         let run = lease.session().run(&whole.id);
         run.set_state(RunState::Working, "").await?;
@@ -177,7 +189,7 @@ async fn run(lease: &Lease, inputs: &[Record]) -> Result<(Run, bool), WorkerErro
 
 type Handled = Result<Result<(), HandlerError>, JoinError>;
 
-/// Renews the lease and passes on what comes, until the handler has ended; `None` when the lease did before.
+/// Renews the lease and passes on what comes, until the handler has ended; `None` when the lease did before, other than by its word.
 async fn attend(
     lease: &Lease,
     active: &Active,
@@ -194,21 +206,22 @@ async fn attend(
             record = records.next() => match record {
                 Some(Ok(record)) => {
                     if !take(lease, active, record) {
-                        return None;
+                        break;
                     }
                 }
                 // The session is closed, deleted or not to be read any more: its leases have ended.
-                Some(Err(error)) if !error.goes_on() => return None,
-                None => return None,
+                Some(Err(error)) if !error.goes_on() => break,
+                None => break,
                 Some(Err(_)) => {}
             },
             _ = renewal.tick() => {
                 if !renew(lease).await {
-                    return None;
+                    break;
                 }
             }
         }
     }
+    if active.is_suspended() { handling.join_next().await } else { None }
 }
 
 /// Whether the lease is still there, as far as is known.

@@ -1,8 +1,10 @@
 //! What a handler has.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use longwire_proto::input::Mode;
+use longwire_proto::run_state::RunState;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +15,7 @@ use crate::message::OpenMessage;
 use crate::record::Record;
 use crate::run::{Run, StartRun};
 use crate::session::Session;
+use crate::worker::WorkerError;
 use crate::worker::inbox::Inbox;
 use crate::worker::input::Input;
 
@@ -23,6 +26,7 @@ pub(crate) struct Active {
     pub(crate) run: Run,
     pub(crate) resumed: bool,
     pub(crate) cancelled: CancellationToken,
+    suspended: AtomicBool,
     waiting: Mutex<Waiting>,
     /// Rung when an input has come.
     arrived: Notify,
@@ -39,7 +43,13 @@ impl Active {
     pub(crate) fn new(lease: Lease, run: Run, resumed: bool) -> Self {
         let cancelled = CancellationToken::new();
         let waiting = Waiting { inbox: Inbox::default(), stop: cancelled.child_token() };
-        Self { lease, run, resumed, cancelled, waiting: Mutex::new(waiting), arrived: Notify::new() }
+        let (waiting, suspended) = (Mutex::new(waiting), AtomicBool::new(false));
+        Self { lease, run, resumed, cancelled, suspended, waiting, arrived: Notify::new() }
+    }
+
+    /// Whether the handler has given the lease up.
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.suspended.load(Ordering::Acquire)
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -135,6 +145,32 @@ impl Context {
     #[must_use]
     pub fn cancelled(&self) -> &CancellationToken {
         &self.0.cancelled
+    }
+
+    /// Gives the lease up until there is something to do, such as while an ask is open: the runs are suspended, and nobody holds the
+    /// agent meanwhile. An answer to an ask of one of them, or an input, wakes the agent, here or in another worker: the handler is called
+    /// again, with the same run. Return when this has come back: what is published with the lease afterwards is refused. An input that
+    /// was taken and has not ended is given again, at once.
+    ///
+    /// # Errors
+    /// [`WorkerError`]: the lease had ended before, or is still there; the handler goes on then, or fails.
+    pub async fn suspend(&self) -> Result<(), WorkerError> {
+        let Active { lease, suspended, .. } = &*self.0;
+        let info = lease.session().describe().await?;
+        let waits = |run: &str| info.asks.iter().any(|ask| ask.run == run);
+        for run in &info.runs {
+            let goes_on = RunState::parse(&run.state).is_some_and(|state| !state.has_ended());
+            // A run that is suspended and waits for no answer would be gone on with at once.
+            if goes_on && run.agent == lease.agent() && !waits(&run.id) {
+                lease.session().run(&run.id).set_state(RunState::InputRequired, "").await?;
+            }
+        }
+        suspended.store(true, Ordering::Release);
+        let released = lease.clone().release().await;
+        if released.is_err() {
+            suspended.store(false, Ordering::Release);
+        }
+        Ok(released?)
     }
 
     /// A run that is a part of this one.

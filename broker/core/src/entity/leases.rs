@@ -119,7 +119,11 @@ impl Entities {
         let end = lease::ended(name, agent.generation, state, reason);
         let messages = self.messages.iter().filter(|(_, message)| *message.agent == *name);
         let messages = messages.map(|(id, _)| abandoned_message(id));
-        let goes_on = |id: &str, state| state != RunState::Suspended && !ending.contains(id);
+        let goes_on = |id: &str, run| {
+            // Who gives the lease up on purpose has said which runs wait for an input.
+            let rests = run == RunState::InputRequired && state == LeaseState::Released;
+            run != RunState::Suspended && !rests && !ending.contains(id)
+        };
         let runs = self.view.runs.iter().filter(|(id, run)| *run.agent == *name && goes_on(id, run.state));
         let runs = runs.map(|(id, _)| changed_run(id, RunState::Suspended, ""));
         let inputs = self.view.inputs.iter();

@@ -179,7 +179,8 @@ impl Entities {
                 }
                 if !self.view.agents.contains_key(input.agent.as_str()) {
                     let message = format!(
-                        "nobody ever was the agent `{}` of this session: claim it first",
+                        "nobody ever was the agent `{}` of this session, so nobody would see it: a worker that serves the session \
+                         claims its agent at once, then send it again; or send it to one of the session's agents",
                         input.agent
                     );
                     return Err(Error::new(ErrorCode::AgentUnknown, message).field("to"));

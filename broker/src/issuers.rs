@@ -5,17 +5,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 
 use crate::auth::issuer::Issuer;
 use crate::auth::jwks::Published;
-use crate::auth::jwks::fetch::Place;
 use crate::auth::key_file::{KeyFile, KeyFileError};
 use crate::auth::key_set::Keys;
 use crate::config::issuer::{IssuerConfig, KeysAt, Wrong};
+use crate::outgoing::Place;
+use crate::outgoing::trust::{self, trusting};
 
 /// Why an issuer cannot be used; each says which.
 #[derive(Debug, thiserror::Error)]
@@ -96,10 +96,12 @@ impl Issuers {
                 KeysAt::Url { url, allow_private, ca, refresh, keep } => {
                     let tls = match ca {
                         _ if !url.is_secure() => None,
-                        Some(path) => Some(Arc::new(tls(of_file(name, &path)?)?)),
+                        Some(path) => Some(Arc::new(trusting(of_file(name, &path)?)?)),
                         None => match &of_host {
                             Some(known) => Some(Arc::clone(known)),
-                            None => Some(Arc::clone(of_host.insert(Arc::new(tls(of_this_host(name)?)?)))),
+                            None => {
+                                Some(Arc::clone(of_host.insert(Arc::new(trusting(of_this_host(name)?)?))))
+                            }
                         },
                     };
                     let place = Place { url, allow_private, tls };
@@ -109,11 +111,6 @@ impl Issuers {
         }
         Ok(found)
     }
-}
-
-fn tls(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
-    Ok(builder.with_safe_default_protocol_versions()?.with_root_certificates(roots).with_no_client_auth())
 }
 
 fn of_file(issuer: &str, path: &Path) -> Result<RootCertStore, IssuersError> {
@@ -131,12 +128,7 @@ fn of_file(issuer: &str, path: &Path) -> Result<RootCertStore, IssuersError> {
 }
 
 fn of_this_host(issuer: &str) -> Result<RootCertStore, IssuersError> {
-    let found = rustls_native_certs::load_native_certs();
-    for error in &found.errors {
-        tracing::warn!(%error, "some certificate authorities of this host cannot be read");
-    }
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
+    let roots = trust::of_this_host();
     match roots.is_empty() {
         true => Err(IssuersError::NoRoots { issuer: issuer.to_owned() }),
         false => Ok(roots),
@@ -147,6 +139,7 @@ fn of_this_host(issuer: &str) -> Result<RootCertStore, IssuersError> {
 mod tests {
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
     use rustls::ServerConfig;
+    use rustls::crypto::aws_lc_rs::default_provider;
     use rustls::pki_types::PrivateKeyDer;
     use serde_json::json;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -155,6 +148,7 @@ mod tests {
 
     use super::*;
     use crate::auth::jwks::fetch::{FetchError, fetch};
+    use crate::outgoing::OutgoingError;
 
     fn authority() -> CertifiedIssuer<'static, KeyPair> {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -216,7 +210,7 @@ mod tests {
             [place(folder.path(), &theirs, "localhost", port), place(folder.path(), &ours, "127.0.0.1", port)]
         {
             let outcome = fetch(wrong).await;
-            assert!(matches!(outcome, Err(FetchError::Tls(_))), "{outcome:?}");
+            assert!(matches!(outcome, Err(FetchError::Outgoing(OutgoingError::Tls(_)))), "{outcome:?}");
         }
         // Whoever is there speaks no TLS.
         let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -226,7 +220,7 @@ mod tests {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
         });
         let outcome = fetch(place(folder.path(), &ours, "localhost", port)).await;
-        assert!(matches!(outcome, Err(FetchError::Tls(_))), "{outcome:?}");
+        assert!(matches!(outcome, Err(FetchError::Outgoing(OutgoingError::Tls(_)))), "{outcome:?}");
     }
 
     #[test]

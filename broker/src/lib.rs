@@ -33,6 +33,7 @@ pub mod log_reader;
 pub mod memory;
 mod message_bytes;
 pub mod origin;
+pub mod outgoing;
 pub mod page;
 pub mod page_token;
 mod patience;

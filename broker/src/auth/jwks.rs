@@ -4,10 +4,8 @@
 //! nobody knows. That is the only thing that a token, of which nothing is verified then, brings about: not where a request
 //! goes, and not how often, because all such tokens together make for one request each [`EARLY_EVERY`].
 
-mod address;
 pub mod fetch;
 mod schedule;
-pub mod url;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -20,10 +18,11 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::guard::Guard;
-use crate::auth::jwks::fetch::{FetchError, Fetched, Place, fetch};
+use crate::auth::jwks::fetch::{FetchError, Fetched, fetch};
 use crate::auth::jwks::schedule::Schedule;
 use crate::auth::key::Source;
 use crate::auth::key_set::Keys;
+use crate::outgoing::Place;
 
 /// How often unknown keys are looked for, at most.
 pub const EARLY_EVERY: Duration = Duration::from_secs(30);

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::guard::OWN_NAME;
 use crate::auth::issuer::{InvalidIssuer, Issuer};
-use crate::auth::jwks::url::{InvalidUrl, JwksUrl};
 use crate::auth::key_file::KeyFile;
 use crate::auth::token::ISSUERS_MAX;
+use crate::outgoing::url::{InvalidUrl, OutgoingUrl};
 
 /// How often keys are fetched when nothing else is said: soon enough for a key that an issuer begins to use or gives up.
 const REFRESH_MS: u64 = 10 * 60 * 1000;
@@ -66,7 +66,7 @@ pub enum KeysAt {
     /// Elsewhere.
     Url {
         /// Where.
-        url: JwksUrl,
+        url: OutgoingUrl,
         /// Whether that may be an address of a private network.
         allow_private: bool,
         /// Who vouches for it; nothing: those whom the host trusts.
@@ -163,13 +163,13 @@ impl IssuerConfig {
                 KeysAt::File(KeyFile::new(path, self.key_id.as_deref().unwrap_or_default()))
             }
             (None, Some(_)) if self.key_id.is_some() => return Err(Wrong::NeedsFile),
-            (None, Some(url)) => self.published(JwksUrl::parse(url)?)?,
+            (None, Some(url)) => self.published(OutgoingUrl::parse(url)?)?,
             _ => return Err(Wrong::Keys),
         };
         Ok((issuer, keys))
     }
 
-    fn published(&self, url: JwksUrl) -> Result<KeysAt, Wrong> {
+    fn published(&self, url: OutgoingUrl) -> Result<KeysAt, Wrong> {
         if self.ca.is_some() && !url.is_secure() {
             return Err(Wrong::Ca);
         }

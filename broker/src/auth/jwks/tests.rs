@@ -8,10 +8,10 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::*;
 use crate::auth::issuer::Issuer;
-use crate::auth::jwks::url::JwksUrl;
 use crate::auth::signing_keys::SigningKeys;
 use crate::auth::testing::{Signer, with};
 use crate::clock::Clock;
+use crate::outgoing::url::OutgoingUrl;
 use crate::store::memory::MemoryStore;
 
 const REFRESH: Duration = Duration::from_secs(600);
@@ -27,7 +27,7 @@ async fn guard(names: &[&str]) -> Arc<Guard> {
 }
 
 fn published(name: &str) -> Published {
-    let url = JwksUrl::parse(&format!("http://127.0.0.1:1/{name}")).unwrap();
+    let url = OutgoingUrl::parse(&format!("http://127.0.0.1:1/{name}")).unwrap();
     let place = Place { url, allow_private: false, tls: None };
     Published { issuer: name.to_owned(), place, refresh: REFRESH, keep: KEEP }
 }
@@ -70,7 +70,7 @@ impl Elsewhere {
         self.free.acquire().await.unwrap().forget();
         match self.answers.lock().unwrap().pop_front() {
             Some(Ok(text)) => Ok(Fetched { text, max_age: None }),
-            _ => Err(FetchError::Timeout),
+            _ => Err(FetchError::Text),
         }
     }
 
@@ -162,7 +162,7 @@ async fn an_issuer_that_does_not_answer_keeps_no_other_one_out() {
                 match place.url.target() {
                     "/slow" => {
                         hung.free.acquire().await.unwrap().forget();
-                        Err(FetchError::Timeout)
+                        Err(FetchError::Text)
                     }
                     _ => fast.fetch(place).await,
                 }

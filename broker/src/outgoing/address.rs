@@ -11,7 +11,7 @@ pub(super) enum Reach {
     Loopback,
     /// A network of somebody's own.
     Private,
-    /// Nothing that serves keys: a link (where clouds have the credentials of their machines), a group, a test.
+    /// Nothing that is asked for anything: a link (where clouds have the credentials of their machines), a group, a test.
     Never,
 }
 

@@ -1,4 +1,4 @@
-//! The address of a JWKS, as an operator writes it.
+//! The address that an outgoing request goes to, as somebody writes it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use http::Uri;
 use http::uri::Scheme;
 
-use crate::auth::jwks::address::{Reach, reach};
+use crate::outgoing::address::{Reach, reach};
 
 /// Bytes of an address: what every server takes.
 const URL_BYTES_MAX: usize = 2048;
@@ -15,14 +15,14 @@ const HTTPS_PORT: u16 = 443;
 /// The one name that is this host by definition (RFC 6761).
 const LOCALHOST: &str = "localhost";
 
-/// Why a text is no address of a JWKS. It does not repeat the text, which may have a password.
+/// Why a text is no address that anything is sent to. It does not repeat the text, which may have a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidUrl {
     /// It cannot be read.
-    #[error("it is an address such as https://id.example/jwks.json, of at most {URL_BYTES_MAX} characters")]
+    #[error("it is an address such as https://id.example/path, of at most {URL_BYTES_MAX} characters")]
     Form,
     /// It has a name and a password.
-    #[error("it has no name and password in it: keys are public")]
+    #[error("it has no name and password in it")]
     Credentials,
     /// It has a fragment, which is never sent.
     #[error("it has no `#`")]
@@ -30,17 +30,17 @@ pub enum InvalidUrl {
     /// It is neither.
     #[error("it begins with https://")]
     Scheme,
-    /// Anybody on the way could put in keys of their own.
+    /// Anybody on the way could read it, and answer instead.
     #[error(
-        "it begins with https://: with http:// anybody on the way could put in keys of their own, so that is for 127.0.0.1, [::1] and \
-         localhost only"
+        "it begins with https://: with http:// anybody on the way could read what is asked and answer as they like, so that is for \
+         127.0.0.1, [::1] and localhost only"
     )]
     PlainText,
 }
 
 /// See the top of this file.
 #[derive(Clone, PartialEq, Eq)]
-pub struct JwksUrl {
+pub struct OutgoingUrl {
     secure: bool,
     host: String,
     port: u16,
@@ -48,14 +48,14 @@ pub struct JwksUrl {
     target: String,
 }
 
-impl fmt::Debug for JwksUrl {
+impl fmt::Debug for OutgoingUrl {
     /// A query may have a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "JwksUrl({}:{})", self.host, self.port)
+        write!(f, "OutgoingUrl({}:{})", self.host, self.port)
     }
 }
 
-impl JwksUrl {
+impl OutgoingUrl {
     /// The address that a text is.
     ///
     /// # Errors
@@ -133,6 +133,12 @@ impl JwksUrl {
         &self.target
     }
 
+    /// Scheme, host and port: what can be shown of it, as the rest may be a secret.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        format!("{}://{}", if self.secure { "https" } else { "http" }, self.authority)
+    }
+
     /// Whether it says itself that it is of this host, and does not leave that to a name.
     #[must_use]
     pub fn is_this_host(&self) -> bool {
@@ -155,7 +161,7 @@ mod tests {
             ("http://[::1]/", "::1", 80, "/"),
             ("http://localhost:1/", "localhost", 1, "/"),
         ] {
-            let url = JwksUrl::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            let url = OutgoingUrl::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!((url.host(), url.port(), url.target()), (host, port, target));
             assert_eq!(url.is_secure(), text.starts_with("https"));
         }
@@ -186,17 +192,17 @@ mod tests {
             ("http://127.1/", InvalidUrl::PlainText),
             ("http://0.0.0.0/", InvalidUrl::PlainText),
         ] {
-            assert_eq!(JwksUrl::parse(text).unwrap_err(), why, "{text}");
+            assert_eq!(OutgoingUrl::parse(text).unwrap_err(), why, "{text}");
         }
         assert_eq!(
-            JwksUrl::parse(&format!("https://a/{}", "x".repeat(URL_BYTES_MAX))),
+            OutgoingUrl::parse(&format!("https://a/{}", "x".repeat(URL_BYTES_MAX))),
             Err(InvalidUrl::Form)
         );
     }
 
     #[test]
     fn a_password_in_a_query_is_not_shown() {
-        let url = JwksUrl::parse("https://id.example/k?key=secret").unwrap();
+        let url = OutgoingUrl::parse("https://id.example/k?key=secret").unwrap();
         assert!(!format!("{url:?}").contains("secret"));
     }
 }

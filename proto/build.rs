@@ -17,10 +17,15 @@ const RAW_MESSAGES: [&str; 6] =
 const RAW_FIELDS: [(&str, &str); 4] =
     [("Publish", "records"), ("Delivery", "records"), ("Page", "records"), ("ImportRecords", "records")];
 
-/// Messages that carry a token: whoever has it is somebody, so what they show of themselves is written by hand
+/// Messages that carry a token or a key: whoever has it is somebody, so what they show of themselves is written by hand
 /// (`src/redacted.rs`).
-const SECRET_MESSAGES: [&str; 4] =
-    [".longwire.v1.Hello", ".longwire.v1.Authenticate", ".longwire.v1.Shared", ".longwire.v1.RevokeToken"];
+const SECRET_MESSAGES: [&str; 5] = [
+    ".longwire.v1.Hello",
+    ".longwire.v1.Authenticate",
+    ".longwire.v1.Shared",
+    ".longwire.v1.RevokeToken",
+    ".longwire.v1.SetWorkerGroup",
+];
 
 /// What few frames have: without it in a box every frame would be as large.
 const RARE_FIELDS: [&str; 3] =

@@ -28,6 +28,7 @@ mod store;
 mod tail;
 mod token;
 mod token_from;
+mod workers;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -88,6 +89,7 @@ enum Command {
     Runs(runs::RunsArgs),
     Send(send::SendArgs),
     Cancel(cancel::CancelArgs),
+    Workers(workers::WorkersArgs),
     Session(session::SessionArgs),
     Share(share::ShareArgs),
     Export(export::ExportArgs),
@@ -142,6 +144,7 @@ pub(crate) async fn dispatch(cli: Cli) -> ExitCode {
         Command::Runs(args) => Box::pin(runs::run(args, context)).await,
         Command::Send(args) => Box::pin(send::run(args, context)).await,
         Command::Cancel(args) => Box::pin(cancel::run(args, context)).await,
+        Command::Workers(args) => Box::pin(workers::run(args, context)).await,
         Command::Session(args) => Box::pin(session::run(args, context)).await,
         Command::Share(args) => Box::pin(share::run(args, context)).await,
         Command::Export(args) => Box::pin(export::run(args, context)).await,
@@ -211,6 +214,9 @@ mod tests {
             "longwire run a/b --title T --stdin --close --spool /x -- sh -c 'x'",
             "longwire run a/b --agent coder --ttl 10s -- date",
             "longwire tail a/b --from start",
+            "longwire tail ~workers/acme/chat/coders",
+            "longwire workers set acme/coders --pattern acme/* --agent coder --webhook https://x --secret-file s --attempts 3",
+            "longwire --json workers list",
             "longwire tail a/b -n 3 --no-follow --raw",
             "longwire --json tail a/b --from 0000000000000000_0000000000000042",
             "longwire pub a/b hello --type t --header k=v --content-type text/plain",

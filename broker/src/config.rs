@@ -82,6 +82,9 @@ pub struct Config {
     pub backups: Option<PathBuf>,
     /// How long backups are kept; nothing: until somebody removes them. What was erased or deleted since is in them.
     pub backups_keep_ms: Option<u64>,
+    /// Hosts that webhooks of worker groups may go to although their addresses are of a private network, or of this host, which alone may be
+    /// `http://`. Others have public addresses and https.
+    pub webhook_hosts: Vec<String>,
     /// The clock is right, however much it differs from what it was before: sessions and records expire at once.
     pub trust_clock: bool,
     /// How much of the store is read a second, in bytes, to find damage before it matters; 0 for nothing.
@@ -116,6 +119,7 @@ impl Default for Config {
             limits: Limits::default(),
             backups: None,
             backups_keep_ms: None,
+            webhook_hosts: Vec::new(),
             trust_clock: false,
             scrub_bytes_per_second: 4 << 20,
             #[cfg(feature = "hostile")]

@@ -50,6 +50,12 @@ impl Filter {
         Ok((!passes_all).then_some(Self { kinds, types, ids }))
     }
 
+    /// Whether it is about records of this kind alone, or among others.
+    #[must_use]
+    pub fn asks_for(&self, kind: u32) -> bool {
+        self.kinds.contains(&kind)
+    }
+
     /// Whether a record passes.
     #[must_use]
     pub fn passes(&self, record: &[u8]) -> bool {

@@ -22,6 +22,7 @@ use crate::queue::{Sender, Unsent, queue};
 use crate::request::{Operation, ReplyTo, Request};
 use crate::store::Store;
 use crate::tail::{Tail, TailBudget, TailReader};
+use crate::worker_groups::watchers::Watchers;
 
 /// Requests that wait for one session. A connection that finds it full stops reading until there is room.
 pub const SESSION_REQUESTS_MAX: usize = 256;
@@ -57,6 +58,7 @@ pub struct Hub {
     tails: Arc<TailBudget>,
     draining: AtomicBool,
     drivers: TaskTracker,
+    watchers: Arc<Watchers>,
 }
 
 impl Hub {
@@ -70,7 +72,14 @@ impl Hub {
             tails: Arc::default(),
             draining: AtomicBool::new(false),
             drivers: TaskTracker::new(),
+            watchers: Arc::default(),
         })
+    }
+
+    /// Who watches sessions for something to do.
+    #[must_use]
+    pub fn watchers(&self) -> &Arc<Watchers> {
+        &self.watchers
     }
 
     /// The store beneath.

@@ -59,3 +59,4 @@ pub mod tls;
 pub mod transport;
 mod turns;
 pub mod web_page;
+pub mod worker_groups;

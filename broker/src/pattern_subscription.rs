@@ -35,6 +35,7 @@ use crate::store::reconcile::retry_read;
 use crate::store::{Change, ListQuery, LogId, ReadLimit, Store, StoreError};
 use crate::store_error::{corrupt, in_session, to_error};
 use crate::subscription::{Event, Window};
+use crate::worker_groups::watchers::Watching;
 
 /// Records of one delivery.
 const PIECE_RECORDS: usize = 4096;
@@ -114,6 +115,7 @@ pub struct PatternSubscription {
     ramp: Ramp,
     window: Option<Window>,
     ended: bool,
+    _watching: Option<Watching>,
 }
 
 impl PatternSubscription {
@@ -138,6 +140,7 @@ impl PatternSubscription {
             ramp: Ramp::default(),
             window: None,
             ended: false,
+            _watching: None,
         };
         subscription.list().await?;
         Ok(subscription)
@@ -147,6 +150,13 @@ impl PatternSubscription {
     #[must_use]
     pub fn with_window(mut self, bytes_max: u64, consumed_through: watch::Receiver<u64>) -> Self {
         self.window = Some(Window::new(bytes_max, consumed_through));
+        self
+    }
+
+    /// Whoever reads it may do what there is to do.
+    #[must_use]
+    pub fn with_watching(mut self, watching: Option<Watching>) -> Self {
+        self._watching = watching;
         self
     }
 

@@ -55,6 +55,9 @@ use crate::transport::grpc::system::Serving;
 use crate::transport::memory::MemoryPort;
 use crate::transport::quic::reset_key::ResetKey;
 use crate::transport::quic::{QuicContext, QuicPort};
+use crate::worker_groups::dispatcher::Dispatcher;
+use crate::worker_groups::groups::Groups;
+use crate::worker_groups::webhook::Webhooks;
 
 /// The file of the broker's own keys, in the data folder.
 pub const SIGNING_KEYS_FILE: &str = "signing-keys.json";
@@ -267,6 +270,7 @@ impl Server {
             clock,
             times,
             backups: config.backups.clone(),
+            groups: Groups::new(Arc::clone(&hub), Webhooks::new(config.webhook_hosts.clone())),
             drain: draining,
             connections: AtomicU64::new(0),
         });
@@ -358,13 +362,15 @@ impl Server {
         }
     }
 
-    /// Starts what the broker does by itself: waking sessions whose deadline has come, looking after keys and certificates,
+    /// Starts what the broker does by itself: waking sessions whose deadline has come, and agents, looking after keys and certificates,
     /// forgetting who is idle, the scrub, and removing old backups.
     fn start_chores(&self) -> Chores {
         let chores = Chores { stop: CancellationToken::new(), tasks: TaskTracker::new() };
         let clock = self.http.connections.clock;
         let scheduler = Scheduler { hub: Arc::clone(&self.hub), clock, ageing: self.ageing };
         chores.tasks.spawn(scheduler.run(chores.stop.clone()));
+        let dispatcher = Dispatcher::new(Arc::clone(&self.http.connections.groups), clock);
+        chores.tasks.spawn(dispatcher.run(chores.stop.clone()));
         let (guard, signing) = (&self.http.connections.guard, self.config.data.join(SIGNING_KEYS_FILE));
         let watch = KeyWatch::new(Arc::clone(guard), signing, self.key_files.clone());
         chores.tasks.spawn(watch.run(chores.stop.clone()));

@@ -8,6 +8,7 @@ use longwire_proto::pattern::Pattern;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use longwire_proto::wire::{BackedUp, ImportBegin};
+use longwire_proto::worker_group::named_session;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::builder::ClientBuilder;
@@ -23,6 +24,7 @@ use crate::session::Session;
 use crate::session_list::SessionList;
 use crate::watch::StartWatch;
 use crate::worker::Worker;
+use crate::worker_group::WorkerGroup;
 
 /// Commands that wait for the driver; whoever sends another waits too.
 pub(crate) const COMMANDS_MAX: usize = 256;
@@ -131,12 +133,12 @@ impl Client {
         Ok(client)
     }
 
-    /// The session with this id. Nothing is sent; the session need not exist.
+    /// The session with this id, which may be one of a worker group. Nothing is sent; the session need not exist.
     ///
     /// # Errors
     /// [`SessionIdError`] names the rule that the id breaks.
     pub fn session(&self, id: &str) -> Result<Session, SessionIdError> {
-        Ok(Session::new(self.clone(), SessionId::parse(id)?))
+        Ok(Session::new(self.clone(), named_session(id)?))
     }
 
     /// Watches the sessions whose ids match a pattern, such as `acme/chat/*`: `client.watch("acme/**".parse()?).await?`.
@@ -148,6 +150,34 @@ impl Client {
     /// other processes, and on other machines, serve the same sessions: each session has one of them at a time.
     pub fn worker(&self, pattern: impl Into<String>, agent: impl Into<String>) -> Worker {
         Worker::new(self.clone(), pattern, agent)
+    }
+
+    /// Makes a worker group, or replaces what it was told: who is to be woken when no worker that is connected does what an agent has to do.
+    ///
+    /// # Errors
+    /// [`RequestError::Refused`] when the client does not manage the group's folder, or the group is none.
+    pub async fn set_worker_group(&self, group: WorkerGroup) -> Result<(), RequestError> {
+        self.done(Call::SetWorkerGroup(group.into_wire())).await
+    }
+
+    /// The worker groups that the client manages, in order of their names.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn worker_groups(&self) -> Result<Vec<wire::WorkerGroup>, RequestError> {
+        match self.handle().call(Call::ListWorkerGroups(wire::ListWorkerGroups::default())).await? {
+            Answer::WorkerGroups(list) => Ok(list.groups),
+            _ => Err(RequestError::UnexpectedAnswer),
+        }
+    }
+
+    /// Removes a worker group, its history and its dead letters.
+    ///
+    /// # Errors
+    /// [`RequestError::Refused`] when there is none that the client manages.
+    pub async fn remove_worker_group(&self, group: &str) -> Result<(), RequestError> {
+        self.done(Call::RemoveWorkerGroup(wire::RemoveWorkerGroup { request: 0, group: group.to_owned() }))
+            .await
     }
 
     /// Begins to import an export into a new session, or goes on with the import of this name (a short id).
@@ -184,7 +214,11 @@ impl Client {
     }
 
     async fn revoke(&self, revoke: wire::RevokeToken) -> Result<(), RequestError> {
-        match self.handle().call(Call::RevokeToken(revoke)).await? {
+        self.done(Call::RevokeToken(revoke)).await
+    }
+
+    async fn done(&self, call: Call) -> Result<(), RequestError> {
+        match self.handle().call(call).await? {
             Answer::Done => Ok(()),
             _ => Err(RequestError::UnexpectedAnswer),
         }

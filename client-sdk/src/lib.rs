@@ -80,6 +80,7 @@ mod token;
 mod transport;
 mod watch;
 mod worker;
+mod worker_group;
 
 pub use address::{DEFAULT_URL, TOKEN_VARIABLE, URL_VARIABLE};
 pub use answered::Answered;
@@ -110,7 +111,7 @@ pub use longwire_proto::run_state::RunState;
 pub use longwire_proto::session_id::SessionId;
 pub use longwire_proto::wire::{
     Agent as AgentInfo, AskOption, BackedUp, FormField, ImportBegin, Limits, OpenAsk, OpenInput, Producer,
-    Run as RunInfo,
+    Run as RunInfo, WorkerGroup as WorkerGroupInfo,
 };
 pub use machine::event::Began;
 pub use message::OpenMessage;
@@ -137,6 +138,7 @@ pub use tokio_util::sync::CancellationToken;
 pub use transport::Transport;
 pub use watch::{StartWatch, Watch};
 pub use worker::{Context, HandlerError, Input, WORKER_SESSIONS_DEFAULT, Worker, WorkerError};
+pub use worker_group::WorkerGroup;
 
 /// The example of the README is compiled with the documentation tests.
 #[cfg(doctest)]

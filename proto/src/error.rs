@@ -189,6 +189,10 @@ codes! {
     InputEnded = "input_ended", false, 409, 1008, FailedPrecondition;
     /// More is open in the session than it takes; end some of it.
     TooManyOpen = "too_many_open", false, 429, 1008, ResourceExhausted;
+    /// There is no worker group of this name.
+    WorkerGroupNotFound = "worker_group_not_found", false, 404, 1008, NotFound;
+    /// The tenant has as many worker groups as it may.
+    TooManyWorkerGroups = "too_many_worker_groups", false, 429, 1008, ResourceExhausted;
     /// The outcome is not known; the publish may be durable. Repeat it under the same sequence.
     OutcomeUnknown = "outcome_unknown", true, 503, 1013, Unavailable;
     /// Too much is waiting; try again later.

@@ -31,5 +31,6 @@ pub mod session_id;
 pub mod short_id;
 
 pub mod wire;
+pub mod worker_group;
 
 mod redacted;

@@ -121,6 +121,20 @@ pub const INPUT_ATTEMPTS_MAX: usize = 5;
 pub const CANCEL_DEADLINE_MS_MAX: usize = 60 * 60 * 1000;
 /// Such a time when the client names none, in milliseconds.
 pub const CANCEL_DEADLINE_MS_DEFAULT: usize = 30_000;
+/// Worker groups of one tenant: each looks at every change of its sessions.
+pub const WORKER_GROUPS_MAX: usize = 64;
+/// Webhooks of one worker group that are under way at once.
+pub const GROUP_IN_FLIGHT_MAX: usize = 256;
+/// Such a number when the client names none.
+pub const GROUP_IN_FLIGHT_DEFAULT: usize = 16;
+/// Tries of one wake of a worker group before it becomes a dead letter.
+pub const GROUP_ATTEMPTS_MAX: usize = 32;
+/// Such a number when the client names none: they take some minutes.
+pub const GROUP_ATTEMPTS_DEFAULT: usize = 10;
+/// Fewest bytes of the secret of a worker group: what cannot be guessed.
+pub const WEBHOOK_SECRET_BYTES_MIN: usize = 24;
+/// Most bytes of such a secret: as Standard Webhooks has them.
+pub const WEBHOOK_SECRET_BYTES_MAX: usize = 64;
 
 /// The limits as the table of `docs/protocol.md` has them: name and value.
 pub const TABLE: &[(&str, usize)] = &[
@@ -184,4 +198,11 @@ pub const TABLE: &[(&str, usize)] = &[
     ("input_attempts_max", INPUT_ATTEMPTS_MAX),
     ("cancel_deadline_ms_max", CANCEL_DEADLINE_MS_MAX),
     ("cancel_deadline_ms_default", CANCEL_DEADLINE_MS_DEFAULT),
+    ("worker_groups_max", WORKER_GROUPS_MAX),
+    ("group_in_flight_max", GROUP_IN_FLIGHT_MAX),
+    ("group_in_flight_default", GROUP_IN_FLIGHT_DEFAULT),
+    ("group_attempts_max", GROUP_ATTEMPTS_MAX),
+    ("group_attempts_default", GROUP_ATTEMPTS_DEFAULT),
+    ("webhook_secret_bytes_min", WEBHOOK_SECRET_BYTES_MIN),
+    ("webhook_secret_bytes_max", WEBHOOK_SECRET_BYTES_MAX),
 ];

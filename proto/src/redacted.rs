@@ -1,4 +1,4 @@
-//! What frames with a token show of themselves: everything but that. They end up in logs, errors and failed assertions.
+//! What frames with a token or a key show of themselves: everything but that. They end up in logs, errors and failed assertions.
 
 use std::fmt;
 
@@ -55,6 +55,24 @@ impl fmt::Debug for wire::RevokeToken {
     }
 }
 
+impl fmt::Debug for wire::SetWorkerGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { request, group, pattern, agent, url, secret, in_flight_max, attempts_max } = self;
+        // A URL may have a password of the receiver's in its path or its query.
+        let of = |text: &str| if text.is_empty() { "none" } else { "(a secret)" };
+        f.debug_struct("SetWorkerGroup")
+            .field("request", request)
+            .field("group", group)
+            .field("pattern", pattern)
+            .field("agent", agent)
+            .field("url", &of(url))
+            .field("secret", &of(secret))
+            .field("in_flight_max", in_flight_max)
+            .field("attempts_max", attempts_max)
+            .finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,6 +89,10 @@ mod tests {
                 id: String::new(),
             }),
         ];
+        let (url, secret) = (token(), token());
+        let group = wire::SetWorkerGroup { url, secret, ..Default::default() };
+        let shown = format!("{group:?}");
+        assert!(!shown.contains("canary") && shown.contains("(a secret)"), "{shown}");
         let shared = wire::Shared { token: token(), ..Default::default() };
         let shown = format!("{frames:?} {shared:#?}");
         assert!(!shown.contains("canary") && shown.contains("(a token)"), "{shown}");

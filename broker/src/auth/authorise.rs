@@ -3,6 +3,7 @@
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::right::{Right, Rights};
 use longwire_proto::session_id::SessionId;
+use longwire_proto::worker_group::GroupName;
 
 use crate::auth::operation::{Operation, Reach};
 use crate::auth::principal::{Principal, check_name};
@@ -36,7 +37,13 @@ pub fn authorise<'a>(
 ) -> Result<(), Error> {
     let grants = &principal.grants;
     let (reach, rights) = operation.takes();
-    match (reach, subject.into()) {
+    let subject = subject.into();
+    if let Subject::Session(session) = subject
+        && let Some(group) = GroupName::of(session)
+    {
+        return of_group(principal, operation, &group);
+    }
+    match (reach, subject) {
         (Reach::Session, Subject::Session(session)) => {
             let missing: Rights = rights.iter().filter(|right| !grants.allows(session, *right)).collect();
             if missing.is_empty() && !rights.is_empty() {
@@ -54,7 +61,22 @@ pub fn authorise<'a>(
         }
         // An operation asked about what it cannot be about is refused too.
         (_, Subject::Everything) => Err(forbidden(&format!("`**` with the right `{rights}`"))),
-        (Reach::Everything, Subject::Session(_)) => Err(Error::no_such_session()),
+        (Reach::Everything | Reach::Group, Subject::Session(_)) => Err(Error::no_such_session()),
+    }
+}
+
+/// Whether a principal may do something to a worker group, or to its sessions, which the broker alone writes.
+fn of_group(principal: &Principal, operation: Operation, group: &GroupName) -> Result<(), Error> {
+    if !principal.grants.covers(&group.takes()) || group.takes().as_slice().is_empty() {
+        return Err(Error::no_such_session().field(operation.field()));
+    }
+    match operation {
+        Operation::WorkerGroup => Ok(()),
+        operation if operation.is_reading() => Ok(()),
+        _ => {
+            let message = "the broker alone writes what happens to a worker group; it can be read, and the group removed";
+            Err(Error::new(ErrorCode::Forbidden, message).field(operation.field()))
+        }
     }
 }
 

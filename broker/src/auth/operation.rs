@@ -75,6 +75,8 @@ operations! {
     Share;
     /// Let any token be accepted no longer.
     RevokeToken;
+    /// Say whose agent a worker group wakes, and see its wakes.
+    WorkerGroup;
     /// Write a backup of every session.
     BackUp;
     /// See what the broker measures, of every session.
@@ -86,6 +88,8 @@ operations! {
 pub enum Reach {
     /// One session.
     Session,
+    /// A worker group, by the session that it is.
+    Group,
     /// Every session there is.
     Everything,
 }
@@ -114,6 +118,8 @@ impl Operation {
             Self::Import => (Reach::Session, create | Right::Publish),
             Self::Close | Self::Delete | Self::Trim | Self::Erase => (Reach::Session, manage),
             Self::ActAs | Self::Share => (Reach::Session, manage),
+            // Of everything in the group's folder: it tells the names of sessions, and when something happens there.
+            Self::WorkerGroup => (Reach::Group, read | Right::Manage),
             Self::RevokeToken | Self::BackUp | Self::Metrics => (Reach::Everything, manage),
         }
     }
@@ -124,7 +130,7 @@ impl Operation {
         match self {
             Self::Create | Self::Update | Self::Close | Self::Delete | Self::Trim | Self::Erase => true,
             Self::ForkInto | Self::Import | Self::Share | Self::RevokeToken | Self::BackUp => true,
-            Self::TakeOver => true,
+            Self::TakeOver | Self::WorkerGroup => true,
             Self::Publish | Self::ActAs | Self::CommitCursor | Self::DescribeCursor | Self::Metrics => false,
             Self::SubscribeLive | Self::SubscribeReplay | Self::SubscribePattern | Self::Read => false,
             Self::Answer | Self::DescribeAsk | Self::ReadMessage | Self::Control | Self::Lease => false,
@@ -132,11 +138,19 @@ impl Operation {
         }
     }
 
+    /// Whether it changes nothing of a session. That is all that can be asked of those of a worker group.
+    #[must_use]
+    pub fn is_reading(self) -> bool {
+        let follows = matches!(self, Self::SubscribeLive | Self::SubscribeReplay | Self::Read | Self::Export);
+        follows || matches!(self, Self::Describe | Self::CommitCursor | Self::DescribeCursor)
+    }
+
     /// The field of the request that names the session.
     #[must_use]
     pub fn field(self) -> &'static str {
         match self {
             Self::ForkFrom => "from_session",
+            Self::WorkerGroup => "group",
             _ => "session",
         }
     }
@@ -159,6 +173,9 @@ mod tests {
             Frame::ReadMessage(_) => &[Op::ReadMessage],
             Frame::Claim(_) => &[Op::Lease, Op::TakeOver],
             Frame::ReleaseLease(_) => &[Op::Lease],
+            Frame::SetWorkerGroup(_) | Frame::ListWorkerGroups(_) | Frame::RemoveWorkerGroup(_) => {
+                &[Op::WorkerGroup]
+            }
             Frame::Subscribe(_) => {
                 &[Op::SubscribeLive, Op::SubscribeReplay, Op::SubscribePattern, Op::DescribeCursor]
             }
@@ -209,6 +226,9 @@ mod tests {
             Frame::ReadMessage(Default::default()),
             Frame::Claim(Default::default()),
             Frame::ReleaseLease(Default::default()),
+            Frame::SetWorkerGroup(Default::default()),
+            Frame::ListWorkerGroups(Default::default()),
+            Frame::RemoveWorkerGroup(Default::default()),
         ];
         // What is asked by HTTP.
         let beside = [Op::Metrics];

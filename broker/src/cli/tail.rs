@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use longwire::{From, Position, Record, SessionId, Subscription, SubscriptionError};
+use longwire_proto::worker_group::named_session;
 
 use crate::cli::Context;
 use crate::cli::connect;
@@ -27,7 +28,7 @@ const WRITE_BYTES: usize = 64 << 10;
     longwire tail acme/build/42 --from 0000000000000000_0000000000000042 --json")]
 pub(crate) struct TailArgs {
     /// The session
-    #[arg(value_parser = SessionId::parse)]
+    #[arg(value_parser = named_session)]
     id: SessionId,
     /// Where to begin: start, end, a position, or an offset
     #[arg(long, value_name = "PLACE", value_parser = parse_from)]

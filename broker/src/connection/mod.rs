@@ -4,6 +4,7 @@
 //! cursors: what the client has not taken stays in the store.
 
 mod access;
+mod counted;
 mod decisions;
 mod end;
 mod event;
@@ -18,6 +19,7 @@ mod request;
 mod subscriptions;
 mod tokens;
 mod witness;
+mod worker_groups;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -48,6 +50,7 @@ use crate::auth::operation::Operation as Asks;
 use crate::bell::Bell;
 use crate::clock::Clock;
 use crate::connection::access::{Access, Creation};
+use crate::connection::counted::Counted;
 use crate::connection::end::{End, Goodbye, link_end, say_goodbye};
 use crate::connection::event::{Event, Turn};
 use crate::connection::hello::{hello, welcome};
@@ -62,6 +65,7 @@ use crate::request::{Answer, Operation, ReplyTo, Request};
 use crate::subscription::Event as Delivered;
 use crate::transport::lanes::{Lane, LaneId};
 use crate::transport::{FrameSink, FrameSource, Gone};
+use crate::worker_groups::groups::Groups;
 
 /// Bytes that are fed before they are flushed, while there is more to feed: one system call carries many frames.
 const FLUSH_BYTES: usize = 256 << 10;
@@ -102,6 +106,8 @@ pub struct ConnectionContext {
     pub times: ConnectionTimes,
     /// The folder of backups, when there is one.
     pub backups: Option<PathBuf>,
+    /// Whose agents are woken.
+    pub groups: Arc<Groups>,
     /// The drain.
     pub drain: DrainReceiver,
     /// How many connections there have been: numbers them.
@@ -178,22 +184,6 @@ pub async fn serve<R: FrameSource, W: FrameSink>(
         drop(Box::pin(timeout(GOODBYE_TIMEOUT, say_goodbye(&mut sink, encoding, goodbye))).await);
     }
     (source, sink)
-}
-
-/// A connection that is counted while it is served, also when whoever serves it drops it in the middle.
-struct Counted;
-
-impl Counted {
-    fn begin() -> Self {
-        metrics::gauge!("longwire_connections").increment(1.0);
-        Self
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        metrics::gauge!("longwire_connections").decrement(1.0);
-    }
 }
 
 impl<R: FrameSource, W: FrameSink> Connection<R, W> {
@@ -367,6 +357,9 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             ClientFrame::ReadMessage(read) => self.read_message(read),
             ClientFrame::Claim(claim) => self.claim(claim),
             ClientFrame::ReleaseLease(release) => self.release_lease(release),
+            ClientFrame::SetWorkerGroup(set) => self.set_worker_group(set),
+            ClientFrame::ListWorkerGroups(list) => self.list_worker_groups(list),
+            ClientFrame::RemoveWorkerGroup(remove) => self.remove_worker_group(remove),
             ClientFrame::ListSessions(list) => self.list(list),
             ClientFrame::Read(read) => self.read(read),
             ClientFrame::EraseRecords(erase) => self.erase(erase),

@@ -13,6 +13,7 @@ use longwire_proto::record::{self, ProducerRef, Sender};
 use longwire_proto::resolution::AskOutcome;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::short_id::check_short_id;
+use longwire_proto::worker_group::named_session;
 use longwire_proto::{raw, wire};
 
 use crate::auth::operation::Operation;
@@ -22,7 +23,7 @@ use crate::auth::operation::Operation;
 /// # Errors
 /// [`ErrorCode::InvalidSessionId`].
 pub(super) fn session_id(text: &str) -> Result<SessionId, Error> {
-    SessionId::parse(text)
+    named_session(text)
         .map_err(|error| Error::new(ErrorCode::InvalidSessionId, error.to_string()).field("session"))
 }
 

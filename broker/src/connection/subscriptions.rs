@@ -9,6 +9,7 @@ use futures_util::future::{AbortHandle, Abortable, BoxFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt, unfold};
 use longwire_proto::codec::Encoding;
 use longwire_proto::error::{Error, ErrorCode};
+use longwire_proto::kind;
 use longwire_proto::limits::{PATTERNS_MAX, SUBSCRIPTIONS_MAX};
 use longwire_proto::outcome::Outcome;
 use longwire_proto::pattern::{InvalidPattern, Pattern};
@@ -230,10 +231,14 @@ impl Subscriptions {
         let store = Arc::clone(self.hub.store());
         let (encoding, whoever) = (self.encoding, self.whoever.clone());
         let wish = PatternWish { number, encoding, pattern: pattern.clone(), from, filter, view, whoever };
+        let is_worker = wish.filter.as_ref().is_some_and(|filter| filter.asks_for(kind::INPUT));
+        let watching = is_worker.then(|| self.hub.watchers().enter(pattern.clone()));
         self.opening.push(Box::pin(async move {
             let opened = PatternSubscription::open(store, wish).await;
-            let result =
-                opened.map(|subscription| Source::Pattern { pattern, subscription: Box::new(subscription) });
+            let result = opened.map(|subscription| {
+                let subscription = Box::new(subscription.with_watching(watching));
+                Source::Pattern { pattern, subscription }
+            });
             Opened { number, lane, request, window_bytes, view, rollup: Duration::ZERO, result }
         }));
         Ok(())

@@ -21,6 +21,7 @@ use crate::driver::UNFINISHED_MS;
 use crate::hub::Hub;
 use crate::life::describe;
 use crate::request::{Begin, Operation};
+use crate::store::list::UNFINISHED;
 
 /// What one step of an import came to.
 #[derive(Clone, Debug)]
@@ -54,7 +55,7 @@ pub async fn step(
         let message = "there is a session of this name already; import under another one";
         return Err(Error::new(ErrorCode::SessionExists, message).field("session"));
     };
-    let staging = SessionId::reserved(&format!("~import/{}/{import}", segment(&sender, session, &begin)))
+    let staging = SessionId::reserved(&format!("{UNFINISHED}{}/{import}", segment(&sender, session, &begin)))
         .map_err(|error| refuse("import", &error.to_string()))?;
     let origin = begin.session.as_str();
     let records = records.iter().map(|one| record::import(one, origin)).collect::<Result<Vec<_>, _>>()?;

@@ -12,6 +12,15 @@ pub fn is_hidden(session: &SessionId) -> bool {
     session.as_str().starts_with(HIDDEN)
 }
 
+/// Whether a session is an import that has not come to its end: nothing of it is anybody's yet.
+#[must_use]
+pub fn is_unfinished(session: &SessionId) -> bool {
+    session.as_str().starts_with(UNFINISHED)
+}
+
+/// What the ids of imports begin with until their end.
+pub const UNFINISHED: &str = "~import/";
+
 /// What the ids of the broker's own sessions begin with. It sorts after everything that others begin with.
 pub const HIDDEN: char = '~';
 

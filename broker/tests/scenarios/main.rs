@@ -44,4 +44,5 @@ mod stories;
 mod support;
 mod tls;
 mod tokens;
+mod webhooks;
 mod workers;

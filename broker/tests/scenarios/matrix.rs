@@ -365,9 +365,10 @@ async fn every_role_can_do_what_is_written_down_and_nothing_else() {
         }
         assert!(made <= ABSENT, "{who}");
         decisions += everything(&mut client, &broker, &granted, &role, &who).await;
+        decisions += grouped(&mut client, &role, &who).await;
         decisions += seen(&mut client, &mut admin, &role, &who).await;
     }
-    println!("{decisions} decisions: {} roles, {} operations", roles().len(), OPERATIONS.len() + 5);
+    println!("{decisions} decisions: {} roles, {} operations", roles().len(), OPERATIONS.len() + 8);
 }
 
 /// What is about every session takes a grant of every session.
@@ -383,6 +384,34 @@ async fn everything(client: &mut WireClient, broker: &Broker, token: &str, role:
     assert_eq!(code(answer(client, revoke).await), expected, "{who}: revoke");
     let status = broker.get_bearer(token, "/metrics").0;
     assert_eq!(status, if allowed { 200 } else { 403 }, "{who}: metrics");
+    3
+}
+
+/// Worker groups take everything in their folder, to be read and to be managed.
+async fn grouped(client: &mut WireClient, role: &Role, who: &str) -> usize {
+    let may = role.has("read,manage");
+    // What each shape has all of, of the folders that groups can be in.
+    for (folder, has) in [
+        (role.tenant.clone(), matches!(role.shape, "its tenant" | "everything")),
+        (format!("{}/a", role.tenant), matches!(role.shape, "its tenant" | "everything")),
+        (format!("{}/a/open", role.tenant), role.covers && !matches!(role.shape, "itself" | "its level")),
+    ] {
+        let (group, secret) =
+            (format!("{folder}/group"), "whsec_Y2FuYXJ5Y2FuYXJ5Y2FuYXJ5Y2FuYXJ5".to_owned());
+        let remove = Ask::RemoveWorkerGroup(wire::RemoveWorkerGroup { request: 1, group: group.clone() });
+        let (pattern, agent, url) =
+            (format!("{folder}/**"), "coder".to_owned(), "https://hooks.invalid/".to_owned());
+        let group =
+            wire::SetWorkerGroup { request: 1, group, pattern, agent, url, secret, ..Default::default() };
+        let code = |outcome: Result<(), wire::Error>| outcome.err().map_or(String::new(), |error| error.code);
+        let set = code(answer(client, Ask::SetWorkerGroup(group)).await);
+        assert_eq!(set, if may && has { "" } else { "session_not_found" }, "{who}: set {folder}");
+        client.send(Ask::ListWorkerGroups(wire::ListWorkerGroups { request: 1 })).await;
+        let Answer::WorkerGroupList(list) = client.receive().await else { panic!("{who}: no list") };
+        assert_eq!(list.groups.len(), usize::from(may && has), "{who}: list {folder}");
+        let removed = code(answer(client, remove).await);
+        assert_eq!(removed, if may && has { "" } else { "session_not_found" }, "{who}: remove {folder}");
+    }
     3
 }
 

@@ -40,6 +40,9 @@ pub(crate) enum Call {
     ReadMessage(wire::ReadMessage),
     Claim(wire::Claim),
     ReleaseLease(wire::ReleaseLease),
+    SetWorkerGroup(wire::SetWorkerGroup),
+    ListWorkerGroups(wire::ListWorkerGroups),
+    RemoveWorkerGroup(wire::RemoveWorkerGroup),
 }
 
 impl Call {
@@ -64,6 +67,11 @@ impl Call {
             Self::ReadMessage(call) => Frame::ReadMessage(wire::ReadMessage { request, ..call }),
             Self::Claim(call) => Frame::Claim(wire::Claim { request, ..call }),
             Self::ReleaseLease(call) => Frame::ReleaseLease(wire::ReleaseLease { request, ..call }),
+            Self::SetWorkerGroup(call) => Frame::SetWorkerGroup(wire::SetWorkerGroup { request, ..call }),
+            Self::ListWorkerGroups(_) => Frame::ListWorkerGroups(wire::ListWorkerGroups { request }),
+            Self::RemoveWorkerGroup(call) => {
+                Frame::RemoveWorkerGroup(wire::RemoveWorkerGroup { request, ..call })
+            }
         }
     }
 
@@ -73,7 +81,11 @@ impl Call {
             Self::Create(call) => call.session.clone(),
             Self::Close(call) => call.session.clone(),
             Self::Delete(call) => call.session.clone(),
-            Self::List(_) | Self::BackUp(_) | Self::RevokeToken(_) => String::new(),
+            Self::List(_) | Self::BackUp(_) | Self::RevokeToken(_) | Self::ListWorkerGroups(_) => {
+                String::new()
+            }
+            Self::SetWorkerGroup(call) => call.group.clone(),
+            Self::RemoveWorkerGroup(call) => call.group.clone(),
             Self::Read(call) => call.session.clone(),
             Self::Trim(call) => call.session.clone(),
             Self::Erase(call) => call.session.clone(),
@@ -104,6 +116,7 @@ pub(crate) enum Answer {
     Ask(Box<wire::AskDescription>),
     Message(Box<wire::MessageBytes>),
     Claimed(Box<wire::Claimed>),
+    WorkerGroups(wire::WorkerGroupList),
     Done,
 }
 
@@ -124,6 +137,7 @@ impl Answer {
             ServerFrame::AskDescription(ask) => (ask.request, Self::Ask(Box::new(ask))),
             ServerFrame::MessageBytes(bytes) => (bytes.request, Self::Message(Box::new(bytes))),
             ServerFrame::Claimed(claimed) => (claimed.request, Self::Claimed(Box::new(claimed))),
+            ServerFrame::WorkerGroupList(groups) => (groups.request, Self::WorkerGroups(groups)),
             ServerFrame::Done(done) => (done.request, Self::Done),
             _ => return None,
         })

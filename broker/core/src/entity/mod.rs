@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod ask;
 pub mod at;
+pub mod call;
 mod deadlines;
 pub mod ended;
 pub mod input;

@@ -31,6 +31,8 @@ const MANAGING: &[Op] = &[Op::Close, Op::Delete, Op::Trim, Op::Erase, Op::ActAs,
 const PUBLISHING_AND_CREATING: &[Op] = &[Op::Import];
 const CREATING_AND_MANAGING: &[Op] = &[Op::Update];
 const LEASING_AND_MANAGING: &[Op] = &[Op::TakeOver];
+/// What is about worker groups.
+const GROUPS: &[Op] = &[Op::WorkerGroup];
 /// What is about every session there is.
 const EVERYTHING: &[Op] = &[Op::RevokeToken, Op::BackUp, Op::Metrics];
 
@@ -252,8 +254,9 @@ fn every_role_can_do_what_is_written_down_and_nothing_else() {
                 let visible = place.is_some_and(|place| place.visible);
                 let expected = match (allowed, visible) {
                     (true, _) => None,
-                    // What is about everything is not about a session, whoever asks.
+                    // What is about everything, or about worker groups, is not about a session, whoever asks.
                     (false, _) if EVERYTHING.contains(&operation) => Some(ErrorCode::SessionNotFound),
+                    (false, _) if GROUPS.contains(&operation) => Some(ErrorCode::SessionNotFound),
                     (false, true) => Some(ErrorCode::Forbidden),
                     (false, false) => Some(ErrorCode::SessionNotFound),
                 };
@@ -286,6 +289,7 @@ fn the_sets_name_every_operation_once() {
         PUBLISHING_AND_CREATING,
         CREATING_AND_MANAGING,
         LEASING_AND_MANAGING,
+        GROUPS,
         EVERYTHING,
     ];
     for operation in Op::ALL.iter().copied() {
@@ -336,6 +340,56 @@ fn the_brokers_own_sessions_are_nobodys() {
         for operation in Op::ALL.iter().copied() {
             let error = authorise(&operator, operation, &SessionId::reserved(path).unwrap()).unwrap_err();
             assert_eq!(error.code, ErrorCode::SessionNotFound, "{operation:?} {path}");
+        }
+    }
+}
+
+#[test]
+fn a_worker_group_is_whose_folder_it_is_and_the_broker_alone_writes_to_it() {
+    let reads = [
+        Op::SubscribeLive,
+        Op::SubscribeReplay,
+        Op::Read,
+        Op::Describe,
+        Op::Export,
+        Op::CommitCursor,
+        Op::DescribeCursor,
+        Op::WorkerGroup,
+    ];
+    let all = "read,publish,create,answer,control,lease,state,manage";
+    for (grants, may) in [
+        (vec![format!("acme/chat/**:{all}")], true),
+        (vec!["acme/**:read".to_owned(), "acme/chat/**:manage".to_owned()], true),
+        (vec![format!("**:{all}")], true),
+        // Not everything that the group may wake is theirs.
+        (vec![format!("acme/chat/*:{all}")], false),
+        (vec![format!("acme/chat/coders:{all}"), format!("acme/chat:{all}")], false),
+        (vec!["acme/chat/**:manage".to_owned()], false),
+        (vec!["acme/**:read,publish,create,answer,control,lease,state".to_owned()], false),
+        (vec![format!("other/**:{all}")], false),
+        (Vec::new(), false),
+    ] {
+        let texts: Vec<&str> = grants.iter().map(String::as_str).collect();
+        let somebody = principal(&texts);
+        for path in ["~workers/acme/chat/coders", "~dead/acme/chat/coders"] {
+            for operation in Op::ALL.iter().copied() {
+                let expected = match (may, reads.contains(&operation)) {
+                    (true, true) => None,
+                    (true, false) => Some(ErrorCode::Forbidden),
+                    (false, _) => Some(ErrorCode::SessionNotFound),
+                };
+                let session = SessionId::reserved(path).unwrap();
+                let found = authorise(&somebody, operation, &session).err();
+                assert_eq!(
+                    found.as_ref().map(|error| error.code),
+                    expected,
+                    "{grants:?} {operation:?} {path}"
+                );
+                if let Some(refused) = found.filter(|error| error.code == ErrorCode::SessionNotFound) {
+                    let absent = Error::no_such_session().field(operation.field());
+                    assert_eq!(refused.to_wire(), absent.to_wire());
+                }
+            }
         }
     }
 }

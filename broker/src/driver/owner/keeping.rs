@@ -16,7 +16,7 @@ use crate::driver::runs::Runs;
 use crate::driver::trimmer::{Extent, Plan, Stage, Trimming, Wish, plan};
 use crate::driver::{Loaded, UNFINISHED_MS, unknown};
 use crate::request::ReplyTo;
-use crate::store::list::is_hidden;
+use crate::store::list::is_unfinished;
 use crate::store::{StoreError, reconcile};
 use crate::store_error::in_session;
 
@@ -204,13 +204,13 @@ impl Owner {
     fn is_abandoned(&self) -> bool {
         let state = self.loaded.machine.state();
         let nothing = self.loaded.machine.durable_end() == self.start();
-        let unfinished = self.loaded.exists && is_hidden(&self.session) && self.at_rest();
+        let unfinished = self.loaded.exists && is_unfinished(&self.session) && self.at_rest();
         unfinished && (nothing || self.now_for_age().saturating_sub(state.last_time_ms()) > UNFINISHED_MS)
     }
 
     /// When the session wants to be woken apart from its expiry, in Unix milliseconds.
     pub(super) fn wake_ms(&self) -> Option<u64> {
-        if is_hidden(&self.session) {
+        if is_unfinished(&self.session) {
             return Some(self.loaded.machine.state().last_time_ms().saturating_add(UNFINISHED_MS + 1));
         }
         self.too_old_ms()

@@ -7,13 +7,13 @@ use longwire_core::command::Claimed;
 use crate::driver::owner::Owner;
 use crate::driver::pulses::Pulses;
 use crate::pulse::Pulse;
-use crate::store::list::is_hidden;
+use crate::store::list::is_unfinished;
 
 impl Owner {
     /// The session was loaded: its leases have all of their time again.
     pub(in crate::driver) fn begin_leases(&mut self) {
         // Of what is being imported nothing is anybody's yet, and what comes next is in the export.
-        if is_hidden(&self.session) {
+        if is_unfinished(&self.session) {
             self.loaded.machine.hold();
         } else {
             self.loaded.machine.begin_leases(self.clock.now_ms());

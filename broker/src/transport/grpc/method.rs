@@ -21,7 +21,7 @@ pub(super) enum Method {
     Unary(Unary),
 }
 
-const UNARY: [Unary; 20] = [
+const UNARY: [Unary; 23] = [
     Unary { name: "Publish", request: 3, reply: 3 },
     Unary { name: "Read", request: 12, reply: 13 },
     Unary { name: "DescribeSession", request: 7, reply: 7 },
@@ -42,6 +42,9 @@ const UNARY: [Unary; 20] = [
     Unary { name: "ReadMessage", request: 24, reply: 21 },
     Unary { name: "Claim", request: 25, reply: 22 },
     Unary { name: "ReleaseLease", request: 26, reply: 9 },
+    Unary { name: "SetWorkerGroup", request: 27, reply: 9 },
+    Unary { name: "ListWorkerGroups", request: 28, reply: 23 },
+    Unary { name: "RemoveWorkerGroup", request: 29, reply: 9 },
 ];
 
 /// The field of `ClientFrame` that `Subscribe` is.

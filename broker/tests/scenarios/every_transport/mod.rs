@@ -69,6 +69,10 @@ every_transport! {
         a_run_that_does_not_end_when_it_is_cancelled_is_ended_with_the_lease,
         what_is_wrong_about_leases_is_refused,
     ];
+    grouping: [
+        a_worker_group_is_made_told_removed_and_never_shows_its_secret,
+        what_is_no_worker_group_is_refused,
+    ];
     subscribing: [
         reading_begins_where_it_was_asked_to,
         what_became_of_a_place_is_told,

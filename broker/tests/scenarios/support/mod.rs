@@ -13,6 +13,7 @@ pub(crate) mod probe;
 pub(crate) mod proxy;
 pub(crate) mod quic_client;
 pub(crate) mod raw_quic;
+pub(crate) mod receiver;
 pub(crate) mod requests;
 pub(crate) mod rng;
 pub(crate) mod router;

@@ -29,6 +29,9 @@ pub(crate) fn request_mut(frame: &mut ClientFrame) -> Option<&mut u64> {
         ClientFrame::ReadMessage(frame) => &mut frame.request,
         ClientFrame::Claim(frame) => &mut frame.request,
         ClientFrame::ReleaseLease(frame) => &mut frame.request,
+        ClientFrame::SetWorkerGroup(frame) => &mut frame.request,
+        ClientFrame::ListWorkerGroups(frame) => &mut frame.request,
+        ClientFrame::RemoveWorkerGroup(frame) => &mut frame.request,
         ClientFrame::Hello(_) | ClientFrame::Ping(_) | ClientFrame::Credit(_) => return None,
     })
 }
@@ -50,6 +53,7 @@ pub(crate) fn answered(frame: &ServerFrame) -> Option<u64> {
         ServerFrame::AskDescription(frame) => Some(frame.request),
         ServerFrame::MessageBytes(frame) => Some(frame.request),
         ServerFrame::Claimed(frame) => Some(frame.request),
+        ServerFrame::WorkerGroupList(frame) => Some(frame.request),
         _ => None,
     }
 }

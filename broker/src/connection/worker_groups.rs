@@ -26,7 +26,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             groups.set(sender, name, set).await?;
             Ok(Frame::Done(wire::Done { request }))
         });
-        self.answer_later(request, management, set);
+        self.answer_later(request, management.to("set"), set);
     }
 
     pub(super) fn list_worker_groups(&mut self, list: wire::ListWorkerGroups) {
@@ -50,7 +50,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             groups.remove(&name).await?;
             Ok(Frame::Done(wire::Done { request }))
         });
-        self.answer_later(request, management, remove);
+        self.answer_later(request, management.to("remove"), remove);
     }
 
     /// The group of a request, when it may be managed.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::stream::{FuturesUnordered, StreamExt, iter};
 use longwire_core::command::Description;
 use longwire_core::entity::call::Call;
 use longwire_core::entity::view::Status;
@@ -42,6 +42,8 @@ const HINT_TIMEOUT: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often cursors are written.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// Cursors that are written at once: the store writes them together.
+const SAVES_AT_ONCE: usize = 64;
 /// Commits without anything for a group after which its cursor is written all the same: so many are looked at again for nothing.
 const SAVE_LAG: u64 = 100_000;
 
@@ -409,16 +411,28 @@ impl Dispatcher {
         if self.sightings.is_empty() && self.looks.is_empty() {
             self.through = self.found;
         }
-        for (name, group) in &mut self.known {
-            let commit = if group.listing.is_some() { 0 } else { group.wakes.cursor(self.through) };
+        let through = self.through;
+        let due = self.known.iter().filter_map(|(name, group)| {
+            let commit = if group.listing.is_some() { 0 } else { group.wakes.cursor(through) };
             let is_due = group.is_stale || commit > group.saved.saturating_add(SAVE_LAG);
-            if commit <= group.saved || !is_due {
-                continue;
+            (commit > group.saved && is_due)
+                .then(|| (name.clone(), Cursor { id: group.definition.id, commit }))
+        });
+        let due: Vec<(GroupName, Cursor)> = due.collect();
+        let groups = &self.groups;
+        let saves = due.into_iter().map(|(name, cursor)| {
+            let groups = Arc::clone(groups);
+            async move {
+                let saved = groups.save(name.as_str(), Some(cursor)).await;
+                (name, cursor.commit, saved)
             }
-            let cursor = Cursor { id: group.definition.id, commit };
-            match self.groups.save(name.as_str(), Some(cursor)).await {
-                Ok(()) => (group.saved, group.is_stale) = (commit, false),
-                Err(error) => tracing::debug!(%error, "a cursor was not written; it is tried again"),
+        });
+        let saved: Vec<_> = iter(saves).buffer_unordered(SAVES_AT_ONCE).collect().await;
+        for (name, commit, outcome) in saved {
+            match (outcome, self.known.get_mut(&name)) {
+                (Ok(()), Some(group)) => (group.saved, group.is_stale) = (commit, false),
+                (Ok(()), None) => {}
+                (Err(error), _) => tracing::debug!(%error, "a cursor was not written; it is tried again"),
             }
         }
     }

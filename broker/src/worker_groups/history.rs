@@ -1,6 +1,7 @@
 //! The sessions of a group: its history, and its dead letters.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use longwire_core::command::Command;
@@ -14,6 +15,7 @@ use longwire_proto::wire;
 use longwire_proto::worker_group::GroupName;
 use prost::Message;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use crate::hub::Hub;
 use crate::request::Operation;
@@ -24,6 +26,11 @@ use crate::worker_groups::wakes::Attempt;
 const RECORDS_KEPT: u64 = 100_000;
 /// How long they are kept: for as long as somebody may want to know what went wrong.
 const AGE_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
+
+/// Times that a record is written again when it is not known whether it was, or cannot be for now. A record that is there twice has the same id.
+const TRIES_MAX: u32 = 6;
+/// The pause before a record is written again the first time; each later one is twice as long, three seconds in all.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
 
 /// What a record of these sessions is: its `type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +83,7 @@ pub(super) async fn tell_defined(hub: &Arc<Hub>, by: Sender, definition: &Defini
         "group": group, "pattern": pattern, "agent": agent, "webhook": webhook,
         "in_flight_max": in_flight_max, "attempts_max": attempts_max,
     });
-    write(hub, definition.name.history(), by, Entry::Defined, &told).await
+    write(hub, definition.name.history(), by, Entry::Defined, String::new(), &told).await
 }
 
 /// Writes what became of a wake into a session of its group.
@@ -103,7 +110,8 @@ pub(super) async fn tell_wake(
         Entry::DeadLetter => definition.name.dead_letters(),
         Entry::Defined | Entry::Wake => definition.name.history(),
     };
-    write(hub, session, broker(), entry, &told).await
+    let id = format!("{}-{}-{outcome}", definition.wake_id(attempt), attempt.number);
+    write(hub, session, broker(), entry, id, &told).await
 }
 
 async fn write(
@@ -111,17 +119,36 @@ async fn write(
     session: &SessionId,
     sender: Sender,
     entry: Entry,
+    id: String,
     told: &Value,
 ) -> Result<(), Error> {
     let record = wire::Record {
+        id,
         r#type: entry.as_str().to_owned(),
         content_type: "application/json".to_owned(),
         body: Some(wire::record::Body::Text(told.to_string())),
         ..Default::default()
     };
     let records = vec![Bytes::from(record.encode_to_vec())];
-    // Of a group that was removed meanwhile nothing comes back.
-    let (producer, if_end, may_create, meant) = (None, None, false, None);
-    let publish = Command::Publish { sender, producer, if_end, may_create, records, meant };
-    hub.ask(session, Operation::Command(publish)).await.map(drop)
+    let mut tries = 0;
+    loop {
+        // Of a group that was removed meanwhile nothing comes back.
+        let publish = Command::Publish {
+            sender: sender.clone(),
+            producer: None,
+            if_end: None,
+            may_create: false,
+            records: records.clone(),
+            meant: None,
+        };
+        match hub.ask(session, Operation::Command(publish)).await {
+            Err(error)
+                if error.code.retryable() && error.code != ErrorCode::Draining && tries < TRIES_MAX =>
+            {
+                sleep(PAUSE_MIN * (1 << tries)).await;
+                tries += 1;
+            }
+            outcome => return outcome.map(drop),
+        }
+    }
 }

@@ -178,6 +178,7 @@ def resume(broker, arguments):
     record = pb.Record(time_ms=1, sender=pb.Sender(principal="x"), text="imported")
     step = pb.ImportRecords(session=f"{SESSION}/import", begin=head, records=[record], finish=True, **{"import": "i"})
     equal(broker.ImportRecords(step).session.session, f"{SESSION}/import", "the import")
+    equal(len(broker.ListWorkerGroups(pb.ListWorkerGroups()).groups), 0, "worker groups")
     equal(broker.BackUp(pb.BackUp(name="py")).sessions >= 3, True, "the backup")
 
     shares(broker, arguments)

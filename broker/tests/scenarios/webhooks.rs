@@ -1,6 +1,7 @@
 //! Agents that are woken by webhooks, through failures of every kind.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::time::Duration;
 
 use longwire::{Client, Context, From, HandlerError, InputState, Mode, Session, WorkerGroup};
@@ -8,6 +9,7 @@ use longwire_proto::kind;
 use serde_json::Value;
 
 use crate::support::broker::{Broker, folder, longwire};
+use crate::support::certificates::{Authority, Time};
 use crate::support::receiver::{HOSTS, Receiver, SECRET};
 
 const GROUP: &str = "acme/chat/coders";
@@ -40,22 +42,38 @@ async fn consume(ctx: Context) -> Result<(), HandlerError> {
 async fn told(client: &Client, session: &str, wanted: &str) -> Vec<Value> {
     let session = client.session(session).unwrap();
     let mut records = session.subscribe(From::Start).until_end().await.unwrap();
-    let mut found = Vec::new();
+    let (mut found, mut last) = (Vec::new(), String::new());
     while let Some(record) = records.next().await {
         let record = record.unwrap();
-        if record.record_type == wanted {
+        if record.record_type == wanted && record.id != last {
+            last.clone_from(&record.id);
             found.push(serde_json::from_str(record.text().unwrap()).unwrap());
         }
     }
     found
 }
 
-/// The next thing that is told in a session of a group.
-async fn next_told(records: &mut longwire::Subscription) -> Value {
-    loop {
-        let record = records.next().await.unwrap().unwrap();
-        if record.kind == kind::MESSAGE {
-            return serde_json::from_str(record.text().unwrap()).unwrap();
+/// A session of a group as it goes on.
+struct Told {
+    records: longwire::Subscription,
+    /// The id of the last record: what is not known to be written is written again, under its id.
+    last: String,
+}
+
+impl Told {
+    async fn follow(client: &Client, session: &str, from: From) -> Self {
+        let session = client.session(session).unwrap();
+        Self { records: session.subscribe(from).await.unwrap(), last: String::new() }
+    }
+
+    /// The next wake that is told.
+    async fn next(&mut self) -> Value {
+        loop {
+            let record = self.records.next().await.unwrap().unwrap();
+            if record.kind == kind::MESSAGE && !record.id.is_empty() && record.id != self.last {
+                self.last.clone_from(&record.id);
+                return serde_json::from_str(record.text().unwrap()).unwrap();
+            }
         }
     }
 }
@@ -106,8 +124,7 @@ async fn a_webhook_that_fails_is_tried_again_under_its_id_until_it_is_accepted()
     let lw = client(&broker);
     let mut receiver = Receiver::start(|times| if times < 2 { 500 } else { 200 }).await;
     lw.set_worker_group(group(&receiver)).await.unwrap();
-    let history = lw.session("~workers/acme/chat/coders").unwrap();
-    let mut history = history.subscribe(From::End).await.unwrap();
+    let mut history = Told::follow(&lw, "~workers/acme/chat/coders", From::End).await;
     let session = introduced(&lw, "acme/chat/1").await;
     session.send("coder", "hi").await.unwrap();
     let first = receiver.next().await;
@@ -119,7 +136,7 @@ async fn a_webhook_that_fails_is_tried_again_under_its_id_until_it_is_accepted()
         );
     }
     for (attempt, outcome, status) in [(1, "failed", 500), (2, "failed", 500), (3, "accepted", 200)] {
-        let wake = next_told(&mut history).await;
+        let wake = history.next().await;
         assert_eq!(
             (wake["attempt"].as_u64(), wake["outcome"].as_str()),
             (Some(attempt), Some(outcome)),
@@ -137,15 +154,14 @@ async fn a_webhook_that_always_fails_becomes_a_dead_letter_until_something_else_
     for (status, tries) in [(503, 2), (410, 1)] {
         let mut receiver = Receiver::start(move |_| status).await;
         lw.set_worker_group(group(&receiver).attempts_max(2)).await.unwrap();
-        let dead = lw.session("~dead/acme/chat/coders").unwrap();
-        let mut dead = dead.subscribe(From::End).await.unwrap();
+        let mut dead = Told::follow(&lw, "~dead/acme/chat/coders", From::End).await;
         let session = introduced(&lw, &format!("acme/chat/{status}")).await;
         session.send("coder", "hi").await.unwrap();
         let first = receiver.next().await;
         for _ in 1..tries {
             assert_eq!(receiver.next().await.id, first.id);
         }
-        let letter = next_told(&mut dead).await;
+        let letter = dead.next().await;
         assert_eq!(
             (letter["wake"].as_str(), letter["attempt"].as_u64()),
             (Some(first.id.as_str()), Some(tries))
@@ -193,11 +209,10 @@ async fn a_broker_that_is_killed_forgets_nobody_who_is_to_be_woken_by_a_webhook(
         .flat_map(|round| (0..SESSIONS).map(move |number| format!("acme/chat/{round}-{number}")))
         .collect();
     let lw = client(&broker);
-    let history = lw.session("~workers/acme/chat/coders").unwrap();
-    let mut history = history.subscribe(From::Start).await.unwrap();
+    let mut history = Told::follow(&lw, "~workers/acme/chat/coders", From::Start).await;
     let mut accepted = BTreeMap::new();
     while accepted.len() < wanted.len() {
-        let wake = next_told(&mut history).await;
+        let wake = history.next().await;
         if wake["outcome"] == "accepted" {
             accepted.insert(
                 wake["session"].as_str().unwrap().to_owned(),
@@ -245,6 +260,34 @@ async fn who_is_connected_is_not_told_by_a_webhook_and_who_waits_for_an_answer_i
     assert!(receiver.try_next().is_none());
     let wakes = told(&lw, "~workers/acme/chat/coders", "wake").await;
     assert!(wakes.iter().all(|wake| wake["session"] == "acme/chat/waiting"), "{wakes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_goes_by_https_to_whom_the_host_of_the_broker_trusts() {
+    let (folder, data) = folder();
+    let (known, stranger) =
+        (Authority::new(folder.path(), "known"), Authority::new(folder.path(), "stranger"));
+    let trusted = known.issue("trusted", &["localhost"], Time::Valid);
+    let unknown = stranger.issue("unknown", &["localhost"], Time::Valid);
+    let wrong_name = known.issue("wrong-name", &["elsewhere.example"], Time::Valid);
+    let mut program = Command::new("env");
+    program.args(["-u", "SSL_CERT_DIR"]).arg(format!("SSL_CERT_FILE={}", known.file().display()));
+    let broker = Broker::start_under(program, &data, &[("WEBHOOK_HOSTS", r#"["localhost"]"#)]);
+    let lw = client(&broker);
+    let session = introduced(&lw, "acme/chat/1").await;
+    for files in [unknown, wrong_name] {
+        let receiver = Receiver::start_secure(&files, |_| 200).await;
+        lw.set_worker_group(group(&receiver).attempts_max(1)).await.unwrap();
+        let mut dead = Told::follow(&lw, "~dead/acme/chat/coders", From::End).await;
+        session.send("coder", "hi").await.unwrap();
+        let letter = dead.next().await;
+        let why = letter["why"].as_str().unwrap();
+        assert!(why.starts_with("TLS with it failed: ") && !why.contains("canary"), "{why}");
+    }
+    let mut receiver = Receiver::start_secure(&trusted, |_| 200).await;
+    lw.set_worker_group(group(&receiver)).await.unwrap();
+    session.send("coder", "hi").await.unwrap();
+    assert_eq!(receiver.next().await.session, "acme/chat/1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,15 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::support::certificates::Files;
 
 /// What a broker is told, so that webhooks may come here.
 pub(crate) const HOSTS: (&str, &str) = ("WEBHOOK_HOSTS", r#"["127.0.0.1"]"#);
@@ -29,6 +37,7 @@ pub(crate) struct Webhook {
 /// Listens until it is dropped.
 pub(crate) struct Receiver {
     address: SocketAddr,
+    is_secure: bool,
     webhooks: mpsc::UnboundedReceiver<Webhook>,
     serving: JoinHandle<()>,
 }
@@ -36,13 +45,36 @@ pub(crate) struct Receiver {
 impl Receiver {
     /// Answers the n-th webhook of each id with this status, from 0.
     pub(crate) async fn start(status: impl Fn(usize) -> u16 + Send + 'static) -> Self {
+        Self::listen(None, status).await
+    }
+
+    /// The same by TLS, as `localhost`.
+    pub(crate) async fn start_secure(files: &Files, status: impl Fn(usize) -> u16 + Send + 'static) -> Self {
+        let certificate = CertificateDer::from_pem_file(&files.certificate).unwrap();
+        let key = PrivateKeyDer::from_pem_file(&files.key).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()));
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let config = config.with_single_cert(vec![certificate], key).unwrap();
+        Self::listen(Some(TlsAcceptor::from(Arc::new(config))), status).await
+    }
+
+    async fn listen(tls: Option<TlsAcceptor>, status: impl Fn(usize) -> u16 + Send + 'static) -> Self {
+        let is_secure = tls.is_some();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (came, webhooks) = mpsc::unbounded_channel();
         let serving = tokio::spawn(async move {
             let mut seen: BTreeMap<String, usize> = BTreeMap::new();
             loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
+                let (stream, _) = listener.accept().await.unwrap();
+                let mut stream: Box<dyn Stream> = match &tls {
+                    Some(tls) => match tls.accept(stream).await {
+                        Ok(stream) => Box::new(stream),
+                        // It is not trusted.
+                        Err(_) => continue,
+                    },
+                    None => Box::new(stream),
+                };
                 // A broker that is killed leaves half a request.
                 let Some(webhook) = receive(&mut stream).await else { continue };
                 let times = seen.entry(webhook.id.clone()).or_default();
@@ -50,13 +82,16 @@ impl Receiver {
                 *times += 1;
                 drop(came.send(webhook));
                 drop(stream.write_all(answer.as_bytes()).await);
+                drop(stream.shutdown().await);
             }
         });
-        Self { address, webhooks, serving }
+        Self { address, is_secure, webhooks, serving }
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}/hooks/longwire?key=canary", self.address)
+        let port = self.address.port();
+        let origin = if self.is_secure { "https://localhost" } else { "http://127.0.0.1" };
+        format!("{origin}:{port}/hooks/longwire?key=canary")
     }
 
     /// The next one.
@@ -76,7 +111,12 @@ impl Drop for Receiver {
     }
 }
 
-async fn receive(stream: &mut TcpStream) -> Option<Webhook> {
+/// A socket, with TLS or without.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+async fn receive(stream: &mut Box<dyn Stream>) -> Option<Webhook> {
     let (mut request, mut piece) = (Vec::new(), [0; 4096]);
     loop {
         let read = stream.read(&mut piece).await.ok().filter(|read| *read > 0)?;

@@ -117,7 +117,7 @@ pub struct Sealed<'a> {
     pub producer: Option<SealedProducer<'a>>,
     /// What it means to the broker.
     pub kind: u32,
-    /// Whether it means something to the session: see [`Meaning`].
+    /// Whether it means something to the session: see [`Meaning`](crate::meaning::Meaning).
     pub has_meaning: bool,
     /// What it means to the application.
     pub record_type: &'a str,
@@ -140,7 +140,7 @@ impl<'a> Sealed<'a> {
     /// Looks into a sealed record.
     ///
     /// # Errors
-    /// [`ErrorCode::InvalidRecord`] when the bytes are not a record.
+    /// [`ErrorCode::InvalidRecord`](crate::error::ErrorCode::InvalidRecord) when the bytes are not a record.
     pub fn parse(record: &'a [u8]) -> Result<Self, Error> {
         let mut sealed = Self {
             time_ms: 0,

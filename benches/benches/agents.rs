@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use longwire::{Body, Client, From, Record, Session, Subscription};
@@ -19,6 +20,9 @@ const ROUNDS: u64 = 200;
 const LAPSES: usize = 5;
 /// The shortest that there is.
 const TTL: Duration = Duration::from_secs(1);
+/// Have this process hold the lease of an agent, of this broker.
+const HOLDS: &str = "LONGWIRE_BENCH_HOLDS";
+const HOLDS_AT: &str = "LONGWIRE_BENCH_HOLDS_AT";
 /// What the slowest took is told with it.
 const QUANTILES: [f64; 2] = [0.5, 1.0];
 
@@ -48,8 +52,25 @@ fn tell(name: &str, times: &mut [f64], beside: Option<f64>) -> f64 {
     median
 }
 
+async fn changed(leases: &mut Subscription, agent: &str, state: &str) {
+    while !matches!(next(leases).await.body, Body::LeaseChange(change) if change.agent == agent && change.state == state)
+    {
+    }
+}
+
+/// The half of the measurement that is killed: holds a lease for as long as it lives.
+async fn hold(agent: &str) -> ! {
+    let client = client(&std::env::var(HOLDS_AT).unwrap());
+    let _lease = client.session(SESSION).unwrap().claim(agent).ttl(TTL).await.unwrap();
+    std::future::pending::<()>().await;
+    unreachable!()
+}
+
 #[tokio::main]
 async fn main() {
+    if let Ok(agent) = std::env::var(HOLDS) {
+        hold(&agent).await;
+    }
     let rounds = from_env("LONGWIRE_BENCH_ROUNDS", ROUNDS);
     let folder = folder();
     let broker = Broker::start(&folder.path().join("data"), &[]);
@@ -109,20 +130,19 @@ async fn main() {
     answers.abort();
     done.abort();
 
-    // Whoever held it says nothing any more; the next one claims when it is told that the lease has lapsed.
+    // Whoever holds it is killed with kill -9; the next one claims when it is told that the lease has lapsed.
     let mut taken = Vec::new();
     for number in 0..LAPSES {
         let name = format!("worker-{number}");
-        let holder = client(&url);
-        let session = holder.session(SESSION).unwrap();
-        let mut lapses = follow(&theirs, kind::LEASE).await;
-        drop(session.claim(&name).ttl(TTL).await.unwrap());
+        let mut leases = follow(&theirs, kind::LEASE).await;
+        let mut holder = Command::new(std::env::current_exe().unwrap());
+        let mut holder = holder.env(HOLDS, &name).env(HOLDS_AT, &url).spawn().unwrap();
+        changed(&mut leases, &name, "claimed").await;
         let began = Instant::now();
-        holder.close().await.unwrap();
-        while !matches!(next(&mut lapses).await.body, Body::LeaseChange(change) if change.agent == name && change.state == "lapsed")
-        {
-        }
+        holder.kill().unwrap();
+        changed(&mut leases, &name, "lapsed").await;
         theirs.claim(&name).await.unwrap().release().await.unwrap();
+        holder.wait().unwrap();
         taken.push(ms(began) - TTL.as_secs_f64() * 1e3);
     }
     tell("takeover_after_the_ttl", &mut taken, None);

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use longwire_proto::codec::{FRAMING_BYTES_MAX, put_delivered};
+use longwire_proto::limits::DELIVERY_BYTES_MAX;
 
 use crate::store::{Chunk, ReadLimit};
 
@@ -36,6 +37,9 @@ impl From<Chunk> for Framed {
     }
 }
 
+/// Room that is made at once: twice a delivery. Who sets a limit beyond that may read far less.
+const RESERVED_BYTES_MAX: usize = 2 * DELIVERY_BYTES_MAX;
+
 /// Frames records one by one.
 #[derive(Debug)]
 pub struct Framer {
@@ -55,7 +59,8 @@ impl Framer {
     /// Makes room at once for what the limit allows, but for no more than so many bytes.
     pub fn reserve(&mut self, bytes_max: usize) {
         let framing = self.limit.records.saturating_mul(FRAMING_BYTES_MAX);
-        self.fields.reserve(self.limit.bytes.saturating_add(framing).min(bytes_max));
+        let bytes = self.limit.bytes.saturating_add(framing).min(bytes_max);
+        self.fields.reserve(bytes.min(RESERVED_BYTES_MAX));
     }
 
     /// How many there are.

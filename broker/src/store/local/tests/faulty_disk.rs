@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::store::local::LocalStore;
 use crate::store::local::disk::{Disk, DiskFile};
 use crate::store::local::error::OpenStoreError;
+use crate::store::local::folder::DATABASE_FILE;
 use crate::store::local::shared::Tuning;
 
 /// The random number of the simulated folder.
@@ -51,12 +52,21 @@ impl FaultyDisk {
         Self::default()
     }
 
+    /// The store on this disk, once nobody has the database of an earlier one any more: whoever closes it last may be a thread that
+    /// has just answered a read, and closing writes.
     pub(crate) fn try_store(&self, tuning: Tuning) -> Result<LocalStore, OpenStoreError> {
+        while self.has_open(DATABASE_FILE) {
+            std::thread::yield_now();
+        }
         LocalStore::open_on(Arc::new(self.clone()), None, SALT, tuning)
     }
 
     pub(crate) fn store(&self, tuning: Tuning) -> LocalStore {
         self.try_store(tuning).unwrap()
+    }
+
+    fn has_open(&self, name: &str) -> bool {
+        self.inner().files.get(name).is_some_and(|file| Arc::strong_count(file) > 1)
     }
 
     pub(crate) fn set_faults(&self, faults: Faults) {

@@ -286,7 +286,7 @@ def system(broker):
     equal(SERVICE in services and "grpc.health.v1.Health" not in services, True, f"{services}")
     service = DescriptorPool(database).FindServiceByName(SERVICE)
     equal(service.methods_by_name["Publish"].input_type.full_name, "longwire.v1.Publish", "a described method")
-    equal(len(service.methods), 22, "methods")
+    equal(len(service.methods), 25, "methods")
     health = health_pb2_grpc.HealthStub(broker.channel)
     for name in ["", SERVICE]:
         status = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=PATIENCE_S).status

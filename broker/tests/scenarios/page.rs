@@ -151,7 +151,10 @@ async fn the_page_follows_a_command_over_two_kills_of_the_broker() {
     assert!(texts[1..].iter().all(|text| !text.is_empty()), "{texts:?}");
     let exit = texts.iter().position(|text| text == "exit status 0").unwrap();
     assert!(texts[exit + 1].ends_with("completed"), "{texts:?}");
-    assert_eq!(texts[exit + 2..], ["The agent run is released", "The session was changed."]);
+    // The answer to a claim may have been lost with the broker: then it is another agent that acts.
+    let left = &texts[exit + 2..];
+    assert!(left[0].starts_with("The agent run") && left[0].ends_with(" is released"), "{texts:?}");
+    assert_eq!(left.last().unwrap(), "The session was changed.");
     story.says("ok").await;
 }
 

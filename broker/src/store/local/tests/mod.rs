@@ -1,5 +1,6 @@
 //! Tests of the engine on the local disk.
 
+mod agents;
 mod alone;
 mod backup;
 mod beginning;

@@ -63,12 +63,13 @@ async fn an_agent_does_a_job_through_two_kills_and_deploys_once_somebody_allowed
     let (_work, work) = folder();
     std::fs::create_dir_all(&work).unwrap();
     let (broker, tokens) = Tokens::broker(&data, &[]);
-    let gate = work.join("gate");
+    // Written once: while it is begun somewhere, nobody can write it.
+    let (gate, compiler) = (work.join("gate"), compiler(&work));
     let agent_token = tokens.token("agent", &["demo/**:read,publish,lease"]);
     let start = || {
         let mut command = Command::new(example());
         command.arg("demo/code/*").env("LONGWIRE_URL", broker.url()).env("LONGWIRE_TOKEN", &agent_token);
-        command.env("CODING_AGENT_FOLDER", &work).env("RUSTC_WRAPPER", compiler(&work)).env("GATE", &gate);
+        command.env("CODING_AGENT_FOLDER", &work).env("RUSTC_WRAPPER", &compiler).env("GATE", &gate);
         Victim::start(command.stdin(Stdio::null()))
     };
     let human = |name: &str, url: String| {

@@ -8,6 +8,7 @@ mod batch;
 mod cancel;
 mod clock_text;
 mod connect;
+mod duration_text;
 mod escape;
 mod export;
 mod import;

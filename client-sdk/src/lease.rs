@@ -136,6 +136,14 @@ impl Lease {
         &self.claimed.inputs
     }
 
+    /// Says that it is held, over the connection that there is now: what comes over that renews it from then on.
+    ///
+    /// # Errors
+    /// [`RequestError::Refused`] with [`longwire_proto::error::ErrorCode::Fenced`] when it has ended.
+    pub async fn renew(&self) -> Result<(), RequestError> {
+        self.session.claim(self.agent()).generation(self.generation()).await.map(drop)
+    }
+
     /// Gives it up: the agent's open messages are abandoned and its runs suspended, for whoever claims it next.
     ///
     /// # Errors

@@ -9,8 +9,8 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::cli::connect;
+use crate::cli::duration_text::millis;
 use crate::cli::run::{RUN_PATIENCE, RUN_RETRY, RUN_VARIABLE};
-use crate::cli::session::millis;
 use crate::cli::{Context, EXIT_UNREACHABLE, EXIT_USAGE, Usage};
 
 /// Exit code of an answer that is not the first option.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use longwire::{RunInfo, RunState, Session, SessionId};
 
 use crate::cli::connect;
+use crate::cli::duration_text::millis;
 use crate::cli::escape::escape;
-use crate::cli::session::millis;
 use crate::cli::{Context, Usage};
 
 /// Cancels a run, and the runs that are a part of it.

@@ -23,6 +23,7 @@ use longwire_proto::short_id::is_short_id;
 use crate::cli::Context;
 use crate::cli::clock_text::{date, now_ms};
 use crate::cli::connect::lasting_builder;
+use crate::cli::duration_text::millis;
 use crate::cli::page_link::page_link;
 use crate::cli::run::agent::{Agent, Role};
 use crate::cli::run::child::{NotStarted, SESSION_VARIABLE, Told};
@@ -30,7 +31,6 @@ use crate::cli::run::drain::Drained;
 use crate::cli::run::ending::Ending;
 use crate::cli::run::recorder::Recorder;
 use crate::cli::run::spool::SpoolDir;
-use crate::cli::session::millis;
 
 pub(crate) use crate::cli::run::child::RUN_VARIABLE;
 pub(crate) use crate::cli::run::streams::Stream;

@@ -18,9 +18,9 @@ use longwire_broker::tls::config::TlsOverrides;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::cli::duration_text::millis;
 use crate::cli::log;
 use crate::cli::open_files;
-use crate::cli::session::millis;
 
 /// Runs the broker until SIGTERM or SIGINT.
 #[derive(Debug, clap::Args)]

@@ -12,9 +12,9 @@ use longwire::{Right, Rights, SessionId};
 use crate::cli::Context;
 use crate::cli::clock_text::date_time;
 use crate::cli::connect;
+use crate::cli::duration_text::millis;
 use crate::cli::escape::escape;
 use crate::cli::page_link::{is_local, share_link, token_of};
-use crate::cli::session::millis;
 
 /// Bytes of a link that are read: a token is shorter.
 const LINK_BYTES_MAX: u64 = 64 << 10;

@@ -14,8 +14,8 @@ use longwire_proto::grants::Grants;
 use serde_json::json;
 
 use crate::cli::clock_text::{date_time, now_ms};
+use crate::cli::duration_text::millis;
 use crate::cli::key::Folder;
-use crate::cli::session::millis;
 use crate::cli::{Context, Usage, connect};
 
 /// The token that a command shows, when it needs one.

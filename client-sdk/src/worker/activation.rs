@@ -226,8 +226,7 @@ async fn attend(
 
 /// Whether the lease is still there, as far as is known.
 async fn renew(lease: &Lease) -> bool {
-    let claim = lease.session().claim(lease.agent()).generation(lease.generation());
-    match claim.await {
+    match lease.renew().await {
         Err(RequestError::Refused(refusal)) => refusal.code != Some(ErrorCode::Fenced),
         Err(RequestError::NotFound(_) | RequestError::Closed(_)) => false,
         _ => true,

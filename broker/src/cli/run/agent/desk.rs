@@ -256,9 +256,7 @@ impl Desk {
                 },
                 Some(input) = self.written.recv() => self.consumed(&lease, &input).await?,
                 outcome = over.wait() => return self.end(lease, &run, outcome).await,
-                _ = renewal.tick() => {
-                    lease.session().claim(lease.agent()).generation(lease.generation()).await?;
-                }
+                _ = renewal.tick() => lease.renew().await?,
             }
         }
     }

@@ -62,6 +62,11 @@ async fn kill_9_during_recovery_loses_nothing() {
 
 /// `strace` with what it injects, or nothing where it is missing; `scripts/test` says so.
 fn strace(inject: &str) -> Option<Command> {
+    strace_calls("fdatasync", inject)
+}
+
+/// The same for calls of these names.
+fn strace_calls(calls: &str, inject: &str) -> Option<Command> {
     let there = Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success());
     if !there {
         assert!(std::env::var("CI").as_deref() != Ok("true"), "strace is not installed");
@@ -70,9 +75,36 @@ fn strace(inject: &str) -> Option<Command> {
     }
     let mut command = Command::new("strace");
     // -D: the broker stays our child, strace becomes its grandchild.
-    command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e"]);
-    command.arg(format!("inject=fdatasync:{inject}"));
+    command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e"]).arg(format!("trace={calls}"));
+    command.arg("-e").arg(format!("inject={calls}:{inject}"));
     Some(command)
+}
+
+/// What is done one after the other are names and syncs: of each thread's, every one is once the last that the process does.
+#[tokio::test]
+async fn kill_9_during_the_first_start_leaves_a_folder_that_starts() {
+    const CALLS: [&str; 4] = ["?mkdir,?mkdirat", "?rename,?renameat,?renameat2", "fsync", "fdatasync"];
+    for calls in CALLS {
+        let mut killed = 0;
+        loop {
+            let inject = format!("signal=SIGKILL:when={}", killed + 1);
+            let Some(strace) = strace_calls(calls, &inject) else { return };
+            let (_folder, data) = folder();
+            let ready = Attempt::start_under(strace, &data).kill_when_ready();
+            let mut acknowledged = Acknowledged::default();
+            let broker = Broker::start(&data);
+            let mut client = WireClient::connect(broker.address(), Encoding::Proto).await;
+            acknowledged.publish(&mut client, SESSIONS[0]).await;
+            broker.kill();
+            acknowledged.check(&Broker::start(&data)).await;
+            if ready {
+                break;
+            }
+            killed += 1;
+        }
+        println!("{calls}: {killed} starts were killed before they were ready");
+        assert!(killed > 0, "{calls}: no start was killed");
+    }
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::store::local::database_failure::{DatabaseFailure, guard};
 use crate::store::local::disk::{DatabaseFile, Disk, DiskFile};
-use crate::store::local::folder::DATABASE_FILE;
+use crate::store::local::folder::{DATABASE_DRAFT, DATABASE_FILE};
 use crate::store::local::format::FORMAT_VERSION;
 use crate::store::local::index::Indexes;
 use crate::store::local::table::Damage;
@@ -48,23 +48,27 @@ impl std::fmt::Debug for Database {
 }
 
 impl Database {
-    /// Opens the database. When it is absent it is made, with its tables; a crash before this returns may leave anything
-    /// under its name.
+    /// Opens the database. When it is absent it is made, with its tables, and takes its name once it is durable.
     ///
     /// # Errors
     /// Those of redb.
     pub fn open(disk: Arc<dyn Disk>, cache_bytes: usize) -> Result<Self, DatabaseFailure> {
         let database = Self::begin(disk, cache_bytes)?;
-        database.make_durable()?;
+        if database.is_new() {
+            database.make_durable()?;
+            database.take_name_now()?;
+            database.disk.sync_names(DATABASE_FILE).map_err(io_failure)?;
+        }
         Ok(database)
     }
 
-    /// The same, but one that was made now is durable only after [`Database::make_durable`].
+    /// The same, but one that was made now is durable only after [`Database::make_durable`], and has its name after
+    /// [`Database::take_name_now`].
     ///
     /// # Errors
     /// Those of redb.
     pub fn begin(disk: Arc<dyn Disk>, cache_bytes: usize) -> Result<Self, DatabaseFailure> {
-        let (file, is_new) = disk.open_now(DATABASE_FILE).map_err(io_failure)?;
+        let (file, is_new) = open_or_draft(disk.as_ref()).map_err(io_failure)?;
         // redb syncs five times until the tables are there.
         let (in_the_making, growths) = (Arc::new(AtomicBool::new(is_new)), Arc::default());
         let open = guard(|| open(file, cache_bytes, &growths, &in_the_making))?;
@@ -95,13 +99,18 @@ impl Database {
     /// # Errors
     /// Those of the disk.
     pub fn make_durable(&self) -> Result<(), DatabaseFailure> {
-        if !self.in_the_making.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        let (file, _) = self.disk.open_now(DATABASE_FILE).map_err(io_failure)?;
-        file.sync_data().and_then(|()| self.disk.sync_names(DATABASE_FILE)).map_err(io_failure)?;
+        let (file, _) = self.disk.open_now(DATABASE_DRAFT).map_err(io_failure)?;
+        file.sync_data().map_err(io_failure)?;
         self.in_the_making.store(false, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Gives its name to what was made and is durable. The name is durable with those that are in the folder.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn take_name_now(&self) -> Result<(), DatabaseFailure> {
+        self.disk.rename_now(DATABASE_DRAFT, DATABASE_FILE).map_err(io_failure)
     }
 
     /// Whether this opening made it.
@@ -269,6 +278,16 @@ impl Drop for Database {
             warn!("the database could not be closed in order; it is repaired at the next start");
         }
     }
+}
+
+/// The file of the database, or an empty one that is to become it; true for that one.
+fn open_or_draft(disk: &dyn Disk) -> std::io::Result<(Box<dyn DiskFile>, bool)> {
+    if disk.exists(DATABASE_FILE)? {
+        return Ok((disk.open_now(DATABASE_FILE)?.0, false));
+    }
+    // A crash may have left anything under this name.
+    disk.remove_now(DATABASE_DRAFT)?;
+    Ok((disk.open_now(DATABASE_DRAFT)?.0, true))
 }
 
 fn io_failure(error: std::io::Error) -> DatabaseFailure {

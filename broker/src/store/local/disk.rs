@@ -97,6 +97,11 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Those of the disk.
     fn sync_names(&self, name: &str) -> io::Result<()>;
+    /// Whether there is a file of that name.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn exists(&self, name: &str) -> io::Result<bool>;
     /// The names in a folder, sorted.
     ///
     /// # Errors
@@ -196,6 +201,10 @@ impl Disk for RealDisk {
 
     fn sync_names(&self, name: &str) -> io::Result<()> {
         Self::sync_parent(&self.root.join(name))
+    }
+
+    fn exists(&self, name: &str) -> io::Result<bool> {
+        self.root.join(name).try_exists()
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {

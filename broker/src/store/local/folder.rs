@@ -6,13 +6,15 @@
 //! salt 0123456789abcdef
 //! state ready
 //! ```
-//! The salt seeds the journal's checksums. The state is `new` until the folder is complete, so that a creation that was
-//! interrupted begins again, while a database that was lost later is noticed.
+//! The salt seeds the journal's checksums. Before the folder is complete the same text is `FORMAT.new`, and the database has
+//! another name, too: a creation that was interrupted begins again, or is finished when all that is missing are names, while
+//! a database that was lost later is noticed. (`state new` is what a broker wrote that gave `FORMAT` its name at once.)
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
 
 use crate::store::local::disk::{FILE_MODE, FOLDER_MODE, sync_folder};
 use crate::store::local::error::OpenStoreError;
@@ -21,6 +23,8 @@ use crate::store::local::segment::JOURNAL_FOLDER;
 
 /// The name of the database.
 pub const DATABASE_FILE: &str = "sessions.redb";
+/// Its name until it is durable.
+pub(super) const DATABASE_DRAFT: &str = "sessions.redb.new";
 pub(super) const LOCK_FILE: &str = "LOCK";
 pub(super) const FORMAT_FILE: &str = "FORMAT";
 /// Where `FORMAT` is written before it takes its name.
@@ -41,6 +45,10 @@ pub struct DataFolder {
     _lock: File,
 }
 
+/// What [`DataFolder::mark_ready`] gives a name to, while it is made durable.
+#[derive(Debug)]
+pub struct Preparing(JoinHandle<Result<(), OpenStoreError>>);
+
 impl DataFolder {
     /// Locks the folder, creating it when it is absent, and checks its format.
     ///
@@ -49,52 +57,75 @@ impl DataFolder {
     pub fn open(path: &Path) -> Result<Self, OpenStoreError> {
         create(path)?;
         let lock = lock(path)?;
-        match read_format(path)? {
+        let database = path.join(DATABASE_FILE);
+        match read_format(&path.join(FORMAT_FILE))? {
             Some(format) => {
-                let database = path.join(DATABASE_FILE);
                 if format.ready && !database.exists() {
-                    return Err(OpenStoreError::Missing(database));
+                    // A power cut may have left one of two names that were given one after the other.
+                    fs::rename(path.join(DATABASE_DRAFT), &database)
+                        .map_err(|_| OpenStoreError::Missing(database))?;
+                }
+                if !format.ready {
+                    write_draft(path, format.salt)?;
                 }
                 // The broker before may have died between changing a name here and making that durable. What this one
                 // acknowledges must not hang on such a name: `state new` would come back and the folder be emptied.
                 sync_folder(path).map_err(io_error("making durable", path))?;
                 Ok(Self { path: path.into(), salt: format.salt, is_new: !format.ready, _lock: lock })
             }
+            None if database.exists() => {
+                // Whoever gave the database its name had made both durable.
+                let missing = || OpenStoreError::Missing(path.join(FORMAT_FILE));
+                let format = read_format(&path.join(FORMAT_DRAFT)).ok().flatten().ok_or_else(missing)?;
+                name_draft(path)?;
+                Ok(Self { path: path.into(), salt: format.salt, is_new: false, _lock: lock })
+            }
             None => {
-                if path.join(DATABASE_FILE).exists() || path.join(JOURNAL_FOLDER).exists() {
+                if path.join(JOURNAL_FOLDER).exists() && !path.join(FORMAT_DRAFT).exists() {
                     return Err(OpenStoreError::Missing(path.join(FORMAT_FILE)));
                 }
                 let salt = random_salt(path)?;
-                write_format(path, &Format { salt, ready: false })?;
+                write_draft(path, salt)?;
                 Ok(Self { path: path.into(), salt, is_new: true, _lock: lock })
             }
         }
     }
 
-    /// Takes another salt, durably. What the journal has is worth nothing afterwards: it is to be settled before.
+    /// Takes another salt, durably. What the journal has is worth nothing afterwards: it is to be settled before, so this is not
+    /// for a new folder.
     ///
     /// # Errors
     /// [`OpenStoreError::Io`].
     pub fn renew_salt(&mut self) -> Result<(), OpenStoreError> {
         self.salt = random_salt(&self.path)?;
-        write_format(&self.path, &Format { salt: self.salt, ready: !self.is_new })
+        write_draft(&self.path, self.salt)?;
+        sync_draft(&self.path)?;
+        name_draft(&self.path)
     }
 
-    /// Says durably that database and journal exist.
+    /// Begins to make durable what a new folder's `FORMAT` will say, and the folder's own name, on a thread of its own: beside
+    /// all else that makes the folder, because the disk then flushes its cache once for all.
+    ///
+    /// # Errors
+    /// [`OpenStoreError::Thread`].
+    pub fn prepare(&self) -> Result<Preparing, OpenStoreError> {
+        let path = self.path.clone();
+        let preparing = thread::Builder::new().name("store-folder".into()).spawn(move || {
+            sync_draft(&path)?;
+            sync_parent(&path)
+        });
+        Ok(Preparing(preparing.map_err(OpenStoreError::Thread)?))
+    }
+
+    /// Says durably that database and journal exist, and makes all names in the folder durable, theirs among them. What they
+    /// hold is durable before.
     ///
     /// # Errors
     /// [`OpenStoreError::Io`].
-    pub fn mark_ready(&mut self) -> Result<(), OpenStoreError> {
-        // Late, because a file system that keeps a journal has its name by now; and whoever made the folder, because that
-        // broker may have died before it came here.
-        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new("."));
-        match sync_folder(parent) {
-            // Somebody else's, who made this one in it.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-            synced => synced.map_err(io_error("making durable", parent))?,
-        }
-        write_format(&self.path, &Format { salt: self.salt, ready: true })?;
+    pub fn mark_ready(&mut self, preparing: Preparing) -> Result<(), OpenStoreError> {
+        let panicked = |_| io_error("making durable", &self.path)(io::Error::other("a thread panicked"));
+        preparing.0.join().map_err(panicked)??;
+        name_draft(&self.path)?;
         self.is_new = false;
         Ok(())
     }
@@ -140,18 +171,19 @@ fn lock(folder: &Path) -> Result<File, OpenStoreError> {
     }
 }
 
-fn read_format(folder: &Path) -> Result<Option<Format>, OpenStoreError> {
-    let path = folder.join(FORMAT_FILE);
+fn read_format(path: &Path) -> Result<Option<Format>, OpenStoreError> {
     let mut text = String::new();
-    match File::open(&path).and_then(|file| file.take(FORMAT_BYTES_MAX).read_to_string(&mut text)) {
+    match File::open(path).and_then(|file| file.take(FORMAT_BYTES_MAX).read_to_string(&mut text)) {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            return Err(OpenStoreError::UnreadableFormat { path, what: "it is not text".into() });
+            let what = "it is not text".into();
+            return Err(OpenStoreError::UnreadableFormat { path: path.into(), what });
         }
-        Err(error) => return Err(io_error("reading", &path)(error)),
+        Err(error) => return Err(io_error("reading", path)(error)),
     }
-    let refuse = |what: &str| OpenStoreError::UnreadableFormat { path: path.clone(), what: what.into() };
+    let folder = path.parent().unwrap_or(path);
+    let refuse = |what: &str| OpenStoreError::UnreadableFormat { path: path.into(), what: what.into() };
     let mut lines = text.lines();
     let first = lines.next().unwrap_or_default();
     let version = first.strip_prefix("longwire-store ").and_then(|version| version.parse::<u32>().ok());
@@ -178,19 +210,39 @@ fn read_format(folder: &Path) -> Result<Option<Format>, OpenStoreError> {
     }
 }
 
-fn write_format(folder: &Path, format: &Format) -> Result<(), OpenStoreError> {
-    let path = folder.join(FORMAT_FILE);
-    let draft = folder.join(FORMAT_DRAFT);
-    let state = if format.ready { "ready" } else { "new" };
-    let text = format!("longwire-store {FORMAT_VERSION}\nsalt {:016x}\nstate {state}\n", format.salt);
+/// Writes what `FORMAT` is to say. It is neither durable nor in force.
+fn write_draft(folder: &Path, salt: u64) -> Result<(), OpenStoreError> {
+    let path = folder.join(FORMAT_DRAFT);
+    let text = format!("longwire-store {FORMAT_VERSION}\nsalt {salt:016x}\nstate ready\n");
     OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(FILE_MODE)
-        .open(&draft)
-        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&draft, &path))
+        .open(&path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(io_error("writing", &path))
+}
+
+fn sync_draft(folder: &Path) -> Result<(), OpenStoreError> {
+    let path = folder.join(FORMAT_DRAFT);
+    File::open(&path).and_then(|file| file.sync_all()).map_err(io_error("making durable", &path))
+}
+
+/// Makes the folder's own name durable.
+fn sync_parent(folder: &Path) -> Result<(), OpenStoreError> {
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match sync_folder(parent) {
+        // Somebody else's, who made this one in it.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced.map_err(io_error("making durable", parent)),
+    }
+}
+
+/// Puts in force what is durable.
+fn name_draft(folder: &Path) -> Result<(), OpenStoreError> {
+    let path = folder.join(FORMAT_FILE);
+    fs::rename(folder.join(FORMAT_DRAFT), &path)
         .and_then(|()| sync_folder(folder))
         .map_err(io_error("writing", &path))
 }
@@ -240,8 +292,8 @@ mod tests {
         drop(first);
         first = DataFolder::open(folder.path()).unwrap();
         assert!(first.is_new, "a creation that was interrupted begins again");
-        assert_eq!(first.salt, salt);
-        first.mark_ready().unwrap();
+        assert_ne!(first.salt, salt);
+        first.mark_ready(first.prepare().unwrap()).unwrap();
         drop(first);
         let error = DataFolder::open(folder.path()).unwrap_err();
         assert!(matches!(error, OpenStoreError::Missing(path) if path.ends_with(DATABASE_FILE)));
@@ -249,6 +301,48 @@ mod tests {
         fs::remove_file(folder.path().join(FORMAT_FILE)).unwrap();
         let error = DataFolder::open(folder.path()).unwrap_err();
         assert!(matches!(error, OpenStoreError::Missing(path) if path.ends_with(FORMAT_FILE)));
+        fs::remove_file(folder.path().join(DATABASE_FILE)).unwrap();
+        fs::create_dir(folder.path().join(JOURNAL_FOLDER)).unwrap();
+        let error = DataFolder::open(folder.path()).unwrap_err();
+        assert!(matches!(error, OpenStoreError::Missing(path) if path.ends_with(FORMAT_FILE)));
+    }
+
+    #[test]
+    fn goes_on_with_a_creation_wherever_it_was_interrupted() {
+        let begun = || {
+            let folder = tempfile::tempdir().unwrap();
+            let held = DataFolder::open(folder.path()).unwrap();
+            fs::create_dir(folder.path().join(JOURNAL_FOLDER)).unwrap();
+            fs::write(folder.path().join(DATABASE_DRAFT), "x").unwrap();
+            (folder, held.salt)
+        };
+        let name = |folder: &Path, draft: &str, name: &str| {
+            fs::rename(folder.join(draft), folder.join(name)).unwrap();
+        };
+        let (folder, _) = begun();
+        assert!(DataFolder::open(folder.path()).unwrap().is_new, "no name is given");
+        // Of a draft nothing is durable before a name is given.
+        fs::write(folder.path().join(FORMAT_DRAFT), "").unwrap();
+        assert!(DataFolder::open(folder.path()).unwrap().is_new, "the draft is torn");
+        for (draft, file) in [(DATABASE_DRAFT, DATABASE_FILE), (FORMAT_DRAFT, FORMAT_FILE)] {
+            let (folder, salt) = begun();
+            name(folder.path(), draft, file);
+            for _ in 0..2 {
+                let found = DataFolder::open(folder.path()).unwrap();
+                assert_eq!((found.is_new, found.salt), (false, salt), "{file} has its name");
+            }
+            assert_eq!(fs::read(folder.path().join(DATABASE_FILE)).unwrap(), b"x");
+        }
+        // As brokers did that gave FORMAT its name at once.
+        let (folder, salt) = begun();
+        fs::write(folder.path().join(DATABASE_FILE), "half").unwrap();
+        let text = format!("longwire-store 2\nsalt {salt:016x}\nstate new\n");
+        fs::write(folder.path().join(FORMAT_FILE), text).unwrap();
+        let mut found = DataFolder::open(folder.path()).unwrap();
+        assert_eq!((found.is_new, found.salt), (true, salt));
+        found.mark_ready(found.prepare().unwrap()).unwrap();
+        drop(found);
+        assert!(!DataFolder::open(folder.path()).unwrap().is_new);
     }
 
     #[test]
@@ -258,7 +352,7 @@ mod tests {
         let held = DataFolder::open(&path).unwrap();
         assert!(matches!(DataFolder::open(&path), Err(OpenStoreError::InUse(found)) if found == path));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
-        for name in [LOCK_FILE, FORMAT_FILE] {
+        for name in [LOCK_FILE, FORMAT_DRAFT] {
             assert_eq!(fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
         }
         drop(held);

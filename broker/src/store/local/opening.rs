@@ -37,7 +37,8 @@ pub fn open(
     tuning: Tuning,
 ) -> Result<Shared, OpenStoreError> {
     let root = folder.as_ref().map(|folder| folder.path.clone()).unwrap_or_default();
-    if folder.as_ref().is_some_and(|folder| folder.is_new) {
+    let new = folder.as_mut().filter(|folder| folder.is_new).map(|folder| Ok((folder.prepare()?, folder))).transpose()?;
+    if new.is_some() {
         let begun = begin_anew(disk.as_ref()).and_then(|()| disk.make_folder_now(JOURNAL_FOLDER));
         begun.map_err(io_error("emptying", &root))?;
     }
@@ -45,13 +46,11 @@ pub fn open(
         path: root.join(DATABASE_FILE),
         what: failure.to_string(),
     };
-    let database =
-        Database::begin(Arc::clone(&disk), tuning.cache_bytes).map_err(|failure| match failure {
-            DatabaseFailure::Redb(redb::Error::Io(error)) => {
-                io_error("opening", &root.join(DATABASE_FILE))(error)
-            }
-            failure => damaged(failure),
-        })?;
+    let failed = |failure| match failure {
+        DatabaseFailure::Redb(redb::Error::Io(error)) => io_error("opening", &root.join(DATABASE_FILE))(error),
+        failure => damaged(failure),
+    };
+    let database = Database::begin(Arc::clone(&disk), tuning.cache_bytes).map_err(failed)?;
     let meta = database.meta().map_err(damaged)?;
     if meta.format < FORMAT_VERSION {
         return Err(OpenStoreError::OlderFormat { path: root, found: meta.format });
@@ -62,10 +61,14 @@ pub fn open(
     let found = scan(disk.as_ref(), salt, tuning.segment_bytes, meta.settled_commit)?;
     let pool = SegmentPool::new(Arc::clone(&disk), tuning.segment_bytes, found.next_number());
     if database.is_new() {
-        make_durable(&database, &pool, tuning).map_err(damaged)?;
+        make_durable(&database, &pool, tuning).and_then(|()| database.take_name_now()).map_err(failed)?;
     }
-    if let Some(folder) = folder.as_mut().filter(|folder| folder.is_new) {
-        folder.mark_ready()?;
+    match new {
+        Some((preparing, folder)) => folder.mark_ready(preparing)?,
+        None if database.is_new() => {
+            disk.sync_names(DATABASE_FILE).map_err(io_error("opening", &root.join(DATABASE_FILE)))?;
+        }
+        None => {}
     }
     let mut state = State::new(meta, tuning.logs_max, tuning.resting_max);
     let erasing = database.read(|transaction| erasing::all(&transaction.open_table(ERASING)?));

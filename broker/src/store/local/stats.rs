@@ -12,7 +12,7 @@ use crate::store::local::database::Database;
 use crate::store::local::database_failure::DatabaseFailure;
 use crate::store::local::disk::RealDisk;
 use crate::store::local::error::OpenStoreError;
-use crate::store::local::folder::{DATABASE_FILE, DataFolder};
+use crate::store::local::folder::{DATABASE_FILE, DataFolder, FORMAT_FILE};
 use crate::store::local::recovery::scan;
 use crate::store::local::segment::file_name;
 use crate::store::local::shared::Tuning;
@@ -85,6 +85,9 @@ pub struct Stats {
 /// See [`OpenStoreError`].
 pub fn stats(data_dir: &Path) -> Result<Stats, OpenStoreError> {
     let folder = DataFolder::open(data_dir)?;
+    if folder.is_new {
+        return Err(OpenStoreError::Missing(data_dir.join(FORMAT_FILE)));
+    }
     let damaged = |failure: DatabaseFailure| OpenStoreError::DamagedDatabase {
         path: data_dir.join(DATABASE_FILE),
         what: failure.to_string(),

@@ -206,6 +206,21 @@ impl Attempt {
         Self(serve(Command::new(LONGWIRE), data, &[]).spawn().unwrap())
     }
 
+    /// See [`Broker::start_under`].
+    pub(crate) fn start_under(mut launcher: Command, data: &Path) -> Self {
+        launcher.arg(LONGWIRE);
+        Self(serve(launcher, data, &[]).spawn().unwrap())
+    }
+
+    /// Waits until the broker is ready, and kills it with kill -9, or until it ends; answers whether it was ready.
+    pub(crate) fn kill_when_ready(mut self) -> bool {
+        let mut line = String::new();
+        BufReader::new(self.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+        ready(&line).is_some()
+    }
+
     /// See [`Broker::start_logged`].
     pub(crate) fn start_logged(data: &Path, log: &Path) -> Self {
         Self(logged(data, log).spawn().unwrap())

@@ -201,6 +201,10 @@ impl Disk for FaultyDisk {
         Ok(())
     }
 
+    fn exists(&self, name: &str) -> io::Result<bool> {
+        Ok(self.inner().files.contains_key(name))
+    }
+
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
         let prefix = format!("{folder}/");
         Ok(self.inner().files.keys().filter_map(|name| name.strip_prefix(&prefix)).map(Into::into).collect())

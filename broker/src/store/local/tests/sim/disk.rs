@@ -553,6 +553,10 @@ impl Disk for SimDisk {
         self.run(Op::SyncNames(name.into()))
     }
 
+    fn exists(&self, name: &str) -> io::Result<bool> {
+        Ok(self.inner().content.names.contains_key(name))
+    }
+
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
         let prefix = format!("{folder}/");
         let inner = self.inner();

@@ -17,6 +17,8 @@ use std::thread;
 
 use tokio::runtime::Runtime;
 
+use crate::store::local::disk::Disk as _;
+use crate::store::local::folder::DATABASE_FILE;
 use crate::store::local::opening::begin_anew;
 use crate::store::local::tests::sim::disk::{Content, Does, Mark, Op, SimDisk, Tear};
 use crate::store::local::tests::sim::oracle::{Allowed, check, check_again, wipe, work_on};
@@ -35,7 +37,7 @@ const FILLED: usize = 24;
 /// Of those that were cut off in a wipe, the first and one of so many are wiped again, and looked through.
 const WIPE: usize = 8;
 /// What images must cover.
-const CLASSES: [&str; 24] = [
+const CLASSES: [&str; 25] = [
     "settling",
     "settling a delete",
     "appending during a settling",
@@ -54,6 +56,7 @@ const CLASSES: [&str; 24] = [
     "settling values",
     "names",
     "creation",
+    "creation that is complete",
     "torn bytes",
     "headers only",
     "second crash in recovery",
@@ -301,10 +304,14 @@ impl<'r> Simulation<'r> {
         }
     }
 
-    /// Before the store was ready nothing was acknowledged: it begins anew.
+    /// Before the store was ready nothing was acknowledged: it begins anew, or goes on with what is complete.
     fn begin(&mut self, image: &Content) -> Result<(), String> {
         let disk = SimDisk::new(image.clone());
-        begin_anew(&disk).map_err(|error| error.to_string())?;
+        let complete = disk.exists(DATABASE_FILE).map_err(|error| error.to_string())?;
+        self.count("creation that is complete", complete);
+        if !complete {
+            begin_anew(&disk).map_err(|error| error.to_string())?;
+        }
         let allowed =
             Allowed { models: &self.trace.models, acknowledged: 0, at_most: 0, rows: &self.trace.rows[..1] };
         let (store, _) = check(self.runtime, &disk, &allowed)?;

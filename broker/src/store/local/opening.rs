@@ -37,7 +37,11 @@ pub fn open(
     tuning: Tuning,
 ) -> Result<Shared, OpenStoreError> {
     let root = folder.as_ref().map(|folder| folder.path.clone()).unwrap_or_default();
-    let new = folder.as_mut().filter(|folder| folder.is_new).map(|folder| Ok((folder.prepare()?, folder))).transpose()?;
+    let new = folder
+        .as_mut()
+        .filter(|folder| folder.is_new)
+        .map(|folder| Ok((folder.prepare()?, folder)))
+        .transpose()?;
     if new.is_some() {
         let begun = begin_anew(disk.as_ref()).and_then(|()| disk.make_folder_now(JOURNAL_FOLDER));
         begun.map_err(io_error("emptying", &root))?;
@@ -47,7 +51,9 @@ pub fn open(
         what: failure.to_string(),
     };
     let failed = |failure| match failure {
-        DatabaseFailure::Redb(redb::Error::Io(error)) => io_error("opening", &root.join(DATABASE_FILE))(error),
+        DatabaseFailure::Redb(redb::Error::Io(error)) => {
+            io_error("opening", &root.join(DATABASE_FILE))(error)
+        }
         failure => damaged(failure),
     };
     let database = Database::begin(Arc::clone(&disk), tuning.cache_bytes).map_err(failed)?;

@@ -127,7 +127,7 @@ mod tests {
         let partial = PartialFolder::begin(&target).unwrap();
         let held = DataFolder::open(partial.path()).unwrap();
         assert!(matches!(PartialFolder::begin(&target), Err(OpenStoreError::InUse(_))));
-        assert!(partial.path().join("FORMAT").exists());
+        assert!(partial.path().join("FORMAT.new").exists());
         fs::create_dir(&target).unwrap();
         fs::write(target.join("file"), "x").unwrap();
         assert!(partial.finish().is_err());

@@ -16,7 +16,6 @@ use http::{HeaderName, StatusCode};
 use hyper_util::rt::TokioIo;
 use longwire_proto::codec::Encoding;
 use longwire_proto::error::{Error, ErrorCode};
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::auth::authorise::{Subject, authorise};
@@ -86,7 +85,7 @@ async fn metrics(State(context): State<Arc<HttpContext>>, request: Request) -> R
         return problem(&error);
     }
     metrics::gauge!("longwire_sessions_live").set(context.connections.hub.live() as f64);
-    let text = context.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default();
+    let text = context.metrics.render().await;
     let mut response = Response::new(Body::from(text));
     let text_format = HeaderValue::from_static("text/plain; version=0.0.4");
     response.headers_mut().insert(CONTENT_TYPE, text_format);

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::task::TaskTracker;
 
 use crate::connection::ConnectionContext;
+use crate::late_recorder::MetricsText;
 use crate::origin::Origins;
 use crate::transport::grpc::system::Serving;
 
@@ -14,8 +14,8 @@ use crate::transport::grpc::system::Serving;
 pub struct HttpContext {
     /// What connections share.
     pub connections: Arc<ConnectionContext>,
-    /// Renders `/metrics`; absent where no recorder is installed.
-    pub metrics: Option<PrometheusHandle>,
+    /// What `/metrics` shows.
+    pub metrics: MetricsText,
     /// Names that are answered to besides addresses and `localhost`.
     pub hosts: Vec<String>,
     /// Pages that may connect.

@@ -27,6 +27,7 @@ pub mod inspect;
 pub mod issuers;
 pub mod kept_secret;
 pub mod key_watch;
+pub mod late_recorder;
 pub mod life;
 pub mod listing;
 pub mod log_reader;

@@ -15,7 +15,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -40,6 +39,7 @@ use crate::hub::Hub;
 use crate::issuers::{Issuers, IssuersError};
 use crate::kept_secret::NoRandom;
 use crate::key_watch::KeyWatch;
+use crate::late_recorder::MetricsText;
 use crate::origin::Origins;
 use crate::page_token::PageTokens;
 use crate::patience::Requests;
@@ -235,7 +235,7 @@ impl Server {
     pub async fn bind(
         config: Config,
         store: Arc<dyn Store>,
-        metrics: Option<PrometheusHandle>,
+        metrics: MetricsText,
     ) -> Result<Self, ServeError> {
         // Before the port is there: nobody shall be accepted who cannot be served.
         let tls =

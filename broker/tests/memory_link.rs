@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use longwire_broker::config::Config;
+use longwire_broker::late_recorder::MetricsText;
 use longwire_broker::server::Server;
 use longwire_broker::store::memory::MemoryStore;
 use longwire_broker::transport::LinkEnd;
@@ -38,7 +39,8 @@ async fn a_client_within_the_process_publishes_follows_and_is_drained() {
         data: folder.path().to_owned(),
         ..Config::default()
     };
-    let server = Server::bind(config, Arc::new(MemoryStore::default()), None).await.unwrap();
+    let server =
+        Server::bind(config, Arc::new(MemoryStore::default()), MetricsText::default()).await.unwrap();
     let port = server.memory_port();
     let (stop, stopped) = oneshot::channel::<()>();
     let running = tokio::spawn(server.run(async { drop(stopped.await) }));

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use longwire_broker::config::{Config, Overrides};
 use longwire_broker::http::CONNECT_PATH;
+use longwire_broker::late_recorder::LateRecorder;
 use longwire_broker::server::Server;
 use longwire_broker::store::Store;
 use longwire_broker::store::local::backup::made_ms;
@@ -15,7 +16,6 @@ use longwire_broker::store::local::folder::DATABASE_FILE;
 use longwire_broker::store::local::{LocalConfig, LocalStore};
 use longwire_broker::tls::Tls;
 use longwire_broker::tls::config::TlsOverrides;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::duration_text::millis;
@@ -93,9 +93,7 @@ pub(crate) async fn run(args: ServeArgs, json: bool) -> anyhow::Result<ExitCode>
     let config = Config::load(args.config.as_deref(), overrides)?;
     let config = open_files::fit(config);
     let mut signals = Signals::listen().context("cannot listen for signals")?;
-    // Beside the opening of the store, because their clock takes milliseconds to find out how fast the processor's is. What a
-    // recovery counts before they are there is not counted.
-    let metrics = tokio::task::spawn_blocking(start_metrics);
+    let metrics = LateRecorder::install().context("cannot start the metrics")?;
     anyhow::ensure!(
         made_ms(&config.data).is_none(),
         "{} is a backup, which stays what it is; `longwire store restore {0} --data DIR` makes a data folder of it",
@@ -106,8 +104,7 @@ pub(crate) async fn run(args: ServeArgs, json: bool) -> anyhow::Result<ExitCode>
     let store = tokio::task::spawn_blocking(move || LocalStore::open(local)).await??;
     let store = behind_faults(store, &config);
     let access = Access::of(&config);
-    let metrics = metrics.await??;
-    let server = match Server::bind(config, Arc::clone(&store), Some(metrics)).await {
+    let server = match Server::bind(config, Arc::clone(&store), metrics).await {
         Ok(server) => server,
         Err(error) => {
             store.shutdown().await?;
@@ -226,10 +223,6 @@ fn announce(server: &Server, access: Access, json: bool) {
             println!("  Try        longwire --url {url} --fingerprint {fingerprint} run demo -- date");
         }
     }
-}
-
-fn start_metrics() -> anyhow::Result<PrometheusHandle> {
-    PrometheusBuilder::new().install_recorder().context("cannot start the metrics")
 }
 
 struct Signals {

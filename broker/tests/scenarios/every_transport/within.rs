@@ -57,7 +57,7 @@ impl WithinBroker {
         wait(async {
             let alone = Arc::clone(&ALONE).lock_owned().await;
             let store = LocalStore::open(LocalConfig::new(data.to_owned())).unwrap();
-            let server = Server::bind(config, Arc::new(store), Some(METRICS.clone())).await.unwrap();
+            let server = Server::bind(config, Arc::new(store), METRICS.clone().into()).await.unwrap();
             let (address, port) = (server.address(), server.memory_port());
             let (stop, stopped) = oneshot::channel::<()>();
             let running = tokio::spawn(server.run(async { drop(stopped.await) }));

@@ -36,8 +36,6 @@ pub struct Database {
     disk: Arc<dyn Disk>,
     cache_bytes: usize,
     growths: Arc<AtomicU64>,
-    is_new: bool,
-    in_the_making: Arc<AtomicBool>,
     handle: RwLock<Handle>,
 }
 
@@ -48,83 +46,64 @@ impl std::fmt::Debug for Database {
 }
 
 impl Database {
-    /// Opens the database. When it is absent it is made, with its tables, and takes its name once it is durable.
+    /// Opens the database, or makes it when it is absent.
     ///
     /// # Errors
     /// Those of redb.
     pub fn open(disk: Arc<dyn Disk>, cache_bytes: usize) -> Result<Self, DatabaseFailure> {
-        let database = Self::begin(disk, cache_bytes)?;
-        if database.is_new() {
-            database.make_durable()?;
-            database.take_name_now()?;
+        if !disk.exists(DATABASE_FILE).map_err(io_failure)? {
+            let database = Self::create(disk, cache_bytes)?;
             database.disk.sync_names(DATABASE_FILE).map_err(io_failure)?;
+            return Ok(database);
         }
-        Ok(database)
+        let (file, _) = disk.open_now(DATABASE_FILE).map_err(io_failure)?;
+        Self::with(file, disk, cache_bytes, &Arc::default())
     }
 
-    /// The same, but one that was made now is durable only after [`Database::make_durable`], and has its name after
-    /// [`Database::take_name_now`].
+    /// Makes the database, with its tables. What is in it is durable when it takes its name; the name is durable with those
+    /// that are in the folder.
     ///
     /// # Errors
     /// Those of redb.
-    pub fn begin(disk: Arc<dyn Disk>, cache_bytes: usize) -> Result<Self, DatabaseFailure> {
-        let (file, is_new) = open_or_draft(disk.as_ref()).map_err(io_failure)?;
+    pub fn create(disk: Arc<dyn Disk>, cache_bytes: usize) -> Result<Self, DatabaseFailure> {
+        // A crash may have left anything under this name.
+        disk.remove_now(DATABASE_DRAFT).map_err(io_failure)?;
+        let (file, _) = disk.open_now(DATABASE_DRAFT).map_err(io_failure)?;
         // redb syncs five times until the tables are there.
-        let (in_the_making, growths) = (Arc::new(AtomicBool::new(is_new)), Arc::default());
-        let open = guard(|| open(file, cache_bytes, &growths, &in_the_making))?;
-        let handle = RwLock::new(Handle { generation: 0, open: Some(open) });
-        let database = Self { disk, cache_bytes, growths, is_new, in_the_making, handle };
-        if database.is_empty()? {
-            database.write(|transaction| {
-                transaction.open_table(NAMES)?;
-                transaction.open_table(LOGS)?;
-                transaction.open_table(CHUNKS)?;
-                transaction.open_table(ROWS)?;
-                transaction.open_table(DOOMED)?;
-                transaction.open_table(VALUES)?;
-                Indexes::open(transaction)?;
-                transaction.open_table(SHARES)?;
-                transaction.open_table(ERASING)?;
-                transaction.open_table(FILLER)?;
-                let meta = Meta { format: FORMAT_VERSION, ..Meta::default() };
-                transaction.open_table(META)?.insert(meta::KEY, meta.encode().as_slice())?;
-                Ok(())
-            })?;
-        }
+        let in_the_making = Arc::new(AtomicBool::new(true));
+        let database = Self::with(file, disk, cache_bytes, &in_the_making)?;
+        database.write(|transaction| {
+            transaction.open_table(NAMES)?;
+            transaction.open_table(LOGS)?;
+            transaction.open_table(CHUNKS)?;
+            transaction.open_table(ROWS)?;
+            transaction.open_table(DOOMED)?;
+            transaction.open_table(VALUES)?;
+            Indexes::open(transaction)?;
+            transaction.open_table(SHARES)?;
+            transaction.open_table(ERASING)?;
+            transaction.open_table(FILLER)?;
+            let meta = Meta { format: FORMAT_VERSION, ..Meta::default() };
+            transaction.open_table(META)?.insert(meta::KEY, meta.encode().as_slice())?;
+            Ok(())
+        })?;
+        let (file, _) = database.disk.open_now(DATABASE_DRAFT).map_err(io_failure)?;
+        file.sync_data().map_err(io_failure)?;
+        in_the_making.store(false, Ordering::SeqCst);
+        database.disk.rename_now(DATABASE_DRAFT, DATABASE_FILE).map_err(io_failure)?;
         Ok(database)
     }
 
-    /// Makes durable what was made. Nothing may be written to it before.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub fn make_durable(&self) -> Result<(), DatabaseFailure> {
-        let (file, _) = self.disk.open_now(DATABASE_DRAFT).map_err(io_failure)?;
-        file.sync_data().map_err(io_failure)?;
-        self.in_the_making.store(false, Ordering::SeqCst);
-        Ok(())
-    }
-
-    /// Gives its name to what was made and is durable. The name is durable with those that are in the folder.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub fn take_name_now(&self) -> Result<(), DatabaseFailure> {
-        self.disk.rename_now(DATABASE_DRAFT, DATABASE_FILE).map_err(io_failure)
-    }
-
-    /// Whether this opening made it.
-    #[must_use]
-    pub fn is_new(&self) -> bool {
-        self.is_new
-    }
-
-    fn is_empty(&self) -> Result<bool, DatabaseFailure> {
-        self.read(|transaction| match transaction.open_table(META) {
-            Ok(_) => Ok(false),
-            Err(redb::TableError::TableDoesNotExist(_)) => Ok(true),
-            Err(error) => Err(error.into()),
-        })
+    fn with(
+        file: Box<dyn DiskFile>,
+        disk: Arc<dyn Disk>,
+        cache_bytes: usize,
+        in_the_making: &Arc<AtomicBool>,
+    ) -> Result<Self, DatabaseFailure> {
+        let growths = Arc::default();
+        let open = guard(|| open(file, cache_bytes, &growths, in_the_making))?;
+        let handle = RwLock::new(Handle { generation: 0, open: Some(open) });
+        Ok(Self { disk, cache_bytes, growths, handle })
     }
 
     /// How far the database is.
@@ -278,16 +257,6 @@ impl Drop for Database {
             warn!("the database could not be closed in order; it is repaired at the next start");
         }
     }
-}
-
-/// The file of the database, or an empty one that is to become it; true for that one.
-fn open_or_draft(disk: &dyn Disk) -> std::io::Result<(Box<dyn DiskFile>, bool)> {
-    if disk.exists(DATABASE_FILE)? {
-        return Ok((disk.open_now(DATABASE_FILE)?.0, false));
-    }
-    // A crash may have left anything under this name.
-    disk.remove_now(DATABASE_DRAFT)?;
-    Ok((disk.open_now(DATABASE_DRAFT)?.0, true))
 }
 
 fn io_failure(error: std::io::Error) -> DatabaseFailure {

@@ -1,5 +1,6 @@
 //! How the store opens: recovery, then the threads.
 
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -46,39 +47,26 @@ pub fn open(
         let begun = begin_anew(disk.as_ref()).and_then(|()| disk.make_folder_now(JOURNAL_FOLDER));
         begun.map_err(io_error("emptying", &root))?;
     }
-    let damaged = |failure: DatabaseFailure| OpenStoreError::DamagedDatabase {
-        path: root.join(DATABASE_FILE),
-        what: failure.to_string(),
+    let failed = |failure: DatabaseFailure| database_error(&root, failure);
+    let is_new = !disk.exists(DATABASE_FILE).map_err(io_error("opening", &root))?;
+    let (database, found, pool) = if is_new {
+        create(&disk, salt, tuning, &root)?
+    } else {
+        let database = Database::open(Arc::clone(&disk), tuning.cache_bytes).map_err(failed)?;
+        let settled_commit = settled_commit(&database, &root)?;
+        let found = scan(disk.as_ref(), salt, tuning.segment_bytes, settled_commit)?;
+        let pool = SegmentPool::new(Arc::clone(&disk), tuning.segment_bytes, found.next_number());
+        (database, found, pool)
     };
-    let failed = |failure| match failure {
-        DatabaseFailure::Redb(redb::Error::Io(error)) => {
-            io_error("opening", &root.join(DATABASE_FILE))(error)
-        }
-        failure => damaged(failure),
-    };
-    let database = Database::begin(Arc::clone(&disk), tuning.cache_bytes).map_err(failed)?;
-    let meta = database.meta().map_err(damaged)?;
-    if meta.format < FORMAT_VERSION {
-        return Err(OpenStoreError::OlderFormat { path: root, found: meta.format });
-    }
-    if meta.format != FORMAT_VERSION {
-        return Err(OpenStoreError::NewerFormat { path: root, found: meta.format });
-    }
-    let found = scan(disk.as_ref(), salt, tuning.segment_bytes, meta.settled_commit)?;
-    let pool = SegmentPool::new(Arc::clone(&disk), tuning.segment_bytes, found.next_number());
-    if database.is_new() {
-        make_durable(&database, &pool, tuning).and_then(|()| database.take_name_now()).map_err(failed)?;
-    }
     match new {
         Some((preparing, folder)) => folder.mark_ready(preparing)?,
-        None if database.is_new() => {
-            disk.sync_names(DATABASE_FILE).map_err(io_error("opening", &root.join(DATABASE_FILE)))?;
-        }
+        None if is_new => disk.sync_names(DATABASE_FILE).map_err(io_error("making durable", &root))?,
         None => {}
     }
+    let meta = database.meta().map_err(failed)?;
     let mut state = State::new(meta, tuning.logs_max, tuning.resting_max);
     let erasing = database.read(|transaction| erasing::all(&transaction.open_table(ERASING)?));
-    for (log, offsets) in erasing.map_err(damaged)? {
+    for (log, offsets) in erasing.map_err(failed)? {
         state.erasing.add(log, offsets);
     }
     let commits = found.groups.len();
@@ -128,23 +116,51 @@ pub(super) fn begin_anew(disk: &dyn Disk) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Makes a new database durable, and a segment for the first group: both at a time, because the disk then flushes its cache
-/// once for both.
-fn make_durable(database: &Database, pool: &SegmentPool, tuning: Tuning) -> Result<(), DatabaseFailure> {
-    let prepare = || {
+fn database_error(root: &Path, failure: DatabaseFailure) -> OpenStoreError {
+    let path = root.join(DATABASE_FILE);
+    match failure {
+        DatabaseFailure::Redb(redb::Error::Io(error)) => io_error("opening", &path)(error),
+        failure => OpenStoreError::DamagedDatabase { path, what: failure.to_string() },
+    }
+}
+
+/// How far the database is, when it has the format that this is.
+fn settled_commit(database: &Database, root: &Path) -> Result<u64, OpenStoreError> {
+    let meta = database.meta().map_err(|failure| database_error(root, failure))?;
+    match meta.format.cmp(&FORMAT_VERSION) {
+        Ordering::Less => Err(OpenStoreError::OlderFormat { path: root.into(), found: meta.format }),
+        Ordering::Equal => Ok(meta.settled_commit),
+        Ordering::Greater => Err(OpenStoreError::NewerFormat { path: root.into(), found: meta.format }),
+    }
+}
+
+/// Makes a database and a segment for the first group, both at a time, because the disk then flushes its cache once for both.
+/// They have their names, which are not durable yet.
+fn create(
+    disk: &Arc<dyn Disk>,
+    salt: u64,
+    tuning: Tuning,
+    root: &Path,
+) -> Result<(Database, Found, SegmentPool), OpenStoreError> {
+    let found = scan(disk.as_ref(), salt, tuning.segment_bytes, 0)?;
+    let pool = SegmentPool::new(Arc::clone(disk), tuning.segment_bytes, found.next_number());
+    let segment = || {
         if let Err(error) = pool.prepare() {
             debug!(%error, "no journal segment could be made yet; the first group makes one");
         }
     };
-    if tuning.reads_block {
-        prepare();
-        return database.make_durable();
-    }
-    thread::scope(|scope| {
-        // A thread that cannot be had is no reason to fail: the first group makes a segment.
-        drop(thread::Builder::new().name("store-segment".into()).spawn_scoped(scope, prepare));
-        database.make_durable()
-    })
+    let make = || Database::create(Arc::clone(disk), tuning.cache_bytes);
+    let database = if tuning.reads_block {
+        segment();
+        make()
+    } else {
+        thread::scope(|scope| {
+            // A thread that cannot be had is no reason to fail: the first group makes a segment.
+            drop(thread::Builder::new().name("store-segment".into()).spawn_scoped(scope, segment));
+            make()
+        })
+    };
+    Ok((database.map_err(|failure| database_error(root, failure))?, found, pool))
 }
 
 fn replay(

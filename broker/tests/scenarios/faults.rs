@@ -190,8 +190,10 @@ async fn the_folder_is_made_durable_at_every_start() {
         return;
     }
     let (folder, data) = folder();
-    // In order, so that everything that is to be in the folder is: nothing else needs it synced then.
-    assert!(Broker::start(&data).terminate());
+    // Everything that is to be in the folder is, so nothing else needs it synced then.
+    let broker = Broker::start(&data);
+    wait_until("the ballast is there", || data.join("ballast").exists());
+    assert!(broker.terminate());
     let log = folder.path().join("strace");
     let mut strace = Command::new("strace");
     strace.args(["-D", "-f", "-qq", "-y", "-e", "trace=fsync", "-o"]).arg(&log);

@@ -1,11 +1,14 @@
 //! A broker at 70 % of what it takes at most, for a long time, with sessions that keep their last megabytes: whether delays grow,
 //! whether memory and disk stay as they are, and what is written to the disk for each byte published.
 //! `LONGWIRE_BENCH_SECONDS` (600) of it, after a few seconds that find out what the most is: 64 connections with 16 publishes under
-//! way each. The release binary must be there: `cargo build --release`.
+//! way each. Beside it somebody else appends to a file of their own and makes that durable, now and then: what the disk did to everybody
+//! is told apart from what the broker did. The release binary must be there: `cargo build --release`.
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
+use std::fs::File;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -37,10 +40,15 @@ const RETAINED_BYTES: u64 = 4 << 20;
 const TICK: Duration = Duration::from_millis(5);
 /// What is looked at together.
 const WINDOW: Duration = Duration::from_secs(10);
+/// How often somebody else makes something durable.
+const PROBE: Duration = Duration::from_millis(50);
 /// Of the windows, the last third beside the first third: more is a drift.
 const DRIFT_GOAL: f64 = 1.2;
 /// Memory and disk likewise.
 const GROWTH_GOAL: f64 = 1.1;
+
+/// Nobody waits so long for a disk that does nothing else.
+const SLOW_MS: f64 = 100.0;
 
 const MB: f64 = 1e6;
 
@@ -164,6 +172,21 @@ async fn steady(socket: Socket, number: usize, rate: f64, began: Instant, window
     reading.await.unwrap()
 }
 
+/// Appends to a file and makes it durable until the windows are over, and tells the longest that took in each, in milliseconds.
+fn probe(folder: &Path, began: Instant, windows: usize) -> Vec<f64> {
+    let mut file = File::create(folder.join("probe")).unwrap();
+    let mut longest = vec![0.0; windows];
+    loop {
+        let at = Instant::now();
+        let window = (at.saturating_duration_since(began).as_nanos() / WINDOW.as_nanos()) as usize;
+        let Some(slowest) = longest.get_mut(window) else { return longest };
+        file.write_all(&[0; BODY_BYTES]).unwrap();
+        file.sync_data().unwrap();
+        *slowest = (at.elapsed().as_secs_f64() * 1e3).max(*slowest);
+        std::thread::sleep(PROBE);
+    }
+}
+
 /// What the system says at the end of a window.
 struct Look {
     rss: f64,
@@ -213,6 +236,8 @@ async fn main() {
         .enumerate()
         .map(|(number, socket)| steady(socket, number, each, began, windows))
         .collect();
+    let beside = folder.path().to_owned();
+    let probing = tokio::task::spawn_blocking(move || probe(&beside, began, windows));
     let looks = look(&broker, &data, began, windows).await;
     let seconds = began.elapsed().as_secs_f64();
     let cpu = broker.cpu_seconds() - cpu;
@@ -225,10 +250,11 @@ async fn main() {
     let written = (broker.written_bytes() - written) as f64 / bodies;
     let on_disk = (disk_written_bytes(&data) - on_disk) as f64 / bodies;
     let p99: Vec<f64> = delays.iter().map(|delays| delays.millis(0.99)).collect();
-    println!("window, p50 ms, p99 ms, memory MB, disk MB, processor s");
-    for (window, (delays, look)) in delays.iter().zip(&looks).enumerate() {
+    let synced = probing.await.unwrap();
+    println!("window, p50 ms, p99 ms, longest sync of somebody else ms, memory MB, disk MB, processor s");
+    for (window, ((delays, look), synced)) in delays.iter().zip(&looks).zip(&synced).enumerate() {
         println!(
-            "{window}, {:.2}, {:.2}, {:.0}, {:.0}, {:.1}",
+            "{window}, {:.2}, {:.2}, {synced:.1}, {:.0}, {:.0}, {:.1}",
             delays.millis(0.5),
             delays.millis(0.99),
             look.rss,
@@ -268,6 +294,25 @@ async fn main() {
     told.row(&[
         "p99 of the answer, in windows of 10 s: median, smallest and largest",
         &format!("{:.1} ms ({:.1} to {:.1})", quantile(&sorted, 0.5), sorted[0], sorted[sorted.len() - 1]),
+        "",
+        "",
+    ]);
+    let mut sorted = synced.clone();
+    sorted.sort_by(f64::total_cmp);
+    told.row(&[
+        "the longest append and fdatasync of somebody else to a file of their own, in the same windows",
+        &format!("{:.1} ms ({:.1} to {:.1})", quantile(&sorted, 0.5), sorted[0], sorted[sorted.len() - 1]),
+        "",
+        "",
+    ]);
+    let slow = |limit: f64| {
+        let slow = |values: &[f64]| values.iter().filter(|value| **value > limit).count();
+        let both = p99.iter().zip(&synced).filter(|(p99, synced)| **p99 > limit && **synced > limit).count();
+        format!("{}; {}; {both}", slow(&p99), slow(&synced))
+    };
+    told.row(&[
+        &format!("windows in which more than {SLOW_MS:.0} ms were the p99; the longest such sync; both"),
+        &slow(SLOW_MS),
         "",
         "",
     ]);

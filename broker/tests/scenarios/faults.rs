@@ -15,6 +15,8 @@ use crate::support::wire_client::WireClient;
 
 /// A hang is a failure; nothing here takes this long.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What gives a file its name, whatever the machine.
+const RENAMES: &str = "?rename,?renameat,?renameat2";
 const SESSIONS: [&str; 3] = ["faults/a", "faults/b", "faults/c"];
 
 fn is_degraded(broker: &Broker) -> bool {
@@ -83,8 +85,7 @@ fn strace_calls(calls: &str, inject: &str) -> Option<Command> {
 /// What is done one after the other are names and syncs: of each thread's, every one is once the last that the process does.
 #[tokio::test]
 async fn kill_9_during_the_first_start_leaves_a_folder_that_starts() {
-    const CALLS: [&str; 4] = ["?mkdir,?mkdirat", "?rename,?renameat,?renameat2", "fsync", "fdatasync"];
-    for calls in CALLS {
+    for calls in ["?mkdir,?mkdirat", RENAMES, "fsync", "fdatasync"] {
         let mut killed = 0;
         loop {
             let inject = format!("signal=SIGKILL:when={}", killed + 1);
@@ -104,6 +105,44 @@ async fn kill_9_during_the_first_start_leaves_a_folder_that_starts() {
         }
         println!("{calls}: {killed} starts were killed before they were ready");
         assert!(killed > 0, "{calls}: no start was killed");
+    }
+}
+
+/// In what strace wrote: the line at which the first call that names a file had ended.
+fn ended(told: &str, call: &str) -> usize {
+    let (at, line) = told.lines().enumerate().find(|(_, line)| line.contains(call)).unwrap_or_else(|| {
+        panic!("{call} is not in\n{told}");
+    });
+    if !line.contains("<unfinished") {
+        return at;
+    }
+    let thread = line.split_whitespace().next().unwrap();
+    let of_thread = |line: &str| line.split_whitespace().next() == Some(thread);
+    let rest = told.lines().enumerate().skip(at + 1);
+    rest.clone().find(|(_, line)| of_thread(line)).map_or(usize::MAX, |(at, _)| at)
+}
+
+/// Whoever finds a name in a new folder relies on what it stands for, and on all that is without a name still.
+#[tokio::test]
+async fn nothing_of_a_new_folder_has_a_name_before_all_of_it_is_durable() {
+    if strace("error=EIO").is_none() {
+        return;
+    }
+    let (folder, data) = folder();
+    let log = folder.path().join("strace");
+    let mut strace = Command::new("strace");
+    strace.args(["-D", "-f", "-qq", "-y", "-e"]).arg(format!("trace=fsync,fdatasync,{RENAMES}"));
+    // The database's own sync is not one of these, and would be over sooner.
+    strace.args(["-e", "inject=fsync:delay_enter=50000", "-o"]).arg(&log);
+    let broker = Broker::start_under(strace, &data, &[]);
+    let told = fs::read_to_string(&log).unwrap();
+    broker.kill();
+    let opened = |path: &Path| ended(&told, &format!("<{}>", path.display()));
+    let renamed = |name: &str| ended(&told, &format!("\"{}\"", data.join(name).display()));
+    let named = renamed("sessions.redb.new");
+    assert!(named < renamed("FORMAT.new"), "{told}");
+    for path in [data.join("sessions.redb.new"), data.join("FORMAT.new"), folder.path().to_owned()] {
+        assert!(opened(&path) < named, "{} is not durable before\n{told}", path.display());
     }
 }
 

@@ -21,7 +21,7 @@ use crate::store::local::database::Database;
 use crate::store::local::database_failure::{DatabaseFailure, guard};
 use crate::store::local::disk::{FILE_MODE, RealDisk};
 use crate::store::local::error::OpenStoreError;
-use crate::store::local::folder::DataFolder;
+use crate::store::local::folder::{DataFolder, Preparing};
 use crate::store::local::partial::PartialFolder;
 use crate::store::local::queued::Stop;
 use crate::store::local::shared::Shared;
@@ -101,7 +101,7 @@ fn copy(shared: &Shared, folder: &Path) -> Result<BackedUp, StoreError> {
     let not_written = |error: OpenStoreError| failed("the backup cannot be written", error);
     let partial = PartialFolder::begin(folder).map_err(not_written)?;
     let mut made = DataFolder::open(partial.path()).map_err(not_written)?;
-    let preparing = made.prepare().map_err(not_written)?;
+    let prepared = made.prepare().and_then(Preparing::wait).map_err(not_written)?;
     info!(folder = %folder.display(), "a backup begins");
     let counted = {
         let disk = Arc::new(RealDisk::new(partial.path().to_owned()));
@@ -118,7 +118,7 @@ fn copy(shared: &Shared, folder: &Path) -> Result<BackedUp, StoreError> {
         }
         copying.counted
     };
-    made.mark_ready(preparing).map_err(not_written)?;
+    made.mark_ready(prepared).map_err(not_written)?;
     mark(partial.path(), Clock::start().now_ms())
         .map_err(|error| failed("the backup cannot be written", error))?;
     let bytes = bytes_of(partial.path()).map_err(|error| failed("the backup cannot be measured", error))?;

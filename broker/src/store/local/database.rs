@@ -53,6 +53,7 @@ impl Database {
     pub fn open(disk: Arc<dyn Disk>, cache_bytes: usize) -> Result<Self, DatabaseFailure> {
         if !disk.exists(DATABASE_FILE).map_err(io_failure)? {
             let database = Self::create(disk, cache_bytes)?;
+            database.take_name_now()?;
             database.disk.sync_names(DATABASE_FILE).map_err(io_failure)?;
             return Ok(database);
         }
@@ -60,8 +61,7 @@ impl Database {
         Self::with(file, disk, cache_bytes, &Arc::default())
     }
 
-    /// Makes the database, with its tables. What is in it is durable when it takes its name; the name is durable with those
-    /// that are in the folder.
+    /// Makes the database, with its tables, durably. It has no name yet: it is opened again only after [`Database::take_name_now`].
     ///
     /// # Errors
     /// Those of redb.
@@ -90,8 +90,15 @@ impl Database {
         let (file, _) = database.disk.open_now(DATABASE_DRAFT).map_err(io_failure)?;
         file.sync_data().map_err(io_failure)?;
         in_the_making.store(false, Ordering::SeqCst);
-        database.disk.rename_now(DATABASE_DRAFT, DATABASE_FILE).map_err(io_failure)?;
         Ok(database)
+    }
+
+    /// Gives its name to a database that was made. The name is durable with those that are in the folder.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn take_name_now(&self) -> Result<(), DatabaseFailure> {
+        self.disk.rename_now(DATABASE_DRAFT, DATABASE_FILE).map_err(io_failure)
     }
 
     fn with(

@@ -47,7 +47,22 @@ pub struct DataFolder {
 
 /// What [`DataFolder::mark_ready`] gives a name to, while it is made durable.
 #[derive(Debug)]
-pub struct Preparing(JoinHandle<Result<(), OpenStoreError>>);
+pub struct Preparing(JoinHandle<Result<Prepared, OpenStoreError>>);
+
+/// That it is durable.
+#[derive(Debug)]
+pub struct Prepared(());
+
+impl Preparing {
+    /// Waits until it is durable.
+    ///
+    /// # Errors
+    /// [`OpenStoreError::Io`].
+    pub fn wait(self) -> Result<Prepared, OpenStoreError> {
+        let panicked = io_error("preparing", Path::new(FORMAT_DRAFT));
+        self.0.join().map_err(|_| panicked(io::Error::other("its thread panicked")))?
+    }
+}
 
 impl DataFolder {
     /// Locks the folder, creating it when it is absent, and checks its format.
@@ -74,9 +89,9 @@ impl DataFolder {
                 Ok(Self { path: path.into(), salt: format.salt, is_new: !format.ready, _lock: lock })
             }
             None if database.exists() => {
-                // Whoever gave the database its name had made both durable.
                 let missing = || OpenStoreError::Missing(path.join(FORMAT_FILE));
                 let format = read_format(&path.join(FORMAT_DRAFT)).ok().flatten().ok_or_else(missing)?;
+                // Whoever gave the database its name had made both durable.
                 name_draft(path)?;
                 Ok(Self { path: path.into(), salt: format.salt, is_new: false, _lock: lock })
             }
@@ -112,19 +127,19 @@ impl DataFolder {
         let path = self.path.clone();
         let preparing = thread::Builder::new().name("store-folder".into()).spawn(move || {
             sync_draft(&path)?;
-            sync_parent(&path)
+            sync_parent(&path)?;
+            Ok(Prepared(()))
         });
         Ok(Preparing(preparing.map_err(OpenStoreError::Thread)?))
     }
 
     /// Says durably that database and journal exist, and makes all names in the folder durable, theirs among them. What they
-    /// hold is durable before.
+    /// hold is durable before; and the database takes its name only when this is [`Prepared`], too, so that whoever finds that
+    /// name can finish what was begun.
     ///
     /// # Errors
     /// [`OpenStoreError::Io`].
-    pub fn mark_ready(&mut self, preparing: Preparing) -> Result<(), OpenStoreError> {
-        let panicked = |_| io_error("making durable", &self.path)(io::Error::other("a thread panicked"));
-        preparing.0.join().map_err(panicked)??;
+    pub fn mark_ready(&mut self, _: Prepared) -> Result<(), OpenStoreError> {
         name_draft(&self.path)?;
         self.is_new = false;
         Ok(())
@@ -293,7 +308,7 @@ mod tests {
         first = DataFolder::open(folder.path()).unwrap();
         assert!(first.is_new, "a creation that was interrupted begins again");
         assert_ne!(first.salt, salt);
-        first.mark_ready(first.prepare().unwrap()).unwrap();
+        first.mark_ready(first.prepare().unwrap().wait().unwrap()).unwrap();
         drop(first);
         let error = DataFolder::open(folder.path()).unwrap_err();
         assert!(matches!(error, OpenStoreError::Missing(path) if path.ends_with(DATABASE_FILE)));
@@ -340,7 +355,7 @@ mod tests {
         fs::write(folder.path().join(FORMAT_FILE), text).unwrap();
         let mut found = DataFolder::open(folder.path()).unwrap();
         assert_eq!((found.is_new, found.salt), (true, salt));
-        found.mark_ready(found.prepare().unwrap()).unwrap();
+        found.mark_ready(found.prepare().unwrap().wait().unwrap()).unwrap();
         drop(found);
         assert!(!DataFolder::open(folder.path()).unwrap().is_new);
     }

@@ -58,8 +58,12 @@ pub fn open(
         let pool = SegmentPool::new(Arc::clone(&disk), tuning.segment_bytes, found.next_number());
         (database, found, pool)
     };
+    let new = new.map(|(preparing, folder)| Ok((preparing.wait()?, folder))).transpose()?;
+    if is_new {
+        database.take_name_now().map_err(failed)?;
+    }
     match new {
-        Some((preparing, folder)) => folder.mark_ready(preparing)?,
+        Some((prepared, folder)) => folder.mark_ready(prepared)?,
         None if is_new => disk.sync_names(DATABASE_FILE).map_err(io_error("making durable", &root))?,
         None => {}
     }
@@ -135,7 +139,7 @@ fn settled_commit(database: &Database, root: &Path) -> Result<u64, OpenStoreErro
 }
 
 /// Makes a database and a segment for the first group, both at a time, because the disk then flushes its cache once for both.
-/// They have their names, which are not durable yet.
+/// The database has no name yet.
 fn create(
     disk: &Arc<dyn Disk>,
     salt: u64,

@@ -12,6 +12,8 @@ use crate::support::tls_client;
 
 /// Lines before the broker is killed, and after it.
 const LINES: usize = 500;
+/// Connections of `longwire run`: one for what is said, which outlasts the command, and one for the agent that it is.
+const OF_A_COMMAND: u64 = 2;
 
 fn longwire(url: &str, broker: &Broker, spool: &Path, arguments: &[&str]) -> Child {
     let mut command = Command::new(LONGWIRE);
@@ -59,7 +61,7 @@ async fn whoever_watches_sees_the_same_over_every_transport_and_a_kill_of_the_br
     let mut feed = File::options().write(true).open(&fifo).unwrap();
     let mut lines = |from| (from..from + LINES).for_each(|line| writeln!(feed, "{line}").unwrap());
     lines(0);
-    connected(&broker, 4).await;
+    connected(&broker, watchers.len() as u64 + OF_A_COMMAND).await;
     broker.kill();
     routers.iter().for_each(|router| router.tcp.set_upstream(None));
     broker = Broker::start_with(&data, &settings);

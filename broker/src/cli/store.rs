@@ -102,6 +102,8 @@ pub(crate) async fn run(args: StoreArgs, json: bool) -> anyhow::Result<ExitCode>
 fn existing(folder: Folder) -> anyhow::Result<PathBuf> {
     let data = folder.data;
     anyhow::ensure!(data.is_dir(), "there is no data folder {}; name it with --data", data.display());
+    let is_empty = std::fs::read_dir(&data).is_ok_and(|mut entries| entries.next().is_none());
+    anyhow::ensure!(!is_empty, "{} is empty, and no data folder; name that with --data", data.display());
     Ok(data)
 }
 

@@ -1,5 +1,6 @@
 //! Looking after a data folder from the command line.
 
+use std::fs;
 use std::path::Path;
 
 use longwire_proto::codec::Encoding;
@@ -154,5 +155,16 @@ async fn numbers_are_told_and_what_is_found_by_is_made_anew() {
     for command in ["stats", "rebuild"] {
         let missing = longwire(&["store", command, "--data", "/nowhere"]);
         assert!(!missing.status.success() && String::from_utf8_lossy(&missing.stderr).contains("/nowhere"));
+    }
+}
+
+#[test]
+fn an_empty_folder_is_no_store_and_stays_empty() {
+    let (folder, _) = folder();
+    for what in ["stats", "check", "compact", "rebuild"] {
+        let output = longwire(&["store", what, "--data", folder.path().to_str().unwrap()]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("is empty, and no data folder"), "{what}: {said}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "{what}");
     }
 }

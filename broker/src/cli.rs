@@ -215,7 +215,7 @@ mod tests {
             "longwire run a/b --title T --stdin --close --spool /x -- sh -c 'x'",
             "longwire run a/b --agent coder --ttl 10s -- date",
             "longwire tail a/b --from start",
-            "longwire tail ~workers/acme/chat/coders",
+            "longwire tail ~/workers/acme/chat/coders",
             "longwire workers set acme/coders --pattern acme/* --agent coder --webhook https://x --secret-file s --attempts 3",
             "longwire --json workers list",
             "longwire tail a/b -n 3 --no-follow --raw",

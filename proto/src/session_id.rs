@@ -82,7 +82,7 @@ impl SessionId {
         Ok(Self(Arc::from(text)))
     }
 
-    /// An id of the broker's own: `~` and what would be an id without it. Never made of what a client sent.
+    /// An id of the broker's own: `~` or `~/`, and what would be an id without it. Never made of what a client sent.
     ///
     /// # Errors
     /// [`InvalidSessionId`] names the first rule that the text breaks.
@@ -91,7 +91,7 @@ impl SessionId {
             return Err(InvalidSessionId::TooLong(text.len()));
         }
         let rest = text.strip_prefix(RESERVED).ok_or(InvalidSessionId::NotReserved)?;
-        Self::parse(rest)?;
+        Self::parse(rest.strip_prefix('/').unwrap_or(rest))?;
         Ok(Self(Arc::from(text)))
     }
 
@@ -185,6 +185,9 @@ mod tests {
         let own = SessionId::reserved("~restore/acme/a").unwrap();
         assert!(own.is_reserved() && !SessionId::parse("acme/~a").is_ok_and(|id| id.is_reserved()));
         assert_eq!(SessionId::stored("~restore/acme/a"), Ok(own));
+        assert!(SessionId::reserved("~/workers/acme/a").is_ok_and(|own| own.is_reserved()));
+        assert_eq!(SessionId::reserved("~//a"), Err(InvalidSessionId::EmptySegment(1)));
+        assert_eq!(SessionId::reserved("~/"), Err(InvalidSessionId::Empty));
         assert_eq!(SessionId::stored("acme/a"), SessionId::parse("acme/a"));
         assert_eq!(SessionId::reserved("acme/a"), Err(InvalidSessionId::NotReserved));
         assert_eq!(SessionId::reserved("~"), Err(InvalidSessionId::Empty));

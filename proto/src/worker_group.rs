@@ -17,9 +17,9 @@ use crate::right::{Right, Rights};
 use crate::session_id::{InvalidSessionId, SessionId};
 
 /// What the ids of the sessions begin with that groups are.
-const HISTORY: &str = "~workers/";
+const HISTORY: &str = "~/workers/";
 /// What the ids of their dead letters begin with.
-const DEAD: &str = "~dead/";
+const DEAD: &str = "~/dead/";
 
 /// The name of a group, such as `acme/chat/coders`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,7 +37,7 @@ pub enum InvalidGroupName {
         "a worker group is named by a folder of sessions and a name in it, such as `acme/coders` or `acme/chat/coders`"
     )]
     Folder,
-    /// It is no path, or too long for one below `~workers/`.
+    /// It is no path, or too long for one below `~/workers/`.
     #[error("the name of a worker group is a path like a session id: {0}")]
     Path(#[from] InvalidSessionId),
 }
@@ -174,8 +174,8 @@ mod tests {
     #[test]
     fn a_name_tells_its_sessions_and_what_it_takes() {
         let name = GroupName::parse("acme/chat/coders").unwrap();
-        assert_eq!(name.history().as_str(), "~workers/acme/chat/coders");
-        assert_eq!(name.dead_letters().as_str(), "~dead/acme/chat/coders");
+        assert_eq!(name.history().as_str(), "~/workers/acme/chat/coders");
+        assert_eq!(name.dead_letters().as_str(), "~/dead/acme/chat/coders");
         assert_eq!((name.tenant(), name.takes().to_string().as_str()), ("acme", "acme/chat/**:read,manage"));
         for session in [name.history(), name.dead_letters()] {
             assert_eq!(GroupName::of(session).as_ref(), Some(&name));
@@ -187,13 +187,14 @@ mod tests {
     #[test]
     fn what_is_no_name_is_refused_and_other_sessions_of_the_brokers_own_are_not_named() {
         assert_eq!(GroupName::parse("acme"), Err(InvalidGroupName::Folder));
-        for text in ["", "acme/", "/acme", "acme/~a", "~workers/acme/a", &"a/".repeat(15).to_string()] {
+        for text in ["", "acme/", "/acme", "acme/~a", "~/workers/acme/a", &"a/".repeat(15).to_string()] {
             assert!(matches!(GroupName::parse(text), Err(InvalidGroupName::Path(_))), "{text}");
         }
         // One more segment is before it in its session's id.
         let deepest = |segments| vec!["a"; segments].join("/");
         assert!(GroupName::parse(&deepest(15)).is_ok() && GroupName::parse(&deepest(16)).is_err());
-        for text in ["~import/acme/a", "~workers/acme", "~workers", "~dead/acme", "~workersacme/a/b", "~"] {
+        let shortened = ["~/workers/acme", "~/workers", "~/dead/acme", "~/workersacme/a/b", "~/", "~"];
+        for text in shortened.into_iter().chain(["~import/acme/a", "~workers/acme/a", "~/acme/a"]) {
             assert!(named_session(text).is_err(), "{text}");
         }
     }

@@ -28,7 +28,7 @@ const WRITE_BYTES: usize = 64 << 10;
     longwire tail acme/build/42 --from 0000000000000000_0000000000000042 --json")]
 pub(crate) struct TailArgs {
     /// The session
-    #[arg(value_parser = named_session)]
+    #[arg(value_parser = parse_session)]
     id: SessionId,
     /// Where to begin: start, end, a position, or an offset
     #[arg(long, value_name = "PLACE", value_parser = parse_from)]
@@ -49,6 +49,16 @@ pub(crate) struct TailArgs {
     /// visible
     #[arg(long)]
     pub(crate) raw: bool,
+}
+
+fn parse_session(text: &str) -> Result<SessionId, String> {
+    let is_expanded = text.starts_with('/') && (text.contains("/workers/") || text.contains("/dead/"));
+    named_session(text).map_err(|error| match error {
+        _ if is_expanded => {
+            format!("{error}; a shell makes a path of your home of `~/…`: put the session in quotes")
+        }
+        _ => error.to_string(),
+    })
 }
 
 fn parse_from(text: &str) -> Result<From, String> {
@@ -147,6 +157,13 @@ fn flush(out: &mut std::io::Stdout, text: &mut Vec<u8>) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_that_a_shell_made_is_told_from_a_slip() {
+        let quotes = |text: &str| parse_session(text).unwrap_err().contains("quotes");
+        assert!(quotes("/root/workers/acme/coders") && !quotes("/acme/a") && !quotes("acme//workers/a"));
+        assert_eq!(parse_session("~/workers/acme/a").unwrap().as_str(), "~/workers/acme/a");
+    }
 
     #[test]
     fn places() {

@@ -15,12 +15,12 @@ const SECRET_FILE_BYTES_MAX: u64 = 4096;
 
 /// Manages worker groups: which agent is woken, by a webhook, when no worker that is connected does what it has to do.
 ///
-/// A group is named by a folder of sessions and a name in it. It is a session: `longwire tail ~workers/GROUP` shows every wake, and
-/// `longwire tail ~dead/GROUP` those that were given up.
+/// A group is named by a folder of sessions and a name in it. It is a session: `longwire tail ~/workers/GROUP` shows every wake, and
+/// `longwire tail ~/dead/GROUP` those that were given up.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  longwire workers set acme/chat/coders --pattern 'acme/chat/*' --agent coder \\\n    \
-    --webhook https://hooks.example/longwire --secret-file secret\n  longwire workers list\n  longwire tail '~workers/acme/chat/coders'\n  \
+    --webhook https://hooks.example/longwire --secret-file secret\n  longwire workers list\n  longwire tail '~/workers/acme/chat/coders'\n  \
     longwire workers remove acme/chat/coders\n\n\
     A secret is made by: (printf whsec_; head -c 32 /dev/urandom | base64) > secret"
 )]

@@ -104,7 +104,7 @@ async fn an_absent_agent_is_woken_by_one_signed_webhook_and_whoever_it_starts_do
     assert_eq!(sent.next().await.unwrap(), Some(InputState::Delivered));
     assert!(matches!(sent.next().await.unwrap(), Some(InputState::Consumed { .. })));
     served.abort();
-    let wakes = told(&lw, "~workers/acme/chat/coders", "wake").await;
+    let wakes = told(&lw, "~/workers/acme/chat/coders", "wake").await;
     let of_it: Vec<&Value> = wakes.iter().filter(|wake| wake["session"] == "acme/chat/1").collect();
     assert_eq!(of_it.len(), 1, "{wakes:?}");
     let wake = of_it[0];
@@ -124,7 +124,7 @@ async fn a_webhook_that_fails_is_tried_again_under_its_id_until_it_is_accepted()
     let lw = client(&broker);
     let mut receiver = Receiver::start(|times| if times < 2 { 500 } else { 200 }).await;
     lw.set_worker_group(group(&receiver)).await.unwrap();
-    let mut history = Told::follow(&lw, "~workers/acme/chat/coders", From::End).await;
+    let mut history = Told::follow(&lw, "~/workers/acme/chat/coders", From::End).await;
     let session = introduced(&lw, "acme/chat/1").await;
     session.send("coder", "hi").await.unwrap();
     let first = receiver.next().await;
@@ -154,7 +154,7 @@ async fn a_webhook_that_always_fails_becomes_a_dead_letter_until_something_else_
     for (status, tries) in [(503, 2), (410, 1)] {
         let mut receiver = Receiver::start(move |_| status).await;
         lw.set_worker_group(group(&receiver).attempts_max(2)).await.unwrap();
-        let mut dead = Told::follow(&lw, "~dead/acme/chat/coders", From::End).await;
+        let mut dead = Told::follow(&lw, "~/dead/acme/chat/coders", From::End).await;
         let session = introduced(&lw, &format!("acme/chat/{status}")).await;
         session.send("coder", "hi").await.unwrap();
         let first = receiver.next().await;
@@ -209,7 +209,7 @@ async fn a_broker_that_is_killed_forgets_nobody_who_is_to_be_woken_by_a_webhook(
         .flat_map(|round| (0..SESSIONS).map(move |number| format!("acme/chat/{round}-{number}")))
         .collect();
     let lw = client(&broker);
-    let mut history = Told::follow(&lw, "~workers/acme/chat/coders", From::Start).await;
+    let mut history = Told::follow(&lw, "~/workers/acme/chat/coders", From::Start).await;
     let mut accepted = BTreeMap::new();
     while accepted.len() < wanted.len() {
         let wake = history.next().await;
@@ -258,7 +258,7 @@ async fn who_is_connected_is_not_told_by_a_webhook_and_who_waits_for_an_answer_i
     let woken = receiver.next().await;
     assert_eq!(woken.session, "acme/chat/waiting");
     assert!(receiver.try_next().is_none());
-    let wakes = told(&lw, "~workers/acme/chat/coders", "wake").await;
+    let wakes = told(&lw, "~/workers/acme/chat/coders", "wake").await;
     assert!(wakes.iter().all(|wake| wake["session"] == "acme/chat/waiting"), "{wakes:?}");
 }
 
@@ -278,7 +278,7 @@ async fn a_webhook_goes_by_https_to_whom_the_host_of_the_broker_trusts() {
     for files in [unknown, wrong_name] {
         let receiver = Receiver::start_secure(&files, |_| 200).await;
         lw.set_worker_group(group(&receiver).attempts_max(1)).await.unwrap();
-        let mut dead = Told::follow(&lw, "~dead/acme/chat/coders", From::End).await;
+        let mut dead = Told::follow(&lw, "~/dead/acme/chat/coders", From::End).await;
         session.send("coder", "hi").await.unwrap();
         let letter = dead.next().await;
         let why = letter["why"].as_str().unwrap();
@@ -317,7 +317,7 @@ async fn the_command_line_manages_worker_groups_and_no_log_has_the_secret_of_a_w
     let (first, second) = (receiver.next().await, receiver.next().await);
     assert_eq!(first.id, second.id);
     let (code, tailed, _) =
-        run(&["tail", "~workers/acme/chat/coders", "--from", "start", "--no-follow", "--raw"]);
+        run(&["tail", "~/workers/acme/chat/coders", "--from", "start", "--no-follow", "--raw"]);
     assert!(code == 0 && tailed.contains(&first.id), "{tailed}");
     let metrics = broker.get("/metrics").1;
     assert!(metrics.contains("longwire_wakes_total{outcome=\"failed\"} 1"), "{metrics}");

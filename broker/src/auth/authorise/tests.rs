@@ -371,7 +371,7 @@ fn a_worker_group_is_whose_folder_it_is_and_the_broker_alone_writes_to_it() {
     ] {
         let texts: Vec<&str> = grants.iter().map(String::as_str).collect();
         let somebody = principal(&texts);
-        for path in ["~workers/acme/chat/coders", "~dead/acme/chat/coders"] {
+        for path in ["~/workers/acme/chat/coders", "~/dead/acme/chat/coders"] {
             for operation in Op::ALL.iter().copied() {
                 let expected = match (may, reads.contains(&operation)) {
                     (true, true) => None,

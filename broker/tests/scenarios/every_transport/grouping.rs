@@ -46,7 +46,7 @@ pub(super) async fn a_worker_group_is_made_told_removed_and_never_shows_its_secr
     let mut stranger =
         bed.connect_as(&tokens.token("bob", &["acme/chat/*:read,manage", "acme/**:read"])).await;
     assert_eq!(groups(&mut manager).await, []);
-    let (name, history) = ("acme/chat/coders", "~workers/acme/chat/coders");
+    let (name, history) = ("acme/chat/coders", "~/workers/acme/chat/coders");
     done(&mut manager, ClientFrame::SetWorkerGroup(group(name))).await;
     let more = wire::SetWorkerGroup { attempts_max: 3, in_flight_max: 2, ..group(name) };
     done(&mut manager, ClientFrame::SetWorkerGroup(more)).await;
@@ -58,7 +58,7 @@ pub(super) async fn a_worker_group_is_made_told_removed_and_never_shows_its_secr
         in_flight_max: 2,
         attempts_max: 3,
         session: history.into(),
-        dead_letters: "~dead/acme/chat/coders".into(),
+        dead_letters: "~/dead/acme/chat/coders".into(),
     };
     assert_eq!(groups(&mut manager).await, [expected]);
     // It is a session that can be read, and that the broker alone writes.
@@ -78,7 +78,7 @@ pub(super) async fn a_worker_group_is_made_told_removed_and_never_shows_its_secr
         let absent = Error::no_such_session().field("group");
         assert_told(&stranger.refused(ClientFrame::SetWorkerGroup(group(other))).await, &absent);
         assert_told(&stranger.refused(remove(other)).await, &absent);
-        let describe = wire::DescribeSession { request: 0, session: format!("~workers/{other}") };
+        let describe = wire::DescribeSession { request: 0, session: format!("~/workers/{other}") };
         let refused = stranger.refused(ClientFrame::DescribeSession(describe)).await;
         assert_told(&refused, &Error::no_such_session());
     }

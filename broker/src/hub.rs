@@ -18,6 +18,7 @@ use crate::ageing::Ageing;
 use crate::clock::Clock;
 use crate::driver::{Common, Driver};
 use crate::hub::crowd::{Crowd, Use};
+use crate::pulse::Pulse;
 use crate::queue::{Sender, Unsent, queue};
 use crate::request::{Operation, ReplyTo, Request};
 use crate::store::Store;
@@ -191,8 +192,30 @@ impl Hub {
         session: &SessionId,
         operation: Operation,
     ) -> Result<Option<Reply>, Error> {
+        self.ask_as(session, operation, None).await
+    }
+
+    /// The same for the claim of a lease: its holder is heard by this from then on.
+    ///
+    /// # Errors
+    /// As [`Hub::ask`].
+    pub async fn claim(
+        self: &Arc<Self>,
+        session: &SessionId,
+        operation: Operation,
+        pulse: Arc<Pulse>,
+    ) -> Result<Option<Reply>, Error> {
+        self.ask_as(session, operation, Some(pulse)).await
+    }
+
+    async fn ask_as(
+        self: &Arc<Self>,
+        session: &SessionId,
+        operation: Operation,
+        pulse: Option<Arc<Pulse>>,
+    ) -> Result<Option<Reply>, Error> {
         let (answers, mut answered) = queue(1);
-        let request = Request { operation, reply_to: ReplyTo { request: 0, answers, pulse: None } };
+        let request = Request { operation, reply_to: ReplyTo { request: 0, answers, pulse } };
         Arc::clone(self).send(session.clone(), request).await.map_err(|(error, _)| error)?;
         match answered.recv().await {
             Some(answer) => answer.result,

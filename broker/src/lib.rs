@@ -50,6 +50,7 @@ pub mod request;
 pub mod rests;
 pub mod scheduler;
 pub mod scrub;
+pub mod seeker;
 pub mod server;
 pub mod sockets;
 pub mod store;

@@ -1,10 +1,14 @@
 //! What the broker can use of memory, from its limits. `docs/operations.md` has the same table, and a test keeps them equal;
 //! another one measures.
 
-use longwire_proto::limits::{DELIVERY_BYTES_MAX, FRAME_BYTES_MAX, HELLO_BYTES_MAX, RECORD_BYTES_MAX};
+use longwire_proto::limits::{
+    DELIVERY_BYTES_MAX, FRAME_BYTES_MAX, HELLO_BYTES_MAX, PATTERNS_MAX, RECORD_BYTES_MAX,
+    SESSION_ID_BYTES_MAX,
+};
 
 use crate::config::Config;
 use crate::hub::SESSIONS_LIVE_MAX;
+use crate::seeker::{GIVEN_MAX, PAGE};
 use crate::server::{HTTP2_STREAMS_MAX, HTTP2_WINDOW_BYTES};
 use crate::store::local::quota::{CONTROL_UNSETTLED_BYTES_MAX, UNSETTLED_BYTES_MAX};
 use crate::store::local::shared::{CACHE_BYTES, READERS_MAX};
@@ -15,6 +19,8 @@ use crate::transport::grpc::caller::STRANGE_CALLS_MAX;
 use crate::transport::lanes::LANES_BYTES_MAX;
 use crate::transport::memory::PIPE_BYTES_MAX;
 use crate::transport::quic::config::{RECEIVE_WINDOW_BYTES, SEND_WINDOW_BYTES};
+use crate::worker_groups::groups::GROUPS_MAX;
+use crate::worker_groups::wakes::{GIVEN_UP_MAX, WAKES_MAX};
 
 /// A broker that does nothing: code, threads, tables.
 pub const BASE_BYTES: usize = 32 << 20;
@@ -43,6 +49,12 @@ pub const WAITING_BYTES: usize = CONNECTION_BYTES
 const _: () = assert!(WAITING_BYTES >= CONNECTION_BYTES + 2 * HELLO_BYTES_MAX);
 /// A subscription: its place, its cursor, its stream.
 pub const SUBSCRIPTION_BYTES: usize = 2 << 10;
+/// A session's name, and its place in some table or other.
+const NAMED_BYTES: usize = SESSION_ID_BYTES_MAX + 64;
+/// The claims of patterns of a connection, and those that it was answered: what each is to look at, and what it has given.
+pub const CLAIMS_BYTES: usize = 2 * PATTERNS_MAX * (PAGE + 2 * GIVEN_MAX) * NAMED_BYTES;
+/// A worker group: its wakes, in three tables, and those that were given up.
+pub const GROUP_BYTES: usize = WAKES_MAX * (NAMED_BYTES + 192) + GIVEN_UP_MAX * 64;
 /// A live session that is idle.
 pub const SESSION_BYTES: usize = 16 << 10;
 /// What the store keeps of a log that was in use a while ago.
@@ -91,6 +103,8 @@ pub fn parts(config: &Config) -> Vec<Part> {
         part("clients on QUIC that do not read", config.connections_max, QUIC_STALLED_BYTES),
         part("frames that are being received", config.connections_max, FRAME_BYTES_MAX),
         part("subscriptions", held(broker.subscriptions), SUBSCRIPTION_BYTES),
+        part("claims of patterns", config.connections_max, CLAIMS_BYTES),
+        part("worker groups", GROUPS_MAX, GROUP_BYTES),
         part("requests", REQUEST_COPIES, held(broker.request_bytes)),
     ]
 }

@@ -17,6 +17,7 @@ use crate::driver::{Command, Feedback};
 use crate::error::{Closed, ConnectError, RequestError, SessionIdError};
 use crate::ids::Ids;
 use crate::import::Import;
+use crate::lease::PatternClaim;
 use crate::machine::calls::{Answer, Call};
 use crate::outbox_space::OutboxSpace;
 use crate::outbox_status::OutboxStatus;
@@ -144,6 +145,27 @@ impl Client {
     /// Watches the sessions whose ids match a pattern, such as `acme/chat/*`: `client.watch("acme/**".parse()?).await?`.
     pub fn watch(&self, pattern: Pattern) -> StartWatch {
         StartWatch::new(self.clone(), pattern)
+    }
+
+    /// Claims an agent in the next session of a pattern that calls for it: one that has something for the agent to do while nobody acts as it,
+    /// or that nobody ever was the agent of. Several at once, on one client or on many, get different sessions.
+    ///
+    /// ```no_run
+    /// # async fn example(lw: longwire::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// while let Some(lease) = lw.claim("acme/chat/*", "coder").wait(std::time::Duration::from_secs(600)).await? {
+    ///     for input in lease.inputs() {
+    ///         lease.session().publish(format!("done: {}", input.id)).await?;
+    ///         lease.consumed(&input.id, "").await?;
+    ///     }
+    ///     lease.release().await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// [`Client::worker`] does this and what comes after it: it takes inputs, resumes runs, renews, and tries again what fails.
+    pub fn claim(&self, pattern: impl Into<String>, agent: impl Into<String>) -> PatternClaim {
+        PatternClaim::new(self.clone(), pattern, agent)
     }
 
     /// Serves the sessions whose ids match a pattern as one agent: `client.worker("acme/chat/*", "coder").serve(handler).await`. Workers in

@@ -4,8 +4,11 @@ use std::future::IntoFuture;
 use std::pin::Pin;
 use std::time::Duration;
 
+use longwire_proto::error::ErrorCode;
+use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 
+use crate::client::Client;
 use crate::error::RequestError;
 use crate::machine::calls::{Answer, Call};
 use crate::session::Session;
@@ -53,14 +56,64 @@ impl Claim {
 
     async fn claimed(self) -> Result<Lease, RequestError> {
         match self.session.client().handle().call(Call::Claim(self.claim)).await? {
-            Answer::Claimed(claimed) => {
-                let session = self
-                    .session
-                    .with_lease(wire::Lease { agent: claimed.agent.clone(), generation: claimed.generation });
-                Ok(Lease { session, claimed })
-            }
+            Answer::Claimed(claimed) => Ok(Lease::new(&self.session, claimed)),
             _ => Err(RequestError::UnexpectedAnswer),
         }
+    }
+}
+
+/// A claim of the agent of whichever session of a pattern calls for it: set options, then await it. None when none does.
+#[derive(Clone, Debug)]
+#[must_use = "nothing is claimed until it is awaited"]
+pub struct PatternClaim {
+    client: Client,
+    claim: wire::Claim,
+}
+
+impl PatternClaim {
+    pub(crate) fn new(client: Client, pattern: impl Into<String>, agent: impl Into<String>) -> Self {
+        let claim = wire::Claim { pattern: pattern.into(), agent: agent.into(), ..Default::default() };
+        Self { client, claim }
+    }
+
+    /// Waits for so long, at most an hour, for a session that calls. Unless it is said, only what calls by now is claimed.
+    pub fn wait(mut self, time: Duration) -> Self {
+        self.claim.wait_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self
+    }
+
+    /// As [`Claim::ttl`].
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.claim.ttl_ms = millis(ttl);
+        self
+    }
+
+    /// As [`Claim::adopt_timeout`].
+    pub fn adopt_timeout(mut self, timeout: Duration) -> Self {
+        self.claim.adopt_timeout_ms = millis(timeout);
+        self
+    }
+
+    async fn claimed(self) -> Result<Option<Lease>, RequestError> {
+        match self.client.handle().call(Call::Claim(self.claim)).await {
+            Ok(Answer::Claimed(claimed)) => {
+                let session = SessionId::parse(&claimed.session);
+                let session = session.map_err(|_| RequestError::UnexpectedAnswer)?;
+                Ok(Some(Lease::new(&Session::new(self.client, session), claimed)))
+            }
+            Ok(_) => Err(RequestError::UnexpectedAnswer),
+            Err(RequestError::Refused(refusal)) if refusal.code == Some(ErrorCode::NothingCalls) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl IntoFuture for PatternClaim {
+    type Output = Result<Option<Lease>, RequestError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.claimed())
     }
 }
 
@@ -87,6 +140,11 @@ pub struct Lease {
 }
 
 impl Lease {
+    fn new(session: &Session, claimed: Box<wire::Claimed>) -> Self {
+        let lease = wire::Lease { agent: claimed.agent.clone(), generation: claimed.generation };
+        Self { session: session.with_lease(lease), claimed }
+    }
+
     /// The session, as the agent: what is published, started and asked with this handle is the agent's, and refused with
     /// [`longwire_proto::error::ErrorCode::Fenced`] once the lease has ended.
     #[must_use]

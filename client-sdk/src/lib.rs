@@ -97,7 +97,7 @@ pub use error::{
 };
 pub use from::From;
 pub use import::{Import, ImportStep};
-pub use lease::{Claim, Lease};
+pub use lease::{Claim, Lease, PatternClaim};
 pub use longwire_proto::codec::Encoding;
 pub use longwire_proto::error::ErrorCode;
 pub use longwire_proto::input::Mode;

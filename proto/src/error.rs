@@ -105,7 +105,7 @@ codes! {
     TooManySubscriptions = "too_many_subscriptions", false, 429, 1008, ResourceExhausted;
     /// More connections than one principal or tenant may have.
     TooManyConnections = "too_many_connections", true, 429, 1013, ResourceExhausted;
-    /// More unanswered requests than one principal or tenant may have.
+    /// More unanswered requests, or claims of patterns, than one connection, principal or tenant may have.
     TooManyRequests = "too_many_requests", true, 429, 1013, ResourceExhausted;
     /// Faster than one connection, principal or tenant may be; `retry_after_ms` is when as much as this is allowed again.
     RateLimited = "rate_limited", true, 429, 1013, ResourceExhausted;
@@ -181,6 +181,8 @@ codes! {
     Fenced = "fenced", false, 409, 1008, FailedPrecondition;
     /// Somebody else holds the lease; `retry_after_ms` is when it lapses unless it is renewed.
     LeaseHeld = "lease_held", true, 409, 1008, Aborted;
+    /// No session of the pattern calls for the agent; the claim may wait longer, or be made again.
+    NothingCalls = "nothing_calls", true, 404, 1008, NotFound;
     /// Nobody ever was this agent in the session.
     AgentUnknown = "agent_unknown", false, 404, 1008, NotFound;
     /// There is no input of this id in the session.

@@ -107,6 +107,9 @@ pub const LEASE_TTL_MS_MIN: usize = 1000;
 pub const LEASE_TTL_MS_MAX: usize = 10 * 60 * 1000;
 /// Such a time when the client names none, in milliseconds.
 pub const LEASE_TTL_MS_DEFAULT: usize = 30_000;
+/// Longest time, in milliseconds, that the claim of a pattern waits for a session that calls: a client that has died without a word is
+/// not waited with for longer.
+pub const CLAIM_WAIT_MS_MAX: usize = 60 * 60 * 1000;
 /// Shortest time that suspended runs wait for the next holder, in milliseconds.
 pub const ADOPT_TIMEOUT_MS_MIN: usize = 1000;
 /// Longest such time, in milliseconds: 30 days.
@@ -191,6 +194,7 @@ pub const TABLE: &[(&str, usize)] = &[
     ("lease_ttl_ms_min", LEASE_TTL_MS_MIN),
     ("lease_ttl_ms_max", LEASE_TTL_MS_MAX),
     ("lease_ttl_ms_default", LEASE_TTL_MS_DEFAULT),
+    ("claim_wait_ms_max", CLAIM_WAIT_MS_MAX),
     ("adopt_timeout_ms_min", ADOPT_TIMEOUT_MS_MIN),
     ("adopt_timeout_ms_max", ADOPT_TIMEOUT_MS_MAX),
     ("adopt_timeout_ms_default", ADOPT_TIMEOUT_MS_DEFAULT),

@@ -15,6 +15,9 @@ use crate::transport::{FrameSink, FrameSource};
 
 impl<R: FrameSource, W: FrameSink> Connection<R, W> {
     pub(super) fn claim(&mut self, claim: wire::Claim) {
+        if !claim.pattern.is_empty() {
+            return self.claim_next(claim);
+        }
         let asks = if claim.take_over { Asks::TakeOver } else { Asks::Lease };
         let (number, session) = (claim.request, self.access.session(asks, &claim.session));
         let command = request::claim(self.access.sender(), claim);
@@ -29,9 +32,13 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
 
     /// What somebody who claims a lease is heard by.
     pub(super) fn pulse_of(&mut self, operation: &Operation) -> Option<Arc<Pulse>> {
-        let Operation::Command(Command::Claim { .. }) = operation else { return None };
+        matches!(operation, Operation::Command(Command::Claim { .. })).then(|| self.own_pulse())
+    }
+
+    /// What sessions go by whose leases are claimed here.
+    pub(super) fn own_pulse(&mut self) -> Arc<Pulse> {
         let now_ms = self.context.clock.now_ms();
-        Some(Arc::clone(self.pulse.get_or_insert_with(|| Arc::new(Pulse::new(now_ms)))))
+        Arc::clone(self.pulse.get_or_insert_with(|| Arc::new(Pulse::new(now_ms))))
     }
 }
 

@@ -16,6 +16,7 @@ mod publishing;
 mod read;
 mod reply;
 mod request;
+mod seeking;
 mod subscriptions;
 mod tokens;
 mod witness;
@@ -55,6 +56,7 @@ use crate::connection::end::{End, Goodbye, link_end, say_goodbye};
 use crate::connection::event::{Event, Turn};
 use crate::connection::hello::{hello, welcome};
 use crate::connection::reply::{Asked, answer, refused};
+use crate::connection::seeking::Seekers;
 use crate::connection::subscriptions::{SubscriptionEvent, Subscriptions};
 use crate::hub::Hub;
 use crate::page_token::PageTokens;
@@ -151,6 +153,8 @@ struct Connection<R, W> {
     received_at: Instant,
     /// Once a lease was claimed here: what its session goes by.
     pulse: Option<Arc<Pulse>>,
+    /// Once a pattern was claimed here.
+    seekers: Seekers,
     sent_at: Instant,
     heartbeat_at: Instant,
 }
@@ -221,6 +225,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             fed_bytes: 0,
             received_at: now,
             pulse: None,
+            seekers: Seekers::default(),
             sent_at: now,
             heartbeat_at,
             context,

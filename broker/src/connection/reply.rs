@@ -50,7 +50,7 @@ pub(super) fn answer(asked: &Asked, result: Result<Option<Reply>, Error>) -> Fra
             request,
             session: Some(described(&asked.session, *description)),
         }),
-        Ok(Some(Reply::Claimed(found))) => Frame::Claimed(claimed(request, &found)),
+        Ok(Some(Reply::Claimed(found))) => Frame::Claimed(claimed(request, &asked.session, &found)),
         // Erasures, imports, asks and messages are asked by lookups, which answer themselves.
         Ok(
             Some(
@@ -105,7 +105,7 @@ pub(super) fn state(view: &View, closed: bool) -> Option<Box<wire::SessionState>
 }
 
 /// A lease, and what its agent finds.
-fn claimed(request: u64, claimed: &Claimed) -> wire::Claimed {
+pub(super) fn claimed(request: u64, session: &SessionId, claimed: &Claimed) -> wire::Claimed {
     let Claimed { agent: name, epoch, view } = claimed;
     let lease = view.agents.get(name);
     let runs = view.runs.iter().filter(|(_, run)| run.agent == *name);
@@ -120,6 +120,7 @@ fn claimed(request: u64, claimed: &Claimed) -> wire::Claimed {
         runs: runs.map(|(id, run)| described_run(id, run, false)).collect(),
         asks: asks.map(|(id, ask)| open_ask(id, ask)).collect(),
         inputs: inputs.map(|(id, input)| open_input(id, input)).collect(),
+        session: session.to_string(),
     }
 }
 

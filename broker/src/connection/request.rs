@@ -1,13 +1,16 @@
 //! Frames of a client, checked and turned into what a session is asked.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use longwire_core::command::{Command, Meant};
 use longwire_core::entity::standing::Standing;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::lease::{LeaseRef, Terms, check_agent};
-use longwire_proto::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, TITLE_BYTES_MAX};
+use longwire_proto::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, CLAIM_WAIT_MS_MAX, TITLE_BYTES_MAX};
 use longwire_proto::meaning::Meaning;
 use longwire_proto::meta::{Meta, check_length};
+use longwire_proto::pattern::{InvalidPattern, Pattern};
 use longwire_proto::position::{COUNTER_MAX, Position};
 use longwire_proto::record::{self, ProducerRef, Sender};
 use longwire_proto::resolution::AskOutcome;
@@ -17,6 +20,7 @@ use longwire_proto::worker_group::named_session;
 use longwire_proto::{raw, wire};
 
 use crate::auth::operation::Operation;
+use crate::connection::seeking::PatternClaim;
 
 /// Reads the session id of a request.
 ///
@@ -129,9 +133,12 @@ fn producer_ref(producer: wire::Producer) -> Result<ProducerRef, Error> {
 /// # Errors
 /// [`ErrorCode::InvalidArgument`].
 pub(super) fn claim(sender: Sender, claim: wire::Claim) -> Result<Command, Error> {
-    let wire::Claim { request: _, session: _, agent, ttl_ms, adopt_timeout_ms, take_over, generation } =
-        claim;
+    let wire::Claim { agent, ttl_ms, adopt_timeout_ms, take_over, generation, wait_ms, .. } = claim;
     check_agent(&agent)?;
+    if wait_ms != 0 && claim.pattern.is_empty() {
+        let message = "the claim of a `pattern` waits; that of a `session` is answered at once";
+        return Err(Error::new(ErrorCode::InvalidArgument, message).field("wait_ms"));
+    }
     let terms = Terms::new(ttl_ms, adopt_timeout_ms)?;
     if take_over && generation != 0 {
         let message = "a claim goes on with the lease of a `generation`, or it does `take_over`; not both";
@@ -140,6 +147,30 @@ pub(super) fn claim(sender: Sender, claim: wire::Claim) -> Result<Command, Error
     // No lease has the generation 0: a session that exists has a record.
     let going_on = (generation != 0).then_some(generation);
     Ok(Command::Claim { sender, agent, terms, take_over, going_on })
+}
+
+/// Checks the claim of a pattern.
+///
+/// # Errors
+/// [`ErrorCode::InvalidArgument`] and [`ErrorCode::InvalidPattern`].
+pub(super) fn pattern_claim(sender: Sender, claim: wire::Claim) -> Result<PatternClaim, Error> {
+    let refuse = |field, message: String| Err(Error::new(ErrorCode::InvalidArgument, message).field(field));
+    if !claim.session.is_empty() {
+        return refuse("pattern", "a claim names either a `session` or a `pattern`".into());
+    }
+    if claim.take_over || claim.generation != 0 {
+        let field = if claim.take_over { "take_over" } else { "generation" };
+        return refuse(field, format!("`{field}` is for the claim of a `session`, not of a `pattern`"));
+    }
+    if claim.wait_ms > CLAIM_WAIT_MS_MAX as u64 {
+        let message = format!("`wait_ms` is {}; at most {CLAIM_WAIT_MS_MAX} are allowed", claim.wait_ms);
+        return refuse("wait_ms", message).map_err(|error| error.limit(CLAIM_WAIT_MS_MAX));
+    }
+    let pattern: Pattern = claim.pattern.parse().map_err(|error: InvalidPattern| {
+        Error::new(ErrorCode::InvalidPattern, error.to_string()).field("pattern")
+    })?;
+    let (agent, wait) = (claim.agent.clone(), Duration::from_millis(claim.wait_ms));
+    Ok(PatternClaim { pattern, agent, wait, command: self::claim(sender, claim)? })
 }
 
 /// Checks that a lease is given up.

@@ -366,9 +366,10 @@ async fn every_role_can_do_what_is_written_down_and_nothing_else() {
         assert!(made <= ABSENT, "{who}");
         decisions += everything(&mut client, &broker, &granted, &role, &who).await;
         decisions += grouped(&mut client, &role, &who).await;
+        decisions += called(&mut client, &role, &who).await;
         decisions += seen(&mut client, &mut admin, &role, &who).await;
     }
-    println!("{decisions} decisions: {} roles, {} operations", roles().len(), OPERATIONS.len() + 8);
+    println!("{decisions} decisions: {} roles, {} operations", roles().len(), OPERATIONS.len() + 9);
 }
 
 /// What is about every session takes a grant of every session.
@@ -413,6 +414,24 @@ async fn grouped(client: &mut WireClient, role: &Role, who: &str) -> usize {
         assert_eq!(removed, if may && has { "" } else { "session_not_found" }, "{who}: remove {folder}");
     }
     3
+}
+
+/// The claim of a pattern finds exactly what may be claimed.
+async fn called(client: &mut WireClient, role: &Role, who: &str) -> usize {
+    let open = format!("{}/a/open", role.tenant);
+    for (agent, pattern) in [("one", open.clone()), ("other", open.replace("/a/", "/*/"))] {
+        // A session that nobody ever was this agent of calls for it.
+        let claim = wire::Claim { request: 6, agent: agent.into(), pattern, ..Default::default() };
+        client.send(Ask::Claim(claim)).await;
+        let found = match client.receive().await {
+            Answer::Claimed(claimed) => Ok(claimed.session),
+            Answer::Refused(refused) => Err(refused.error.unwrap().code),
+            other => panic!("{who}: {other:?}"),
+        };
+        let expected = if role.has("lease") { Ok(open.clone()) } else { Err("nothing_calls".to_owned()) };
+        assert_eq!(found, expected, "{who}: claim of a pattern");
+    }
+    2
 }
 
 /// Lists and patterns show exactly what may be read: to look for it, everything is asked for.

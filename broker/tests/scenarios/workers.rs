@@ -422,3 +422,61 @@ async fn the_command_line_sends_and_cancels() {
     );
     served.abort();
 }
+
+/// Claims whatever calls, says and does what it was sent, and gives it up; one that is `mortal` goes away with the first input in its hands.
+async fn claim_and_do(lw: Client, mortal: bool) {
+    loop {
+        let claimed = lw.claim("acme/chat/*", "coder").wait(Duration::from_secs(600)).ttl(TTL).await.unwrap();
+        let Some(lease) = claimed else { continue };
+        for input in lease.inputs() {
+            if mortal {
+                return;
+            }
+            lease.session().publish(format!("did {}", input.id)).await.unwrap();
+            lease.consumed(&input.id, "").await.unwrap();
+        }
+        lease.release().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_claims_a_pattern_shares_its_sessions_with_others() {
+    const SESSIONS: usize = 30;
+    let (_folder, data) = folder();
+    let broker = Broker::start(&data);
+    let lw = client(&broker.url());
+    for number in 0..SESSIONS {
+        lw.session(&format!("acme/chat/{number}")).unwrap().publish("hello").await.unwrap();
+    }
+    let mut introduced = 0;
+    while let Some(lease) = lw.claim("acme/chat/*", "coder").await.unwrap() {
+        assert!(lease.inputs().is_empty());
+        lease.release().await.unwrap();
+        introduced += 1;
+    }
+    assert_eq!(introduced, SESSIONS, "each was nobody's, once");
+    // One that dies of the first input that it is given; two on one client, and one on another.
+    let dying = tokio::spawn(claim_and_do(client(&broker.url()), true));
+    let other = client(&broker.url());
+    let claiming = [lw.clone(), lw.clone(), other].map(|lw| tokio::spawn(claim_and_do(lw, false)));
+    let mut sent = Vec::new();
+    for round in 0..3 {
+        for number in 0..SESSIONS {
+            let session = lw.session(&format!("acme/chat/{number}")).unwrap();
+            let input = session.send("coder", "go on").id(format!("i-{number}-{round}")).await.unwrap();
+            sent.push((session, input));
+        }
+    }
+    for (session, mut input) in sent {
+        let mut last = None;
+        while let Some(state) = input.next().await.unwrap() {
+            last = Some(state);
+        }
+        assert_eq!(last, Some(InputState::Consumed { run: String::new() }), "{}", input.id());
+        let said = format!("did {}", input.id());
+        let times = records(&session).await.iter().filter(|one| one.text() == Some(&said)).count();
+        assert_eq!(times, 1, "{said}");
+    }
+    dying.await.unwrap();
+    claiming.iter().for_each(JoinHandle::abort);
+}

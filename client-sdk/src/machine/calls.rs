@@ -198,8 +198,9 @@ impl Calls {
         jitter: &mut Jitter,
     ) -> Option<Result<Answer, RequestError>> {
         let waiting = self.waiting.get_mut(&ticket)?;
-        // Who holds a lease may hold it for days; whoever wants it knows how long to try.
-        let repeats = refusal.retryable && refusal.code != Some(ErrorCode::LeaseHeld);
+        // Who holds a lease may hold it for days, and nothing may call for as long; whoever wants it knows how long to try.
+        let is_patient = matches!(refusal.code, Some(ErrorCode::LeaseHeld | ErrorCode::NothingCalls));
+        let repeats = refusal.retryable && !is_patient;
         if repeats && waiting.retries < CALL_RETRIES_MAX {
             let delay = self.backoff.delay(waiting.retries, jitter);
             waiting.not_before = now + delay.max(Duration::from_millis(refusal.retry_after_ms));

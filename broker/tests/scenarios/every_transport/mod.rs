@@ -69,6 +69,11 @@ every_transport! {
         a_run_that_does_not_end_when_it_is_cancelled_is_ended_with_the_lease,
         what_is_wrong_about_leases_is_refused,
     ];
+    seeking: [
+        the_claim_of_a_pattern_finds_each_session_that_calls_once,
+        claims_of_patterns_wait_beside_each_other_and_are_bounded,
+        what_is_wrong_about_claims_of_patterns_is_refused,
+    ];
     grouping: [
         a_worker_group_is_made_told_removed_and_never_shows_its_secret,
         what_is_no_worker_group_is_refused,

@@ -25,6 +25,7 @@ mod send;
 mod serve;
 mod session;
 mod share;
+mod state;
 mod store;
 mod tail;
 mod token;
@@ -90,6 +91,7 @@ enum Command {
     Runs(runs::RunsArgs),
     Send(send::SendArgs),
     Cancel(cancel::CancelArgs),
+    State(state::StateArgs),
     Workers(workers::WorkersArgs),
     Session(session::SessionArgs),
     Share(share::ShareArgs),
@@ -145,6 +147,7 @@ pub(crate) async fn dispatch(cli: Cli) -> ExitCode {
         Command::Runs(args) => Box::pin(runs::run(args, context)).await,
         Command::Send(args) => Box::pin(send::run(args, context)).await,
         Command::Cancel(args) => Box::pin(cancel::run(args, context)).await,
+        Command::State(args) => Box::pin(state::run(args, context)).await,
         Command::Workers(args) => Box::pin(workers::run(args, context)).await,
         Command::Session(args) => Box::pin(session::run(args, context)).await,
         Command::Share(args) => Box::pin(share::run(args, context)).await,
@@ -229,6 +232,10 @@ mod tests {
             "longwire answer a/b d-1 --deny",
             "longwire --json runs a/b --no-follow",
             "longwire send a/b hello --to coder --mode steer --id i --no-wait",
+            "longwire state a/b",
+            "longwire --json state get a/b branch",
+            "longwire state set a/b branch main --if-revision 0",
+            "longwire state rm a/b branch",
             "longwire cancel a/b deps --deadline 5s --reason enough",
             "longwire session list acme/ --status input-required",
             "longwire session list acme/",

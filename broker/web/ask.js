@@ -1,12 +1,12 @@
 // What asks, runs, agents and pieces of messages say, and what is asked right now, with what answers it.
 import { visible } from './text.js';
-const [DELTA, RUN, ASK, ANSWER, INPUT, CANCEL, LEASE] = [1, 2, 3, 4, 5, 6, 9];
+const [DELTA, RUN, ASK, ANSWER, INPUT, CANCEL, STATE, LEASE] = [1, 2, 3, 4, 5, 6, 7, 9];
 export const KINDS = { DELTA, RUN, ASK, ANSWER, LEASE };
 const listed = (words) => words.filter(Boolean).join(' · ');
 const chosen = ({ option, values = {} }) =>
   option || Object.entries(values).map(([name, value]) => `${name}: ${Object.values(value)[0]}`).join(', ');
 /** What a record of these kinds says, as one text; `undefined` for another one. */
-export function says({ kind, id, run, replyTo, to = [], mode, text = '', ask = {}, answer = {}, runChange = {}, cancel = {}, receipt, leaseChange = {}, close }) {
+export function says({ kind, id, run, replyTo, to = [], mode, text = '', ask = {}, answer = {}, runChange = {}, cancel = {}, receipt, stateChange, leaseChange = {}, close }) {
   if (kind === ASK) return listed([`Asked: ${ask.title}`, ask.subject, ask.risk && `${ask.risk} risk`]);
   if (kind === ANSWER) return listed([answer.outcome ? `${replyTo} is ${answer.outcome}` : `Answered: ${chosen(answer)}`, answer.note]);
   const { title, state, fraction, note } = runChange;
@@ -15,6 +15,7 @@ export function says({ kind, id, run, replyTo, to = [], mode, text = '', ask = {
   if (kind === INPUT && receipt) return listed([`${replyTo} is ${receipt.state.replace('_', ' ')}`, receipt.reason]);
   if (kind === INPUT) return listed([`To ${to[0]}${mode ? ` (${mode})` : ''}: ${text}`]);
   if (kind === CANCEL) return listed([`The run ${run} is to end`, cancel.reason]);
+  if (kind === STATE && stateChange) return `${stateChange.key} is ${stateChange.text ?? (stateChange.data ? '(data)' : 'removed')}`;
   if (kind === LEASE) return listed([`The agent ${leaseChange.agent} is ${leaseChange.state}`, leaseChange.reason]);
   return kind === DELTA && close && close !== 'complete' ? `(${close})` : undefined;
 }

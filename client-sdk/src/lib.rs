@@ -73,6 +73,7 @@ mod session_info;
 mod session_list;
 mod share;
 mod spool;
+mod state;
 mod subscribe;
 mod subscription;
 mod tls;
@@ -109,9 +110,10 @@ pub use longwire_proto::retention::{Expiry, Retention};
 pub use longwire_proto::right::{InvalidRights, Right, Rights};
 pub use longwire_proto::run_state::RunState;
 pub use longwire_proto::session_id::SessionId;
+pub use longwire_proto::wire::state_entry::Value as StateValue;
 pub use longwire_proto::wire::{
     Agent as AgentInfo, AskOption, BackedUp, FormField, ImportBegin, Limits, OpenAsk, OpenInput, Producer,
-    Run as RunInfo, WorkerGroup as WorkerGroupInfo,
+    Run as RunInfo, StateEntry, WorkerGroup as WorkerGroupInfo,
 };
 pub use machine::event::Began;
 pub use message::OpenMessage;
@@ -131,6 +133,7 @@ pub use session::{Acknowledgement, Erased, Session};
 pub use session_info::{SessionInfo, SessionMeta};
 pub use session_list::SessionList;
 pub use share::Share;
+pub use state::SetState;
 pub use subscribe::Subscribe;
 pub use subscription::{Subscription, WINDOW_BYTES_DEFAULT};
 pub use tls::{CA_VARIABLE, CLIENT_CERTIFICATE_VARIABLE, CLIENT_KEY_VARIABLE, FINGERPRINT_VARIABLE};

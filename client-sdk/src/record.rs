@@ -99,6 +99,8 @@ pub enum Body {
     Receipt(wire::Receipt),
     /// A lease begins or ends.
     LeaseChange(Box<wire::LeaseChange>),
+    /// A key of the session's state is set, or goes.
+    StateChange(Box<wire::StateChange>),
 }
 
 impl Record {
@@ -155,6 +157,7 @@ impl Record {
                 Some(wire::record::Body::Cancel(cancel)) => Body::Cancel(cancel),
                 Some(wire::record::Body::Receipt(receipt)) => Body::Receipt(receipt),
                 Some(wire::record::Body::LeaseChange(change)) => Body::LeaseChange(Box::new(change)),
+                Some(wire::record::Body::StateChange(change)) => Body::StateChange(Box::new(change)),
                 None => Body::Text(String::new()),
             },
             grows: record.grows,

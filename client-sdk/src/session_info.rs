@@ -88,6 +88,8 @@ pub struct SessionInfo {
     pub agents: Vec<wire::Agent>,
     /// Inputs to them that were not consumed yet; empty in lists.
     pub inputs: Vec<wire::OpenInput>,
+    /// The keyed state, in order of its keys; empty in lists.
+    pub entries: Vec<wire::StateEntry>,
 }
 
 impl SessionInfo {
@@ -110,6 +112,7 @@ impl SessionInfo {
             runs: state.runs,
             agents: state.agents,
             inputs: state.inputs,
+            entries: state.entries,
         }
     }
 }

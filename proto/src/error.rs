@@ -183,13 +183,15 @@ codes! {
     LeaseHeld = "lease_held", true, 409, 1008, Aborted;
     /// No session of the pattern calls for the agent; the claim may wait longer, or be made again.
     NothingCalls = "nothing_calls", true, 404, 1008, NotFound;
+    /// The key of the state was changed meanwhile; `expected` is its revision, 0 when it is not there.
+    RevisionMismatch = "revision_mismatch", false, 412, 1008, Aborted;
     /// Nobody ever was this agent in the session.
     AgentUnknown = "agent_unknown", false, 404, 1008, NotFound;
     /// There is no input of this id in the session.
     InputNotFound = "input_not_found", false, 404, 1008, NotFound;
     /// The input was consumed, or is not going to be.
     InputEnded = "input_ended", false, 409, 1008, FailedPrecondition;
-    /// More is open in the session than it takes; end some of it.
+    /// More is open in the session, or in its state, than it takes; end or remove some of it.
     TooManyOpen = "too_many_open", false, 429, 1008, ResourceExhausted;
     /// There is no worker group of this name.
     WorkerGroupNotFound = "worker_group_not_found", false, 404, 1008, NotFound;

@@ -33,6 +33,7 @@ pub(crate) const CLOSE: u32 = 27;
 pub(crate) const CANCEL: u32 = 28;
 pub(crate) const RECEIPT: u32 = 29;
 pub(crate) const LEASE_CHANGE: u32 = 30;
+pub(crate) const STATE_CHANGE: u32 = 31;
 
 /// Fields up to this number are the broker's; a writer's record has none of them.
 pub(crate) const BROKER_MAX: u32 = 7;

@@ -14,6 +14,8 @@ pub const ANSWER: u32 = 4;
 pub const INPUT: u32 = 5;
 /// The order to end a run.
 pub const CANCEL: u32 = 6;
+/// A key of the session's state is set, or goes.
+pub const STATE: u32 = 7;
 /// A lease begins or ends. Only the broker writes it.
 pub const LEASE: u32 = 9;
 /// A change of the session itself; the body is a `SessionChange`. Only the broker writes it.

@@ -29,6 +29,7 @@ pub mod run_state;
 pub mod service;
 pub mod session_id;
 pub mod short_id;
+pub mod state_set;
 
 pub mod wire;
 pub mod worker_group;

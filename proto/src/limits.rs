@@ -120,6 +120,14 @@ pub const ADOPT_TIMEOUT_MS_DEFAULT: usize = 7 * 24 * 60 * 60 * 1000;
 pub const INPUTS_OPEN_MAX: usize = 256;
 /// Leases that an input is delivered to before it is given up.
 pub const INPUT_ATTEMPTS_MAX: usize = 5;
+/// Keys of a session's state: a subscriber is told all of them.
+pub const STATE_KEYS_MAX: usize = 256;
+/// Bytes of one key.
+pub const STATE_KEY_BYTES_MAX: usize = 128;
+/// Bytes of what one key is.
+pub const STATE_VALUE_BYTES_MAX: usize = 4096;
+/// Bytes of all keys of a session, and of what they are: they stay in memory, and a subscriber is told all of them.
+pub const STATE_BYTES_MAX: usize = 128 * 1024;
 /// Longest time that a cancelled run has to end by itself, in milliseconds.
 pub const CANCEL_DEADLINE_MS_MAX: usize = 60 * 60 * 1000;
 /// Such a time when the client names none, in milliseconds.
@@ -200,6 +208,10 @@ pub const TABLE: &[(&str, usize)] = &[
     ("adopt_timeout_ms_default", ADOPT_TIMEOUT_MS_DEFAULT),
     ("inputs_open_max", INPUTS_OPEN_MAX),
     ("input_attempts_max", INPUT_ATTEMPTS_MAX),
+    ("state_keys_max", STATE_KEYS_MAX),
+    ("state_key_bytes_max", STATE_KEY_BYTES_MAX),
+    ("state_value_bytes_max", STATE_VALUE_BYTES_MAX),
+    ("state_bytes_max", STATE_BYTES_MAX),
     ("cancel_deadline_ms_max", CANCEL_DEADLINE_MS_MAX),
     ("cancel_deadline_ms_default", CANCEL_DEADLINE_MS_DEFAULT),
     ("worker_groups_max", WORKER_GROUPS_MAX),

@@ -19,6 +19,7 @@ use crate::limits::{
 use crate::resolution::AskOutcome;
 use crate::run_state::RunState;
 use crate::short_id::check_short_id;
+use crate::state_set::StateSet;
 use crate::wire;
 use crate::wire::record::Body;
 
@@ -86,6 +87,8 @@ pub enum Meaning {
     Receipt(Box<Receipt>),
     /// A lease begins or ends.
     Lease(Box<LeaseChange>),
+    /// A key of the session's state is set, or goes.
+    State(Box<StateSet>),
 }
 
 /// An ask, with what its record says of it.
@@ -169,6 +172,7 @@ impl Meaning {
             kind::INPUT => Self::input(decode(record)?),
             kind::CANCEL => Self::cancel(decode(record)?),
             kind::LEASE => Self::lease(decode(record)?),
+            kind::STATE => Self::state(decode(record)?),
             _ => Ok(Self::None),
         }
     }
@@ -181,7 +185,7 @@ impl Meaning {
             Self::Ask(question) => Some(&question.id),
             Self::Input(input) => Some(&input.id),
             Self::None | Self::Delta { .. } | Self::Answer { .. } | Self::RunChange { .. } => None,
-            Self::Cancel { .. } | Self::Receipt(_) | Self::Lease(_) => None,
+            Self::Cancel { .. } | Self::Receipt(_) | Self::Lease(_) | Self::State(_) => None,
         }
     }
 
@@ -269,6 +273,13 @@ impl Meaning {
         let usual = CANCEL_DEADLINE_MS_DEFAULT as u64;
         let deadline_ms = if deadline_ms == 0 { usual } else { deadline_ms };
         Ok(Self::Cancel { run: record.run, deadline_ms })
+    }
+
+    fn state(record: wire::Record) -> Result<Self, Error> {
+        match record.body {
+            Some(Body::StateChange(change)) => Ok(Self::State(Box::new(StateSet::from_wire(change)?))),
+            _ => Err(invalid("state_change", "a record of kind 7 has a `state_change`")),
+        }
     }
 
     fn lease(record: wire::Record) -> Result<Self, Error> {

@@ -109,6 +109,7 @@ pub fn check(record: &[u8]) -> Result<Meaning, Error> {
             field::RUN_CHANGE => embedded::<wire::RunChange>("run_change", &value)?,
             field::CANCEL => embedded::<wire::Cancel>("cancel", &value)?,
             field::RECEIPT => embedded::<wire::Receipt>("receipt", &value)?,
+            field::STATE_CHANGE => embedded::<wire::StateChange>("state_change", &value)?,
             field::LEASE_CHANGE => {
                 let message = "`lease_change` is written by the broker; claim the agent instead";
                 return Err(Error::new(ErrorCode::FieldReserved, message).field("lease_change"));
@@ -188,11 +189,11 @@ fn fold() -> Error {
 fn check_kind(value: &Value<'_>) -> Result<u32, Error> {
     match value {
         Value::Varint(u64_kind) => match u32::try_from(*u64_kind) {
-            Ok(kind) if kind <= kind::CANCEL || kind >= kind::RESERVED_BELOW => Ok(kind),
+            Ok(kind) if kind <= kind::STATE || kind >= kind::RESERVED_BELOW => Ok(kind),
             Ok(kind) => {
                 let message = format!(
                     "kind {kind} is reserved for the broker; publish kinds 0 to {} as protocol.md has them, or {} and above for your own",
-                    kind::CANCEL,
+                    kind::STATE,
                     kind::RESERVED_BELOW
                 );
                 Err(Error::new(ErrorCode::KindReserved, message).field("kind"))

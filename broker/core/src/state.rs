@@ -19,8 +19,9 @@ use crate::summary::Summary;
 /// Which fold made a snapshot. A change of the fold raises it and ships the migration from the one before.
 ///
 /// Version 1 knew no entities, and version 2 no agents: no record that they folded was one, so their snapshots have none. Version 3 did
-/// not keep which run a message that grows is a part of; those that it left open end without theirs.
-pub const FOLD_VERSION: u64 = 4;
+/// not keep which run a message that grows is a part of; those that it left open end without theirs. Version 4 knew no keyed state, and no
+/// record that it folded set any.
+pub const FOLD_VERSION: u64 = 5;
 
 /// Producers kept resident beyond those written since the last snapshot; colder ones are rows in the store. One
 /// producer's window takes at most 24 KiB.

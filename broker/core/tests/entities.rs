@@ -13,11 +13,14 @@ use longwire_core::state::State;
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::kind;
 use longwire_proto::lease::{LeaseRef, LeaseState, Terms};
-use longwire_proto::limits::{INPUT_ATTEMPTS_MAX, MESSAGE_BYTES_MAX};
+use longwire_proto::limits::{
+    INPUT_ATTEMPTS_MAX, MESSAGE_BYTES_MAX, STATE_BYTES_MAX, STATE_KEYS_MAX, STATE_VALUE_BYTES_MAX,
+};
 use longwire_proto::meaning::Meaning;
 use longwire_proto::position::Lineage;
 use longwire_proto::record::{Sealed, Sender, check, erased};
 use longwire_proto::resolution::AskOutcome;
+use longwire_proto::state_set::Value;
 use longwire_proto::wire;
 use longwire_proto::wire::record::Body;
 use proptest::prelude::*;
@@ -98,18 +101,75 @@ const RECEIPTS: [&str; 3] = ["delivered", "consumed", "not_consumed"];
 /// One record, small enough to collide often.
 #[derive(Clone, Copy, Debug)]
 enum Act {
-    Ask { id: u8, to: Option<u8>, run: Option<u8>, lives_for: Option<u64> },
-    Answer { id: u8, option: u8 },
-    Deny { id: u8 },
-    Cancel { id: u8 },
-    Start { id: u8, parent: Option<u8> },
-    Change { id: u8, state: u8 },
-    Open { id: u8, run: Option<u8> },
-    Delta { id: u8, length: u8, closes: bool },
-    Input { id: u8, agent: u8 },
-    Receipt { id: u8, state: u8, run: Option<u8> },
-    CancelRun { id: u8, within: u64 },
+    Ask {
+        id: u8,
+        to: Option<u8>,
+        run: Option<u8>,
+        lives_for: Option<u64>,
+    },
+    Answer {
+        id: u8,
+        option: u8,
+    },
+    Deny {
+        id: u8,
+    },
+    Cancel {
+        id: u8,
+    },
+    Start {
+        id: u8,
+        parent: Option<u8>,
+    },
+    Change {
+        id: u8,
+        state: u8,
+    },
+    Open {
+        id: u8,
+        run: Option<u8>,
+    },
+    Delta {
+        id: u8,
+        length: u8,
+        closes: bool,
+    },
+    Input {
+        id: u8,
+        agent: u8,
+    },
+    Receipt {
+        id: u8,
+        state: u8,
+        run: Option<u8>,
+    },
+    CancelRun {
+        id: u8,
+        within: u64,
+    },
+    /// Of a key, to a number or away, perhaps only if it has this revision, or one that it may have.
+    Set {
+        key: u8,
+        value: Option<u8>,
+        if_revision: Option<Revision>,
+    },
     Plain,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Revision {
+    Absent,
+    /// The end of the log, minus so much.
+    Recent(u64),
+}
+
+impl Revision {
+    fn at(self, end: u64) -> u64 {
+        match self {
+            Self::Absent => 0,
+            Self::Recent(back) => end.saturating_sub(back),
+        }
+    }
 }
 
 fn id(number: u8) -> String {
@@ -121,7 +181,7 @@ fn named(number: Option<u8>) -> String {
 }
 
 impl Act {
-    fn record(self, now_ms: u64) -> Bytes {
+    fn record(self, now_ms: u64, end: u64) -> Bytes {
         let answer = |number, outcome: &str, option: &str| wire::Record {
             kind: kind::ANSWER,
             reply_to: id(number),
@@ -199,6 +259,15 @@ impl Act {
                 body: Some(Body::Cancel(wire::Cancel { deadline_ms: within, reason: String::new() })),
                 ..Default::default()
             },
+            Self::Set { key, value, if_revision } => {
+                let value = value.map(|value| match value {
+                    0..3 => wire::state_change::Value::Text(value.to_string()),
+                    _ => wire::state_change::Value::Data(vec![value].into()),
+                });
+                let if_revision = if_revision.map(|revision| revision.at(end));
+                let body = Some(Body::StateChange(wire::StateChange { key: id(key), value, if_revision }));
+                wire::Record { kind: kind::STATE, body, ..Default::default() }
+            }
             Self::Plain => wire::Record::default(),
         };
         record.encode_to_vec().into()
@@ -269,6 +338,8 @@ struct Held {
 struct Reference {
     things: BTreeMap<String, Thing>,
     agents: BTreeMap<String, Held>,
+    /// By their keys: revision, value, who set it.
+    state: BTreeMap<String, (u64, u8, Owner)>,
     end: u64,
     time_ms: u64,
 }
@@ -349,11 +420,28 @@ impl Reference {
     }
 
     /// One record of a publish of `by`, with the lease of this generation.
-    fn act(&mut self, act: Act, by: &Owner, generation: u64, manages: bool) -> Result<Said, ErrorCode> {
+    fn act(
+        &mut self,
+        act: Act,
+        by: &Owner,
+        generation: u64,
+        manages: bool,
+        began: u64,
+    ) -> Result<Said, ErrorCode> {
         let (offset, now) = (self.end, self.time_ms);
         let by = by.clone();
         match act {
             Act::Plain => {}
+            Act::Set { key, value, if_revision } => {
+                let revision = self.state.get(&id(key)).map_or(0, |(revision, ..)| *revision);
+                if if_revision.is_some_and(|wanted| wanted.at(began) != revision) {
+                    return Err(ErrorCode::RevisionMismatch);
+                }
+                match value {
+                    Some(value) => drop(self.state.insert(id(key), (offset, value, by))),
+                    None => drop(self.state.remove(&id(key))),
+                }
+            }
             Act::Ask { id: number, to, run, lives_for } => {
                 match self.things.get(&id(number)) {
                     Some(Thing::Ask { by: first, offset, .. }) if by.owns(first) => {
@@ -587,6 +675,15 @@ impl Reference {
             let Some(Thing::Input { given_to, to, .. }) = self.things.get(&**id) else { panic!("{id}") };
             assert_eq!((input.attempts, &*input.agent), (given_to.len() as u64, to.as_str()));
         }
+        let state = view.state.iter().map(|(key, entry)| {
+            let value = match &entry.value {
+                Value::Text(text) => text.parse().unwrap(),
+                Value::Data(data) => data[0],
+            };
+            let owner = Owner { principal: entry.principal.to_string(), agent: entry.agent.to_string() };
+            (key.to_string(), (entry.revision, value, owner))
+        });
+        assert_eq!(state.collect::<BTreeMap<_, _>>(), self.state);
         let agents = view.agents.iter().map(|(name, agent)| {
             assert_eq!(view.is_live(agent), agent.held);
             (&**name, &*agent.principal, agent.generation, agent.held)
@@ -658,8 +755,19 @@ fn act() -> impl Strategy<Value = Act> {
         2 => input(),
         2 => receipt(),
         2 => (id(), 1..25u64).prop_map(|(id, within)| Act::CancelRun { id, within }),
+        3 => set(),
         1 => Just(Act::Plain),
     ]
+}
+
+fn set() -> impl Strategy<Value = Act> {
+    let revision = prop_oneof![Just(Revision::Absent), (1..8u64).prop_map(Revision::Recent)];
+    let value = prop::option::weighted(0.7, 0..6u8);
+    (0..3u8, value, prop::option::weighted(0.5, revision)).prop_map(|(key, value, if_revision)| Act::Set {
+        key,
+        value,
+        if_revision,
+    })
 }
 
 /// Of ids that are mostly its own, so that it has room beside the rest.
@@ -848,7 +956,8 @@ proptest! {
                     });
                     let by = &holder.map_or(*by, |(by, _)| by);
                     let lease = lease.map(|lease| named_lease(&generations, lease));
-                    let records: Vec<Bytes> = acts.iter().map(|act| act.record(now)).collect();
+                    let began = disk.log.len() as u64;
+                    let records: Vec<Bytes> = acts.iter().map(|act| act.record(now, began)).collect();
                     let result = disk.run(&mut machine, publish_as(*by, lease.clone(), records), now);
                     let principal = PRINCIPALS[usize::from(*by)];
                     let held = lease.as_ref().map_or(Ok(()), |lease| {
@@ -859,7 +968,7 @@ proptest! {
                     let (mut trial, from) = (reference.clone(), reference.end);
                     let mut expected = held.map(|()| None);
                     for act in acts.iter().take(if expected.is_ok() { acts.len() } else { 0 }) {
-                        match trial.act(*act, &owner, generation, *by == 2) {
+                        match trial.act(*act, &owner, generation, *by == 2, began) {
                             Ok(Said::Appended) => {}
                             Ok(Said::Known(at)) if acts.len() == 1 => expected = Ok(Some(at)),
                             Ok(Said::Known(_)) => { expected = Err(ErrorCode::IdInUse); break }
@@ -935,7 +1044,8 @@ proptest! {
                         holder(machine.state().entities().view(), agent)
                     });
                     let (by, generation) = holder.unwrap_or((by, 0));
-                    let records = acts.iter().map(|act| act.record(now)).collect();
+                    let end = disk.log.len() as u64;
+                    let records = acts.iter().map(|act| act.record(now, end)).collect();
                     let lease = lease.map(|(agent, _)| LeaseRef { agent: AGENTS[usize::from(agent)].into(), generation });
                     drop(disk.run(&mut machine, publish_as(by, lease, records), now));
                 }
@@ -978,12 +1088,17 @@ proptest! {
         for (id, input) in &open.inputs {
             prop_assert_eq!(left.inputs.get(id), (!is_gone(input.offset)).then_some(input));
         }
+        for (key, entry) in &open.state {
+            prop_assert_eq!(left.state.get(key), (!is_gone(entry.revision)).then_some(entry));
+        }
+        prop_assert!(left.state.keys().all(|key| open.state.contains_key(key)));
         let replayed = disk.replayed();
         let again = replayed.entities().view();
         prop_assert!(again.asks.keys().eq(left.asks.keys()));
         prop_assert!(again.runs.keys().eq(left.runs.keys()));
         prop_assert_eq!(again.messages, left.messages);
         prop_assert_eq!(&again.agents, &left.agents);
+        prop_assert_eq!(&again.state, &left.state);
         prop_assert!(again.inputs.keys().eq(left.inputs.keys()));
         for number in 0..=u8::MAX {
             let bytes = |state: &State| state.entities().message_bytes(&id(number));
@@ -1009,7 +1124,7 @@ fn roles_are_addressed_as_principals_are() {
     disk.run(&mut machine, publish(0, vec![ask.encode_to_vec().into()]), 1).unwrap();
     let answer = |standing: Standing| {
         let Command::Publish { sender, records, meant, .. } =
-            publish(1, vec![Act::Answer { id: 0, option: 0 }.record(1)])
+            publish(1, vec![Act::Answer { id: 0, option: 0 }.record(1, 0)])
         else {
             panic!()
         };
@@ -1092,7 +1207,7 @@ fn a_message_ends_with_the_run_that_it_is_a_part_of() {
     };
     // Before its run is started, and without a run.
     disk.run(&mut machine, publish(0, vec![open("early", "i1"), open("free", "")]), 1).unwrap();
-    let start = |id, parent| Act::Start { id, parent }.record(1);
+    let start = |id, parent| Act::Start { id, parent }.record(1, 0);
     disk.run(&mut machine, publish(0, vec![start(1, None), start(2, Some(1)), start(3, None)]), 1).unwrap();
     disk.run(&mut machine, publish(0, vec![open("part", "i2"), open("other", "i3")]), 1).unwrap();
     // What is open outlives a restart, from a snapshot, with the run that it names.
@@ -1104,7 +1219,7 @@ fn a_message_ends_with_the_run_that_it_is_a_part_of() {
         record(&wire::Record { kind: kind::DELTA, message, close, body, ..Default::default() })
     };
     // The last piece comes with the end of the run, and one message closes by itself.
-    let end = Act::Change { id: 1, state: 2 }.record(1);
+    let end = Act::Change { id: 1, state: 2 }.record(1, 0);
     disk.run(&mut machine, publish(0, vec![delta("early", ""), end]), 1).unwrap();
     let by_broker = |id: &str| (id.to_owned(), "abandoned".to_owned(), BROKER.to_owned());
     assert_eq!(closes(&disk.log), [by_broker("early"), by_broker("part")]);
@@ -1112,8 +1227,51 @@ fn a_message_ends_with_the_run_that_it_is_a_part_of() {
     assert_eq!(late.code, ErrorCode::MessageClosed);
     // What somebody says of a run that has ended is taken, and goes on until they close it, whatever else ends.
     disk.run(&mut machine, publish(0, vec![open("late", "i1")]), 1).unwrap();
-    disk.run(&mut machine, publish(0, vec![Act::Change { id: 3, state: 3 }.record(1)]), 1).unwrap();
+    disk.run(&mut machine, publish(0, vec![Act::Change { id: 3, state: 3 }.record(1, 0)]), 1).unwrap();
     assert_eq!(closes(&disk.log)[2..], [by_broker("other")]);
     disk.run(&mut machine, publish(0, vec![delta("late", ""), delta("late", "complete")]), 1).unwrap();
     assert_eq!(machine.state().entities().view().messages, 1, "only that of no run");
+}
+
+#[test]
+fn the_state_has_so_many_keys_and_bytes() {
+    let set = |key: &str, value: Option<&str>| -> Bytes {
+        let value = value.map(|value| wire::state_change::Value::Text(value.to_owned()));
+        let change = wire::StateChange { key: key.into(), value, if_revision: None };
+        record(&wire::Record {
+            kind: kind::STATE,
+            body: Some(Body::StateChange(change)),
+            ..Default::default()
+        })
+    };
+    let mut disk = Disk::default();
+    let mut machine = disk.load();
+    disk.run(&mut machine, publish(0, vec![record(&wire::Record::default())]), 1).unwrap();
+    let mut change = |records: Vec<Bytes>| {
+        let result = disk.run(&mut machine, publish(0, records), 1);
+        result.map_err(|error| (error.code, error.limit)).map(drop)
+    };
+    for key in 0..STATE_KEYS_MAX {
+        change(vec![set(&format!("k{key}"), Some(""))]).unwrap();
+    }
+    let full = Err((ErrorCode::TooManyOpen, STATE_KEYS_MAX as u64));
+    assert_eq!(change(vec![set("more", Some(""))]), full);
+    assert_eq!(change(vec![set("k0", None), set("more", Some("")), set("k0", Some(""))]), full, "as a whole");
+    change(vec![set("k0", Some("again")), set("k0", None), set("more", Some("")), set("more", None)])
+        .unwrap();
+    // Each has its key and its value; what is there of a key makes room for what comes instead.
+    let long = "x".repeat(STATE_VALUE_BYTES_MAX);
+    let keys: usize = (1..STATE_KEYS_MAX).map(|key| format!("k{key}").len()).sum();
+    let mut left = STATE_BYTES_MAX - keys;
+    for key in 1.. {
+        let fits = left.min(STATE_VALUE_BYTES_MAX);
+        change(vec![set(&format!("k{key}"), Some(&long[..fits]))]).unwrap();
+        left -= fits;
+        if left == 0 {
+            let full = Err((ErrorCode::TooManyOpen, STATE_BYTES_MAX as u64));
+            assert_eq!(change(vec![set(&format!("k{}", key + 1), Some("x"))]), full);
+            change(vec![set("k1", None), set("k2", Some(&long))]).unwrap();
+            break;
+        }
+    }
 }

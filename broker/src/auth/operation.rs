@@ -27,6 +27,8 @@ operations! {
     DescribeAsk;
     /// Send input to an agent, or cancel a run.
     Control;
+    /// Set a key of the session's state, or remove it.
+    SetState;
     /// Hold the lease of an agent: claim it, publish with it, give it up.
     Lease;
     /// Take the lease of an agent from whoever holds it.
@@ -109,6 +111,7 @@ impl Operation {
             Self::Publish => (Reach::Session, Right::Publish.into()),
             Self::Answer => (Reach::Session, Right::Answer.into()),
             Self::Control => (Reach::Session, Right::Control.into()),
+            Self::SetState => (Reach::Session, Right::State.into()),
             Self::Lease => (Reach::Session, Right::Lease.into()),
             Self::TakeOver => (Reach::Session, Rights::from(Right::Lease) | Right::Manage),
             Self::Create | Self::ForkInto => (Reach::Session, create),
@@ -134,6 +137,7 @@ impl Operation {
             Self::Publish | Self::ActAs | Self::CommitCursor | Self::DescribeCursor | Self::Metrics => false,
             Self::SubscribeLive | Self::SubscribeReplay | Self::SubscribePattern | Self::Read => false,
             Self::Answer | Self::DescribeAsk | Self::ReadMessage | Self::Control | Self::Lease => false,
+            Self::SetState => false,
             Self::List | Self::Describe | Self::ForkFrom | Self::Export => false,
         }
     }
@@ -168,7 +172,7 @@ mod tests {
             // They are about the connection itself, or about what was allowed to it before.
             Frame::Hello(_) | Frame::Ping(_) | Frame::Authenticate(_) => &[],
             Frame::Unsubscribe(_) | Frame::Credit(_) => &[],
-            Frame::Publish(_) => &[Op::Publish, Op::Answer, Op::Control, Op::Lease, Op::ActAs],
+            Frame::Publish(_) => &[Op::Publish, Op::Answer, Op::Control, Op::SetState, Op::Lease, Op::ActAs],
             Frame::DescribeAsk(_) => &[Op::DescribeAsk],
             Frame::ReadMessage(_) => &[Op::ReadMessage],
             Frame::Claim(_) => &[Op::Lease, Op::TakeOver],

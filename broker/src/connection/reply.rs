@@ -3,6 +3,7 @@
 use longwire_core::command::{Claimed, Description, Reply};
 use longwire_core::entity::agent::Agent;
 use longwire_core::entity::ask::Ask;
+use longwire_core::entity::entry::Entry;
 use longwire_core::entity::input::Input;
 use longwire_core::entity::run::Run;
 use longwire_core::entity::view::View;
@@ -11,6 +12,7 @@ use longwire_proto::error::Error;
 use longwire_proto::position::LineageEntry;
 use longwire_proto::run_state::RunState;
 use longwire_proto::session_id::SessionId;
+use longwire_proto::state_set::Value;
 use longwire_proto::wire;
 use longwire_proto::wire::server_frame::Frame;
 
@@ -101,7 +103,8 @@ pub(super) fn state(view: &View, closed: bool) -> Option<Box<wire::SessionState>
     let status = if closed { "closed" } else { view.status().as_str() }.to_owned();
     let agents = view.agents.iter().map(|(name, agent)| described_agent(name, agent, view)).collect();
     let inputs = view.inputs.iter().map(|(id, input)| open_input(id, input)).collect();
-    Some(Box::new(wire::SessionState { status, asks, runs, agents, inputs }))
+    let entries = view.state.iter().map(|(key, entry)| state_entry(key, entry)).collect();
+    Some(Box::new(wire::SessionState { status, asks, runs, agents, inputs, entries }))
 }
 
 /// A lease, and what its agent finds.
@@ -132,6 +135,20 @@ fn described_agent(name: &str, agent: &Agent, view: &View) -> wire::Agent {
         live: view.is_live(agent),
         ttl_ms: agent.terms.ttl_ms,
         changed_ms: agent.changed_ms,
+    }
+}
+
+fn state_entry(key: &str, entry: &Entry) -> wire::StateEntry {
+    wire::StateEntry {
+        key: key.to_owned(),
+        revision: entry.revision,
+        time_ms: entry.time_ms,
+        principal: entry.principal.to_string(),
+        agent: entry.agent.to_string(),
+        value: Some(match &entry.value {
+            Value::Text(text) => wire::state_entry::Value::Text(text.to_string()),
+            Value::Data(data) => wire::state_entry::Value::Data(data.clone()),
+        }),
     }
 }
 

@@ -68,14 +68,16 @@ pub(super) fn records(records: &[Bytes]) -> Result<Vec<Meaning>, Error> {
     Ok(meanings)
 }
 
-/// What a publish asks for: answering, and controlling agents, are something else than writing, and acting as one is more.
+/// What a publish asks for: answering, controlling agents and setting the state are something else than writing, and acting as an agent
+/// is more.
 pub(super) fn asks(meanings: &[Meaning], has_lease: bool) -> impl Iterator<Item = Operation> + use<> {
-    let (mut answers, mut controls, mut writes) = (false, false, meanings.is_empty());
+    let (mut answers, mut controls, mut sets, mut writes) = (false, false, false, meanings.is_empty());
     for meaning in meanings {
         match meaning {
             // Who asked may cancel it; that is writing.
             Meaning::Answer { outcome, .. } if *outcome != AskOutcome::Cancelled => answers = true,
             Meaning::Input(_) | Meaning::Cancel { .. } => controls = true,
+            Meaning::State(_) => sets = true,
             _ => writes = true,
         }
     }
@@ -83,6 +85,7 @@ pub(super) fn asks(meanings: &[Meaning], has_lease: bool) -> impl Iterator<Item 
         (writes, Operation::Publish),
         (answers, Operation::Answer),
         (controls, Operation::Control),
+        (sets, Operation::SetState),
         (has_lease, Operation::Lease),
     ];
     asked.into_iter().filter_map(|(asked, operation)| asked.then_some(operation))

@@ -8,6 +8,7 @@ use longwire_proto::meta::{Change, Meta};
 use longwire_proto::position::LineageEntry;
 use longwire_proto::record::{Sealed, Sender};
 use longwire_proto::session_id::SessionId;
+use longwire_proto::state_set::set_record;
 use longwire_proto::wire;
 
 use crate::hub::Hub;
@@ -36,11 +37,13 @@ pub async fn fork(
     let meta = meta.map(Meta::from_wire).transpose()?;
     let known = progress(hub, &parent).await.map_err(|error| error.field("from_session"))?;
     let base = if at.is_empty() { known.end } else { offset(&at, "at", &known)? };
-    let meta = match meta {
-        Some(meta) => meta,
-        None => describe(hub, &parent).await?.summary.meta,
-    };
+    let parent = describe(hub, &parent).await?;
+    let meta = meta.unwrap_or_else(|| parent.summary.meta.clone());
     let change = Change::Origin { session: from_session, meta, imported: false };
+    // What was set by records that are no longer there, and by none since.
+    let kept = parent.view.state.iter().filter(|(_, entry)| entry.revision < known.start);
+    let kept = kept.map(|(key, entry)| set_record(key, &entry.value));
+    let records = std::iter::once(change.to_record()).chain(kept).collect();
     let begin = Begin {
         lineage: lineage_below(known.lineage.entries(), base),
         start: known.start,
@@ -49,7 +52,7 @@ pub async fn fork(
         vacant: 0,
         shares: (known.start < base).then_some(known.log),
         sender,
-        records: vec![change.to_record()],
+        records,
         last_time_ms: time_before(hub, &known, base).await?,
         wake_after_ms: None,
     };

@@ -39,6 +39,7 @@ mod run;
 mod share;
 mod side_by_side;
 mod slow_reader;
+mod state;
 mod store_cli;
 mod stories;
 mod support;

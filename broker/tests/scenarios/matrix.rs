@@ -49,7 +49,7 @@ const RIGHTS: [&str; 20] = [
 ];
 
 /// Operations, the rights that they take, and whether they need a session that is there.
-const OPERATIONS: [(&str, &str, bool); 27] = [
+const OPERATIONS: [(&str, &str, bool); 28] = [
     ("publish", "publish", false),
     ("publish for somebody else", "publish,manage", false),
     ("subscribe from the start", "read", true),
@@ -72,6 +72,7 @@ const OPERATIONS: [(&str, &str, bool); 27] = [
     ("answer", "answer", true),
     ("describe an ask", "read", true),
     ("read a message", "read", true),
+    ("set the state", "state", true),
     ("claim", "lease", true),
     ("take over", "lease,manage", true),
     ("publish as an agent", "publish,lease", true),
@@ -235,6 +236,12 @@ fn ask(operation: &str, session: &str, number: u64) -> Ask {
             let (records, lease) = (vec![record("x")], wire::Lease { agent: "worker".into(), generation: 1 });
             let publish = wire::Publish { request: number, session, records, ..Default::default() };
             Ask::Publish(wire::Publish { lease: Some(lease), ..publish })
+        }
+        "set the state" => {
+            let value = Some(wire::state_change::Value::Text("x".into()));
+            let change = wire::StateChange { key: "k".into(), value, if_revision: None };
+            let body = Some(wire::record::Body::StateChange(change));
+            publish_one(wire::Record { kind: kind::STATE, body, ..Default::default() })
         }
         "send input" => publish_one(wire::Record {
             kind: kind::INPUT,

@@ -14,6 +14,7 @@ const RUN_STATE: u32 = 3;
 const CANCEL_DEADLINE: u32 = 1;
 const RECEIPT_STATE: u32 = 1;
 const RECEIPT_RUN: u32 = 2;
+const STATE_KEY: u32 = 1;
 /// All but the reason.
 const LEASE_CHANGE: [u32; 5] = [1, 2, 3, 4, 5];
 
@@ -53,6 +54,9 @@ pub fn erased(record: &[u8]) -> Option<Bytes> {
             }
             (field::RECEIPT, Value::Bytes(receipt)) => {
                 keep(&mut named, field::RECEIPT, receipt, &[RECEIPT_STATE, RECEIPT_RUN]);
+            }
+            (field::STATE_CHANGE, Value::Bytes(change)) => {
+                keep(&mut named, field::STATE_CHANGE, change, &[STATE_KEY]);
             }
             (field::LEASE_CHANGE, Value::Bytes(change)) => {
                 keep(&mut named, field::LEASE_CHANGE, change, &LEASE_CHANGE);

@@ -7,6 +7,7 @@ pub mod at;
 pub mod call;
 mod deadlines;
 pub mod ended;
+pub mod entry;
 pub mod input;
 mod leases;
 pub mod message;
@@ -33,6 +34,7 @@ use longwire_proto::run_state::RunState;
 use crate::entity::ask::Ask;
 use crate::entity::at::At;
 use crate::entity::ended::{Ended, What};
+use crate::entity::entry::Entry;
 use crate::entity::input::Input;
 use crate::entity::message::Message;
 use crate::entity::run::Run;
@@ -83,7 +85,7 @@ impl Entities {
     /// Ids that the record names and that may have rows which must be loaded before it is judged.
     pub fn cold_ids<'a>(&'a self, meaning: &'a Meaning) -> impl Iterator<Item = &'a str> {
         let named = match meaning {
-            Meaning::None | Meaning::Lease(_) => [None, None],
+            Meaning::None | Meaning::Lease(_) | Meaning::State(_) => [None, None],
             Meaning::Opens { id, .. } => [Some(id.as_str()), None],
             Meaning::Delta { message, .. } => [Some(message.as_str()), None],
             Meaning::Ask(question) => [Some(question.id.as_str()), Some(question.run.as_str())],
@@ -190,6 +192,7 @@ impl Entities {
                 accepted
             }
             Meaning::Receipt(receipt) => self.judge_receipt(receipt, by).and(accepted),
+            Meaning::State(set) => entry::judge(set, &self.view).and(accepted),
         }
     }
 
@@ -256,7 +259,12 @@ impl Entities {
     #[must_use]
     pub fn open(&self) -> usize {
         let (view, messages) = (&self.view, self.messages.len());
-        view.asks.len() + view.runs.len() + messages + view.inputs.len() + view.agents.len()
+        view.asks.len()
+            + view.runs.len()
+            + messages
+            + view.inputs.len()
+            + view.agents.len()
+            + view.state.len()
     }
 
     /// Takes over what a record means. Total: what [`Entities::judge`] would not have let in is taken for nothing, because it is in the
@@ -313,6 +321,16 @@ impl Entities {
             }
             Meaning::Receipt(receipt) => self.receive(receipt, at),
             Meaning::Lease(change) => self.change_lease(change, at),
+            Meaning::State(set) => {
+                let state = &mut Arc::make_mut(&mut self.view).state;
+                match &set.value {
+                    Some(value) => {
+                        let entry = Arc::new(Entry::new(value, at));
+                        drop(state.insert(set.key.as_str().into(), entry));
+                    }
+                    None => drop(state.remove(set.key.as_str())),
+                }
+            }
         }
         // Nearly all of what means anything is pieces of messages, with which no deadline comes or goes.
         if !matches!(meaning, Meaning::None | Meaning::Delta { .. }) {
@@ -406,7 +424,8 @@ impl Entities {
         }
     }
 
-    /// Content of records at these offsets goes: an ask that is erased is cancelled by whoever erased it, and an input is over.
+    /// Content of records at these offsets goes: an ask that is erased is cancelled by whoever erased it, an input is over, and a key of
+    /// the state is there no more.
     pub fn erase(&mut self, ranges: &[Range<u64>], at: &At<'_>) {
         let erased = |offset: u64| ranges.iter().any(|range| range.contains(&offset));
         for ended in self.ended.values_mut() {
@@ -418,10 +437,12 @@ impl Entities {
             || self.view.ended_runs.iter().any(|(_, run)| run.is_touched(ranges));
         let inputs = self.view.inputs.iter().filter(|(_, input)| erased(input.offset));
         let inputs: Vec<_> = inputs.map(|(id, input)| (Arc::clone(id), Arc::clone(input))).collect();
-        if asks.is_empty() && inputs.is_empty() && !has_runs {
+        let has_keys = self.view.state.values().any(|entry| erased(entry.revision));
+        if asks.is_empty() && inputs.is_empty() && !has_runs && !has_keys {
             return;
         }
         let view = Arc::make_mut(&mut self.view);
+        view.state.retain(|_, entry| !erased(entry.revision));
         for (id, input) in inputs {
             view.inputs.remove(&id);
             let ended = Ended::plain(What::Input, input.offset, &input.principal, &Arc::default(), at);

@@ -9,6 +9,7 @@ use crate::entity::Entities;
 use crate::entity::agent::Agent;
 use crate::entity::ask::Ask;
 use crate::entity::ended::Ended;
+use crate::entity::entry::Entry;
 use crate::entity::input::Input;
 use crate::entity::message::Message;
 use crate::entity::run::Run;
@@ -51,6 +52,11 @@ impl Entities {
             row.bytes(id.as_bytes());
             input.encode(row);
         }
+        row.u64(self.view.state.len() as u64);
+        for (key, entry) in &self.view.state {
+            row.bytes(key.as_bytes());
+            entry.encode(row);
+        }
     }
 
     /// What such a head of a snapshot of this version has; `None` when it is none. The log's last epoch begins at `own_from`.
@@ -85,6 +91,10 @@ impl Entities {
         for _ in 0..if has_agents { row.u64()? } else { 0 } {
             let id = row.text()?.into();
             view.inputs.insert(id, Arc::new(Input::decode(row)?));
+        }
+        for _ in 0..if version > 4 { row.u64()? } else { 0 } {
+            let key = row.text()?.into();
+            view.state.insert(key, Arc::new(Entry::decode(row)?));
         }
         entities.view = Arc::new(view);
         entities.deadline_ms = entities.next_deadline_ms();

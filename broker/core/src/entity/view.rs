@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::entity::agent::Agent;
 use crate::entity::ask::Ask;
+use crate::entity::entry::Entry;
 use crate::entity::input::Input;
 use crate::entity::run::Run;
 
@@ -74,6 +75,8 @@ pub struct View {
     pub agents: BTreeMap<Arc<str>, Arc<Agent>>,
     /// Inputs that were not consumed yet.
     pub inputs: BTreeMap<Arc<str>, Arc<Input>>,
+    /// The session's keyed state.
+    pub state: BTreeMap<Arc<str>, Arc<Entry>>,
     /// The offset at which the log's last epoch begins: leases from before are of another history, and of nobody here.
     pub own_from: u64,
 }
@@ -104,11 +107,18 @@ impl View {
         asks + runs
     }
 
+    /// Bytes of the state's keys, and of what they are.
+    #[must_use]
+    pub fn state_bytes(&self) -> usize {
+        self.state.iter().map(|(key, entry)| key.len() + entry.value.bytes()).sum()
+    }
+
     /// Whether nothing is there to be told.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let works = !(self.runs.is_empty() && self.ended_runs.is_empty() && self.messages == 0);
-        !works && self.asks.is_empty() && self.agents.is_empty() && self.inputs.is_empty()
+        let waits = !(self.asks.is_empty() && self.inputs.is_empty());
+        !works && !waits && self.agents.is_empty() && self.state.is_empty()
     }
 
     /// Whether one of a run's asks is open.

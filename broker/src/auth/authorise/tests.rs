@@ -25,6 +25,7 @@ const PUBLISHING: &[Op] = &[Op::Publish];
 const ANSWERING: &[Op] = &[Op::Answer];
 const CONTROLLING: &[Op] = &[Op::Control];
 const LEASING: &[Op] = &[Op::Lease];
+const SETTING: &[Op] = &[Op::SetState];
 const CREATING: &[Op] = &[Op::Create, Op::ForkInto];
 const MANAGING: &[Op] = &[Op::Close, Op::Delete, Op::Trim, Op::Erase, Op::ActAs, Op::Share];
 /// What takes two rights.
@@ -130,6 +131,7 @@ const ROLES: &[Role] = &[
                 ANSWERING,
                 CONTROLLING,
                 LEASING,
+                SETTING,
                 CREATING,
                 MANAGING,
                 PUBLISHING_AND_CREATING,
@@ -168,9 +170,9 @@ const ROLES: &[Role] = &[
         everything: false,
     },
     Role {
-        name: "somebody with the right that nothing takes yet",
+        name: "somebody who may set the state alone",
         grants: &["acme/**:state"],
-        places: &[Place { paths: ACME, allowed: &[], visible: false }],
+        places: &[Place { paths: ACME, allowed: &[SETTING], visible: false }],
         everything: false,
     },
     Role {
@@ -284,6 +286,7 @@ fn the_sets_name_every_operation_once() {
         ANSWERING,
         CONTROLLING,
         LEASING,
+        SETTING,
         CREATING,
         MANAGING,
         PUBLISHING_AND_CREATING,

@@ -94,6 +94,7 @@ fn human(record: &Record, terminal: bool, out: &mut Vec<u8>) -> std::io::Result<
         Body::LeaseChange(change) => {
             with_reason(format!("agent {}: {}", change.agent, change.state), &change.reason)
         }
+        Body::StateChange(change) => state_changed(change),
         _ => format!("(kind {})", record.kind),
     };
     let time = date_time(record.time_ms);
@@ -148,6 +149,15 @@ fn run_changed(record: &Record, change: &wire::RunChange) -> String {
         }
     }
     text
+}
+
+fn state_changed(change: &wire::StateChange) -> String {
+    use longwire_proto::wire::state_change::Value;
+    match &change.value {
+        Some(Value::Text(text)) => format!("sets {}: {text}", change.key),
+        Some(Value::Data(data)) => format!("sets {}: ({} bytes)", change.key, data.len()),
+        None => format!("removes {}", change.key),
+    }
 }
 
 /// What a change of the session itself says.
@@ -217,6 +227,7 @@ fn to_json(record: &Record) -> serde_json::Value {
         Body::Cancel(cancel) => value["cancel"] = json!(cancel),
         Body::Receipt(receipt) => value["receipt"] = json!(receipt),
         Body::LeaseChange(change) => value["lease_change"] = json!(change),
+        Body::StateChange(change) => value["state_change"] = json!(change),
         _ => {}
     }
     if record.kind == kind::DELTA {

@@ -88,7 +88,7 @@ fn wrong() -> Vec<(ClientFrame, Error)> {
         ),
         (
             one(wire::Record { kind: 12, ..record("x") }),
-            about("kind", Code::KindReserved, 0, "record 0: kind 12 is reserved for the broker; publish kinds 0 to 6 as protocol.md has them, or \
+            about("kind", Code::KindReserved, 0, "record 0: kind 12 is reserved for the broker; publish kinds 0 to 7 as protocol.md has them, or \
                  32 and above for your own"),
         ),
         (

@@ -69,6 +69,11 @@ every_transport! {
         a_run_that_does_not_end_when_it_is_cancelled_is_ended_with_the_lease,
         what_is_wrong_about_leases_is_refused,
     ];
+    keeping: [
+        a_state_has_what_was_set_last_and_a_condition_is_one,
+        a_state_outlives_what_set_it_unless_that_is_erased,
+        what_is_wrong_about_the_state_is_refused,
+    ];
     seeking: [
         the_claim_of_a_pattern_finds_each_session_that_calls_once,
         claims_of_patterns_wait_beside_each_other_and_are_bounded,

@@ -77,7 +77,7 @@ pub(super) async fn a_batch_is_taken_as_a_whole_or_not_at_all(transport: Transpo
     let bad = wire::Publish { records: vec![record("1"), reserved, record("3")], ..publish(0, 0, &[]) };
     let reserved = Error::new(
         ErrorCode::KindReserved,
-        "record 1: kind 10 is reserved for the broker; publish kinds 0 to 6 as protocol.md has them, or 32 and above for your own",
+        "record 1: kind 10 is reserved for the broker; publish kinds 0 to 7 as protocol.md has them, or 32 and above for your own",
     );
     refused(client, bad, reserved.field("kind")).await;
     assert_eq!(taken(client, publish(0, 0, &["a", "b", "c"])).await, (0, 3, false));

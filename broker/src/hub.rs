@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::ageing::Ageing;
 use crate::clock::Clock;
 use crate::driver::{Common, Driver};
-use crate::hub::crowd::{Crowd, Use};
+use crate::hub::crowd::{Crowd, Joined, Use};
 use crate::pulse::Pulse;
 use crate::queue::{Sender, Unsent, queue};
 use crate::request::{Operation, ReplyTo, Request};
@@ -122,37 +122,36 @@ impl Hub {
                 let here = Gone(Arc::clone(&gone));
                 let handle = Handle { requests, tail: Arc::clone(&tail), gone };
                 entry.insert(handle.clone());
-                let driver = Driver::new(session.clone(), self.common.clone(), tail, inbox);
+                let is_visit = !self.joined(session);
+                let driver = Driver::new(session.clone(), self.common.clone(), tail, inbox, is_visit);
                 let (hub, session) = (Arc::clone(self), session.clone());
-                let name = session.clone();
                 self.drivers.spawn(async move {
                     driver.run().await;
                     // First out of the directory, then gone: who waits for the one finds the other done.
                     hub.live.remove(&session);
                     drop(here);
                 });
-                self.joined(name);
                 Ok(handle)
             }
         }
     }
 
-    /// A session has become live: those of a crowd that nobody has used for longest are told to rest.
-    fn joined(&self, session: SessionId) {
-        let resting = {
+    /// A session has become live. Whether it stays for its idle time; then one of the crowd that nobody has used for long may be told to
+    /// rest.
+    fn joined(&self, session: &SessionId) -> bool {
+        let Joined { stays, rests } = {
             let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
             crowd.join(session, |session| match self.live.get(session) {
                 Some(live) if live.tail.readers() == 0 => Use::Sent(live.requests.sent()),
                 Some(_) | None => Use::Settled,
             })
         };
-        for session in resting {
-            if let Some(live) = self.live.get(&session) {
-                let rest = Request { operation: Operation::Rest, reply_to: ReplyTo::nobody() };
-                // A queue without room is one of a session that is used.
-                drop(live.requests.try_send(rest));
-            }
+        if let Some(live) = rests.and_then(|session| self.live.get(&session)) {
+            let rest = Request { operation: Operation::Rest, reply_to: ReplyTo::nobody() };
+            // A queue without room is one of a session that is used.
+            drop(live.requests.try_send(rest));
         }
+        stays
     }
 
     /// Passes a request on. Waits while the session's queue is full.
@@ -260,7 +259,9 @@ async fn wait_gone(handle: Handle) {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use longwire_proto::meta::Meta;
     use longwire_proto::record::Sender;
+    use longwire_proto::retention::Retention;
     use longwire_proto::wire;
     use prost::Message as _;
     use tokio::time::sleep;
@@ -342,6 +343,32 @@ mod tests {
         }
         assert_eq!(reader.loaded().await.unwrap().end, 3);
         assert_eq!(began.elapsed(), Duration::ZERO, "nobody waited for a time");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_visits_leaves_when_it_is_answered_and_what_is_due_then_is_done() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let hub = Hub::new(Arc::clone(&store), Clock::start(), Ageing::default(), IDLE);
+        let crowd: Vec<_> =
+            (0..CROWD_MAX).map(|number| SessionId::parse(&format!("s/{number}")).unwrap()).collect();
+        let (a, began) = (SessionId::parse("a").unwrap(), tokio::time::Instant::now());
+        let retention = Retention { records: Some(1), ..Retention::default() };
+        let meta = Box::new(Meta { retention, ..Meta::default() });
+        let sender = Sender { principal: "ada".into(), ..Sender::default() };
+        let create = Operation::Command(Command::Create { sender, meta, update: false });
+        for (records, operation) in [(1, create), (2, publish())] {
+            // All are used: who comes back finds no place either.
+            for session in &crowd {
+                hub.ask(session, publish()).await.unwrap();
+            }
+            hub.ask(&a, operation).await.unwrap();
+            while hub.live() > CROWD_MAX {
+                sleep(Duration::from_millis(1)).await;
+            }
+            let opened = store.open(&a).await.unwrap();
+            assert_eq!((opened.start, opened.end), (records - 1, records));
+        }
+        assert!(began.elapsed() < IDLE, "it did not stay for its idle time");
     }
 
     #[tokio::test(start_paused = true)]

@@ -63,6 +63,10 @@ impl<T> Shared<T> {
             if waiting.closed {
                 return Err(item);
             }
+            if waiting.items.capacity() == 0 {
+                // Room for one: the next to come to most sessions comes when this one is done.
+                waiting.items.reserve_exact(1);
+            }
             waiting.items.push_back(item);
             waiting.sent += 1;
             waiting.receiver.take()
@@ -152,6 +156,12 @@ impl<T> Receiver<T> {
     /// Waits for the next one; none when nothing comes any more.
     pub async fn recv(&mut self) -> Option<T> {
         poll_fn(|context| self.poll_recv(context)).await
+    }
+
+    /// Whether nothing has come that was not taken.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.waiting().items.is_empty()
     }
 
     /// Moves what has come, at most so many, behind what is there already.

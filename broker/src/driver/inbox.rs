@@ -41,6 +41,11 @@ impl Inbox {
         self.ahead.pop_front()
     }
 
+    /// Whether nothing has come that was not taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ahead.is_empty() && self.requests.is_empty()
+    }
+
     /// Lets nobody send any more. What was sent before still comes.
     pub(super) fn close(&mut self) {
         self.requests.close();

@@ -69,6 +69,8 @@ pub struct Driver {
     retention_not_before: Instant,
     /// By which the holders of leases are heard.
     pulses: Pulses,
+    /// See [`Driver::new`].
+    is_visit: bool,
 }
 
 /// What a loaded session consists of.
@@ -86,14 +88,33 @@ struct Loaded {
 }
 
 impl Driver {
-    /// A driver for a session that is not loaded yet.
+    /// A driver for a session that is not loaded yet. On a visit it leaves memory as soon as it has done what it was asked, unless it has
+    /// a reader.
     #[must_use]
-    pub fn new(session: SessionId, common: Common, tail: Arc<Tail>, inbox: Receiver<Request>) -> Self {
+    pub fn new(
+        session: SessionId,
+        common: Common,
+        tail: Arc<Tail>,
+        inbox: Receiver<Request>,
+        is_visit: bool,
+    ) -> Self {
         let Common { store, clock, ageing, nonces, idle } = common;
         let retention_not_before = Instant::now();
         let inbox = Inbox::new(inbox);
         let pulses = Pulses::default();
-        Self { session, store, clock, ageing, tail, inbox, nonces, idle, retention_not_before, pulses }
+        Self {
+            session,
+            store,
+            clock,
+            ageing,
+            tail,
+            inbox,
+            nonces,
+            idle,
+            retention_not_before,
+            pulses,
+            is_visit,
+        }
     }
 
     /// Owns the session until nobody uses it.

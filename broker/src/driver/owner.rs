@@ -4,6 +4,7 @@ mod admission;
 mod keeping;
 mod leases;
 mod pruning;
+mod resting;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
@@ -44,12 +45,6 @@ const RETENTION_PAUSE: Duration = Duration::from_secs(1);
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 /// How long a session that is to leave memory waits for its snapshot before it looks again: what a settling takes.
 const SNAPSHOT_PAUSE: Duration = Duration::from_secs(1);
-/// Records behind the last snapshot with which a session still leaves memory without another one: reading so few takes about as long as
-/// reading a snapshot's rows, and a snapshot each time would write more than the records of a session that is used now and then.
-const REST_REPLAY_MAX: u64 = 16;
-/// How long a session that does not exist stays in memory after somebody asked for it: long enough for a publish that creates it,
-/// and too short for anybody to fill the directory with names.
-const ABSENT_TIME: Duration = Duration::from_secs(1);
 /// A timer is not set for longer than this: what it waits for may change.
 const LOOK_AGAIN_MS: u64 = 60 * 60 * 1000;
 /// Trims that wait for one that is at work.
@@ -123,6 +118,9 @@ pub(super) struct Owner {
     look_not_before: Instant,
     pub(super) retention_not_before: Instant,
     pub(super) pulses: Pulses,
+    /// It leaves memory as soon as it has done what it was asked.
+    is_visit: bool,
+    was_asked: bool,
 }
 
 enum Event {
@@ -182,6 +180,8 @@ impl Owner {
             look_not_before: Instant::now(),
             retention_not_before: driver.retention_not_before,
             pulses: driver.pulses.clone(),
+            is_visit: driver.is_visit,
+            was_asked: false,
         };
         owner.begin_leases();
         if let Some(reply_to) = asked {
@@ -216,6 +216,7 @@ impl Owner {
             if abandoned && self.at_rest() {
                 return Turn::Rest;
             }
+            told_to_rest |= self.ends_visit(inbox);
             if told_to_rest && self.may_rest() {
                 told_to_rest = false;
                 idle_since = Instant::now();
@@ -243,6 +244,7 @@ impl Owner {
                 Event::Pruned(step) => self.pruned(step),
                 Event::Asked(Request { operation: Operation::Rest, .. }) => told_to_rest = !snapshotted,
                 Event::Asked(request) => {
+                    self.was_asked = true;
                     idle_since = Instant::now();
                     (snapshotted, pausing, told_to_rest) = (false, false, false);
                     self.prepay(&request, inbox);
@@ -267,26 +269,6 @@ impl Owner {
                 }
             }
         }
-    }
-
-    /// Goes on the way out of memory: first a snapshot, when one is worth it, then nobody is let in any more. Whether it waits for the
-    /// snapshot.
-    fn rest(&mut self, inbox: &mut Inbox, snapshotted: &mut bool) -> bool {
-        // Taken while requests are: whoever comes after the inbox is closed waits until the session has left.
-        if !*snapshotted && self.take_snapshot() {
-            *snapshotted = true;
-            return true;
-        }
-        if self.tail.retire() {
-            // What was sent before this is still received, then the end.
-            inbox.close();
-        }
-        false
-    }
-
-    /// Tells the store that nobody uses the log any more.
-    pub(super) fn leave(&self) {
-        self.store.release(self.loaded.log, self.loaded.term);
     }
 
     /// Whether another request is taken in.
@@ -337,28 +319,6 @@ impl Owner {
         let at = due_at.map_or(idle_at, |due_at| due_at.min(idle_at));
         ready!(self.alarm.poll(context, at));
         Poll::Ready(if due_at == Some(at) { Event::Due } else { Event::Idle })
-    }
-
-    /// How long nobody asks for anything before the session leaves memory.
-    fn idle_time(&self) -> Duration {
-        if self.loaded.exists { self.idle } else { self.idle.min(ABSENT_TIME) }
-    }
-
-    /// Whether it may leave memory: not while somebody holds a lease, since nobody would hear them.
-    fn may_rest(&self) -> bool {
-        self.at_rest() && !self.loaded.machine.has_leases()
-    }
-
-    fn at_rest(&self) -> bool {
-        self.loaded.machine.is_idle()
-            && self.append.is_none()
-            && self.admission.is_none()
-            && self.parked.is_none()
-            && self.carried_out.is_none()
-            && !matches!(self.ending, Some((Ending::Delete | Ending::Rename(_) | Ending::Begin(_), _)))
-            && self.trimming.is_none()
-            && self.waiting_trims.is_empty()
-            && self.snapshots.is_empty()
     }
 
     /// Nothing is taken in until this is done; the flush is answered when all before it is durable.
@@ -454,17 +414,6 @@ impl Owner {
                 }
             }
         }
-    }
-
-    /// Begins a snapshot before the session leaves memory, when loading it would take long without. Whether it did.
-    fn take_snapshot(&mut self) -> bool {
-        let machine = &mut self.loaded.machine;
-        if machine.state().end().saturating_sub(machine.snapshot_through()) <= REST_REPLAY_MAX {
-            return false;
-        }
-        machine.request_snapshot();
-        self.release();
-        !self.snapshots.is_empty()
     }
 
     fn snapshotted(&mut self, through: u64, outcome: Result<(), StoreError>) {

@@ -1,15 +1,18 @@
-//! Sessions in the order in which they became live, so that the longest unused of a crowd rest before their time.
+//! Which sessions stay live when they have done what they were asked. As long as there are few, all do, for their idle time. Once there
+//! is a crowd, who comes for the first time is on a *visit*, and leaves when it is over; who comes back soon stays, and the longest
+//! unused rest for it. So thousands of sessions that are used once push nobody out, and cost memory only while they are at work.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use longwire_proto::session_id::SessionId;
-
-use crate::hub::SESSIONS_LIVE_MAX;
 
 /// Sessions that stay live for all of their idle time, whoever comes: more than are in use at a time on most brokers, and at some KiB
 /// each about ten MiB.
 pub(super) const CROWD_MAX: usize = 2048;
-/// Sessions that are looked at for each one that comes: so many of the crowd may be in use, and it still does not grow.
+/// Visits that are remembered, by name alone: twice the crowd, so that those of a few thousand that take turns come to stay.
+const VISITS_MAX: usize = 2 * CROWD_MAX;
+/// Members that are looked at for each session that is to stay. When so many were used since they were looked at last, they stay, and it
+/// is on a visit once more.
 const LOOKS: usize = 4;
 
 /// What makes a session live is no use of it since.
@@ -25,38 +28,65 @@ struct Member {
 /// What is known of a session when its turn has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Use {
-    /// It has left memory, or stays there for as long as somebody reads it: it is looked at no more.
+    /// It has left memory, or stays there for as long as somebody reads it: it is a member no more.
     Settled,
     /// It has been sent so many requests.
     Sent(u64),
 }
 
+/// What becomes of a session that has become live, and of another one.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Joined {
+    /// Whether it stays for its idle time. Otherwise it is on a visit.
+    pub(super) stays: bool,
+    /// Who is to rest for it.
+    pub(super) rests: Option<SessionId>,
+}
+
 /// See the top of this file. Who is in it may have left memory by now; it is found out when its turn comes.
 #[derive(Debug, Default)]
-pub(super) struct Crowd(VecDeque<Member>);
+pub(super) struct Crowd {
+    members: VecDeque<Member>,
+    /// The last visits, and whose they were.
+    visits: VecDeque<SessionId>,
+    visitors: HashSet<SessionId>,
+}
 
 impl Crowd {
-    /// A session has become live. Answers those that are to rest now: what they were sent since the last look tells whether somebody
-    /// uses them.
-    pub(super) fn join(&mut self, session: SessionId, used: impl Fn(&SessionId) -> Use) -> Vec<SessionId> {
-        self.0.push_back(Member { session, sent: FIRST });
-        let mut resting = Vec::new();
-        for _ in 0..LOOKS {
-            if self.0.len() <= CROWD_MAX {
+    /// A session has become live. What members were sent since the last look tells whether somebody uses them.
+    pub(super) fn join(&mut self, session: &SessionId, used: impl Fn(&SessionId) -> Use) -> Joined {
+        let comes_back = self.visitors.remove(session);
+        let mut rests = None;
+        // Whoever comes looks for a place that is free by now; only for who comes back one is made free.
+        for _ in 0..if comes_back { LOOKS } else { 1 } {
+            if self.members.len() < CROWD_MAX {
                 break;
             }
-            let Some(member) = self.0.pop_front() else { break };
+            let Some(member) = self.members.pop_front() else { break };
             match used(&member.session) {
                 Use::Settled => {}
-                Use::Sent(sent) if sent.max(FIRST) == member.sent => resting.push(member.session),
-                // A name is there more than once when its session rested and came back: the directory's bound is this one's, too.
-                Use::Sent(sent) if self.0.len() < SESSIONS_LIVE_MAX => {
-                    self.0.push_back(Member { sent, ..member });
-                }
-                Use::Sent(_) => {}
+                Use::Sent(_) if !comes_back => self.members.push_back(member),
+                Use::Sent(sent) if sent.max(FIRST) == member.sent => rests = Some(member.session),
+                Use::Sent(sent) => self.members.push_back(Member { sent, ..member }),
             }
         }
-        resting
+        let stays = self.members.len() < CROWD_MAX;
+        if stays {
+            self.members.push_back(Member { session: session.clone(), sent: FIRST });
+        } else {
+            self.visited(session.clone());
+        }
+        Joined { stays, rests }
+    }
+
+    fn visited(&mut self, session: SessionId) {
+        if self.visits.len() == VISITS_MAX
+            && let Some(longest_ago) = self.visits.pop_front()
+        {
+            self.visitors.remove(&longest_ago);
+        }
+        self.visitors.insert(session.clone());
+        self.visits.push_back(session);
     }
 }
 
@@ -66,49 +96,62 @@ mod tests {
 
     use super::*;
 
+    const STAYS: Joined = Joined { stays: true, rests: None };
+    const VISITS: Joined = Joined { stays: false, rests: None };
+
     fn id(number: usize) -> SessionId {
         SessionId::parse(&format!("s/{number}")).unwrap()
     }
 
     #[test]
-    fn the_longest_unused_rest_and_who_is_used_or_read_does_not() {
+    fn who_is_used_once_visits_and_who_comes_back_takes_the_place_of_the_longest_unused() {
         let mut crowd = Crowd::default();
-        let mut sent: HashMap<SessionId, u64> = HashMap::new();
-        let mut rested = Vec::new();
-        let (busy, read) = (id(3), id(5));
-        let count = 4 * CROWD_MAX;
-        for number in 0..count {
-            sent.insert(id(number), 1);
-            *sent.entry(busy.clone()).or_default() += 1;
-            let resting = crowd.join(id(number), |session| match sent.get(session) {
-                Some(sent) if *session != read => Use::Sent(*sent),
-                _ => Use::Settled,
-            });
-            assert!(number >= CROWD_MAX / 2 || resting.is_empty(), "no crowd, no hurry");
-            for session in &resting {
-                sent.remove(session);
-            }
-            rested.extend(resting);
+        let mut sent: HashMap<SessionId, u64> = (0..CROWD_MAX).map(|number| (id(number), 1)).collect();
+        for number in 0..CROWD_MAX {
+            assert_eq!(crowd.join(&id(number), |_| Use::Sent(1)), STAYS, "no crowd, no hurry");
         }
+        let (busy, read) = (id(3), id(5));
+        sent.insert(busy.clone(), 2);
+        let look = |sent: &HashMap<SessionId, u64>, session: &SessionId| match sent.get(session) {
+            Some(sent) if *session != read => Use::Sent(*sent),
+            _ => Use::Settled,
+        };
+        // However many come once: they get the one place of who is read, and push nobody out.
+        let mut stayed = 0;
+        for number in CROWD_MAX..4 * CROWD_MAX {
+            if crowd.join(&id(number), |session| look(&sent, session)) != VISITS {
+                sent.insert(id(number), 1);
+                stayed += 1;
+            }
+        }
+        assert_eq!(stayed, 1);
+        let last = 4 * CROWD_MAX - 1;
+        assert!(!crowd.visitors.contains(&id(CROWD_MAX)), "it was here too long ago");
+        let mut rested = Vec::new();
+        for number in (0..CROWD_MAX / 2).map(|back| last - back) {
+            let joined = crowd.join(&id(number), |session| look(&sent, session));
+            assert!(joined.stays, "{number} came back");
+            sent.insert(id(number), 1);
+            sent.retain(|session, _| joined.rests.as_ref() != Some(session));
+            rested.extend(joined.rests);
+        }
+        assert_eq!(rested.len(), CROWD_MAX / 2);
         assert!(!rested.contains(&busy) && !rested.contains(&read));
-        let oldest: Vec<_> =
-            (0..100).map(id).filter(|session| *session != busy && *session != read).collect();
-        assert_eq!(rested[..oldest.len()], oldest, "in the order in which they came");
-        // All but the crowd, the one that is read and the one that is used.
-        assert_eq!(crowd.0.len(), CROWD_MAX);
-        assert_eq!(rested.len(), count - CROWD_MAX - 1);
     }
 
     #[test]
     fn it_is_bounded_when_all_are_used_and_when_names_come_back() {
         let mut crowd = Crowd::default();
-        for now in 0..3 * SESSIONS_LIVE_MAX {
-            let resting = crowd.join(id(now % SESSIONS_LIVE_MAX), |_| Use::Sent(now as u64 + 2));
-            assert!(resting.is_empty() && crowd.0.len() <= SESSIONS_LIVE_MAX);
+        for now in 0..6 * VISITS_MAX {
+            let joined = crowd.join(&id(now % (VISITS_MAX + 7)), |_| Use::Sent(now as u64 + 2));
+            assert_eq!(joined.rests, None, "all are used");
+            assert!(crowd.members.len() <= CROWD_MAX);
+            assert!(crowd.visits.len() <= VISITS_MAX && crowd.visitors.len() <= crowd.visits.len());
         }
-        for number in 0..SESSIONS_LIVE_MAX {
-            crowd.join(id(number), |_| Use::Settled);
+        for number in 0..CROWD_MAX {
+            let joined = crowd.join(&id(number), |_| Use::Settled);
+            assert_eq!(joined, STAYS, "there is a place for each that has gone");
         }
-        assert_eq!(crowd.0.len(), CROWD_MAX);
+        assert_eq!(crowd.members.len(), CROWD_MAX);
     }
 }

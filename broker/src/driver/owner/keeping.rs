@@ -310,7 +310,7 @@ mod tests {
             idle: Duration::from_secs(60),
         };
         let (_requests, inbox) = queue(1);
-        let driver = Driver::new(session, common, Arc::new(Tail::new(Arc::default())), inbox);
+        let driver = Driver::new(session, common, Arc::new(Tail::new(Arc::default())), inbox, false);
         let mut owner = Owner::new(&driver, loaded, 1, None);
         for _ in 0..3 {
             tokio::time::advance(LOOK_PAUSE).await;

@@ -170,8 +170,8 @@ impl LocalStore {
     /// Makes the log of a session resident.
     pub(super) async fn resident(shared: &Arc<Shared>, session: &SessionId) -> Result<LogId, StoreError> {
         loop {
-            if let Some(id) = shared.state().names.get(session) {
-                return Ok(*id);
+            if let Some(id) = shared.state().resident_or_vacant(session) {
+                return Ok(id);
             }
             let (lookup, evictions) = finder::find(shared, session).await?;
             let mut state = shared.state();

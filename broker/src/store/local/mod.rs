@@ -26,6 +26,7 @@ pub mod group;
 pub mod health;
 pub mod index;
 pub mod keyed;
+pub mod known_names;
 pub mod lifecycle;
 pub mod listing;
 pub mod log;

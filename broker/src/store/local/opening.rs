@@ -21,7 +21,7 @@ use crate::store::local::plan::Removal;
 use crate::store::local::reader::log_row;
 use crate::store::local::recovery::{Found, scan};
 use crate::store::local::segment::{JOURNAL_FOLDER, SegmentPool, file_name};
-use crate::store::local::settler::{Settler, finish};
+use crate::store::local::settler::{Settler, finish, read_names};
 use crate::store::local::shared::{Shared, Tuning};
 use crate::store::local::state::State;
 use crate::store::local::table::erasing::{self, ERASING};
@@ -77,6 +77,8 @@ pub fn open(
     let segments = replay(&mut state, &database, found, &root)?;
     let shared = Shared::new(Arc::clone(&disk), folder, salt, tuning, database, pool, state);
     settle(&shared, root.join(DATABASE_FILE))?;
+    // The first of them: of a small folder these are all.
+    read_names(&shared);
     // Only now: until they are settled the segments are all there is.
     for segment in segments {
         let name = file_name(segment);

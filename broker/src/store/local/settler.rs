@@ -9,6 +9,7 @@ use tracing::{debug, warn};
 
 use crate::store::local::ballast::Ballast;
 use crate::store::local::health::Part;
+use crate::store::local::known_names;
 use crate::store::local::plan::{Plan, Removal};
 use crate::store::local::queued::Stop;
 use crate::store::local::shared::{BACKOFF_MAX, BACKOFF_MIN, SETTLE_SEGMENTS, Shared};
@@ -86,6 +87,7 @@ impl Settler {
                 self.look_after_disk();
                 self.rewrite_erased();
                 self.remove_doomed();
+                read_names(&self.shared);
                 self.wipe();
                 self.shared.quota.sweep();
             }
@@ -115,7 +117,7 @@ impl Settler {
                         return (Stop::No, plan);
                     }
                     let asked = state.wipe_asked > state.settled.wiped_commit;
-                    let busy = self.doomed || self.erasing;
+                    let busy = self.doomed || self.erasing || state.known.reads_after().is_some();
                     let pause = match busy {
                         true if asked => Duration::ZERO,
                         true => STEP_PAUSE,
@@ -279,6 +281,15 @@ impl Settler {
             }
             state = self.shared.settle.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+}
+
+/// Reads some of the database's names, when not all of them are known.
+pub fn read_names(shared: &Shared) {
+    let after = shared.state().known.reads_after();
+    if let Some(after) = after {
+        let step = known_names::Step::next(&shared.database, after.as_deref());
+        shared.state().known.take(step);
     }
 }
 

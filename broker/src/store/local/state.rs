@@ -6,6 +6,7 @@
 //! into the database and then removes it here. It leaves memory only after the commit that has it is visible, so a
 //! reader that looks here first and into the database after that misses nothing.
 
+mod naming;
 mod resting;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -17,6 +18,7 @@ use longwire_proto::session_id::SessionId;
 use crate::store::local::alone::Alone;
 use crate::store::local::erasing::Erasing;
 use crate::store::local::group::{Append, Create, Delete, Erase, Item, Put, Rename, Trim};
+use crate::store::local::known_names::KnownNames;
 use crate::store::local::log::{Head, Log, Settled, Stage, Unsettled};
 use crate::store::local::plan::{LogChange, Plan};
 use crate::store::local::projected::Projected;
@@ -35,8 +37,6 @@ pub use resting::{FORGET_STEP, RESTING_LOGS_MAX};
 pub const RESIDENT_LOGS_MAX: usize = 131_072;
 /// Idle logs looked for at a time, when there are too many.
 const EVICTION_SCAN: usize = 256;
-/// Names remembered as forgotten: more than are forgotten while one is looked up in the database.
-const FORGOTTEN_NAMES: usize = 1024;
 /// Items that may wait for the writer; the quota makes it unlikely that there are ever as many.
 pub const QUEUE_ITEMS_MAX: usize = 65_536;
 
@@ -45,6 +45,8 @@ pub const QUEUE_ITEMS_MAX: usize = 65_536;
 pub struct State {
     /// The current log of every resident name.
     pub names: BTreeMap<SessionId, LogId>,
+    /// Which names the database may have rows of, resident or not.
+    pub known: KnownNames,
     /// Every resident log. Boxed: the table has room for as many as there ever were at a time.
     pub logs: HashMap<LogId, Box<Log>>,
     /// The values of the table.
@@ -107,6 +109,7 @@ impl State {
     pub fn new(settled: Meta, logs_max: usize, resting_max: usize) -> Self {
         Self {
             names: BTreeMap::new(),
+            known: KnownNames::default(),
             logs: HashMap::new(),
             values: Values::default(),
             unindexed: Unindexed::default(),
@@ -171,14 +174,6 @@ impl State {
         let term = self.take_term();
         self.insert(id, Box::new(Log::reserved(name, epoch, term)));
         id
-    }
-
-    /// Whether a name may have been forgotten since `evictions` were counted: who looked into the database meanwhile must
-    /// look again. That others were does not matter, or many who open sessions at a time would wait for each other.
-    #[must_use]
-    pub fn forgot(&self, name: &SessionId, evictions: u64) -> bool {
-        let since = (self.evictions - evictions) as usize;
-        since > self.forgotten.len() || self.forgotten.iter().rev().take(since).any(|found| found == name)
     }
 
     /// Puts something at the end of the queue.
@@ -356,6 +351,7 @@ impl State {
         self.unindexed.plan();
         for &id in &self.settling {
             let Some(log) = self.logs.get_mut(&id) else { continue };
+            self.known.add(log.name.as_str());
             if !self.erasing.is_empty() {
                 log.forget_erased(id, &self.erasing);
             }
@@ -574,18 +570,6 @@ impl State {
         self.by_term.remove(&log.term);
         self.forget_name(log.name.clone(), id);
         Some(log)
-    }
-
-    /// Who looks a name up in the database meanwhile must look again.
-    fn forget_name(&mut self, name: SessionId, id: LogId) {
-        self.evictions += 1;
-        if self.names.get(&name) == Some(&id) {
-            self.names.remove(&name);
-        }
-        if self.forgotten.len() == FORGOTTEN_NAMES {
-            self.forgotten.pop_front();
-        }
-        self.forgotten.push_back(name);
     }
 
     fn take_term(&mut self) -> Term {

@@ -139,7 +139,9 @@ async fn what_is_missing_or_superfluous_is_put_right_and_counted() {
         rebuild_database(database, STEP).unwrap(),
         Rebuilt { logs: SESSIONS - 1, ..Rebuilt::default() }
     );
+    drop(store);
     // What was known of this name is lost: whatever comes next is above it.
+    let store = disk.store(manual());
     let opened = store.open(&"t".parse().unwrap()).await.unwrap();
     assert!(!opened.exists && opened.lineage.epoch() >= 1 << 32);
 }

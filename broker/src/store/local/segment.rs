@@ -12,9 +12,14 @@ use crate::store::local::group::BLOCK_BYTES;
 /// Bytes of a segment: long enough that changing it is rare, short enough that one is free again soon after settling.
 /// Recovery refuses a shorter one that was written to, so a broker with a larger number must know this one too.
 pub const SEGMENT_BYTES: u64 = 16 << 20;
-/// Spares kept ready: one for the next change and one for a failed segment meanwhile. More would only occupy disk while little is
-/// written.
-pub const SPARES_MIN: usize = 2;
+/// Spares kept ready while little is written: one for the next change. More would only occupy disk; for a failed segment meanwhile there
+/// is a makeshift.
+pub const SPARES_MIN: usize = 1;
+/// Spares kept ready while the journal is busy: what fills, or fails, while the settler does something else.
+pub const SPARES_BUSY: usize = 2;
+/// Segments that the writer takes between two looks at what is needed, from which on the journal is busy. Who writes less finds one that
+/// was recycled.
+const TAKES_BUSY: usize = 2;
 /// Spares kept while they are needed: what fills during one settling and waits for the next. Making one anew writes all of it, and
 /// removing it makes the file system write, beside the groups that wait.
 pub const SPARES_MAX: usize = 6;
@@ -100,14 +105,20 @@ struct Inner {
     // The writer has these: by the number that their files were made with.
     taken: BTreeSet<u64>,
     spares: VecDeque<Segment>,
-    // The fewest spares since some were given back.
+    // The fewest spares since some were given back, and how many were taken.
     least_spares: usize,
+    takes: usize,
     retired: Vec<Retired>,
 }
 
 impl Inner {
     fn whole_spares(&self) -> usize {
         self.spares.iter().filter(|spare| !spare.is_makeshift).count()
+    }
+
+    /// Spares that are kept, however few were needed lately.
+    fn kept_spares(&self) -> usize {
+        if self.takes < TAKES_BUSY { SPARES_MIN } else { SPARES_BUSY }
     }
 }
 
@@ -130,6 +141,7 @@ impl SegmentPool {
             taken: BTreeSet::new(),
             spares: VecDeque::new(),
             least_spares: 0,
+            takes: 0,
             retired: Vec::new(),
         };
         Self { disk, segment_bytes, inner: Mutex::new(inner) }
@@ -160,6 +172,7 @@ impl SegmentPool {
         let spare = {
             let mut inner = self.inner();
             let spare = inner.spares.pop_front();
+            inner.takes += 1;
             inner.least_spares = inner.least_spares.min(inner.whole_spares());
             inner.taken.extend(spare.iter().map(|spare| spare.made));
             spare
@@ -249,25 +262,31 @@ impl SegmentPool {
     /// # Errors
     /// Those of the disk. Spares are a convenience: the writer has a makeshift when there is none.
     pub fn top_up(&self) -> io::Result<()> {
-        while self.inner().whole_spares() < SPARES_MIN {
+        while self.is_short() {
             let segment = self.make(0, false)?;
             self.inner().spares.push_back(segment);
         }
         Ok(())
     }
 
-    /// Gives the disk back the spares beyond [`SPARES_MIN`] that were not needed since this was called before.
+    fn is_short(&self) -> bool {
+        let inner = self.inner();
+        inner.whole_spares() < inner.kept_spares()
+    }
+
+    /// Gives the disk back the spares beyond those that are kept which were not needed since this was called before.
     pub fn give_back(&self) {
         let idle = {
             let mut inner = self.inner();
             let mut idle = Vec::new();
-            while inner.least_spares > SPARES_MIN
+            while inner.least_spares > inner.kept_spares()
                 && let Some(at) = inner.spares.iter().rposition(|spare| !spare.is_makeshift)
             {
                 idle.extend(inner.spares.remove(at));
                 inner.least_spares -= 1;
             }
             inner.least_spares = inner.whole_spares();
+            inner.takes = 0;
             idle
         };
         for spare in idle {
@@ -278,7 +297,8 @@ impl SegmentPool {
     /// Whether there are more spares than are kept ready when little is written.
     #[must_use]
     pub fn has_surplus(&self) -> bool {
-        self.inner().whole_spares() > SPARES_MIN
+        let inner = self.inner();
+        inner.whole_spares() > inner.kept_spares()
     }
 
     /// Gives the disk back what the spares occupy, because it is full.
@@ -369,14 +389,23 @@ mod tests {
             pool.give_back();
             assert_eq!(files(&disk), SPARES_MAX, "all of them were needed");
         }
-        // Three of them are needed from now on: with two to spare.
+        // Three of them are needed from now on: with some to spare.
         for _ in 0..3 {
             let used: Vec<Segment> = (0..3).map(|_| pool.take(100).unwrap()).collect();
             used.into_iter().for_each(|segment| pool.retire(segment, true));
             pool.recycle(0);
             pool.give_back();
-            assert_eq!(files(&disk), 3 + SPARES_MIN);
+            assert_eq!(files(&disk), 3 + SPARES_BUSY);
         }
+        // One now and then: it is recycled, and none is made beside it.
+        for _ in 0..3 {
+            let used = pool.take(100).unwrap();
+            pool.top_up().unwrap();
+            pool.retire(used, true);
+            pool.recycle(0);
+            pool.give_back();
+        }
+        assert_eq!(files(&disk), 1 + SPARES_MIN);
         pool.give_back();
         assert_eq!((files(&disk), pool.has_surplus()), (SPARES_MIN, false));
         pool.give_back();

@@ -105,6 +105,10 @@ pub struct Origin {
     pub shares: Option<LogId>,
 }
 
+/// Bytes that a new log takes beside its first batch until both are settled: what is known of it in memory, once for serving it and once
+/// more while it is being settled. Who reserves for the first batch reserves these too.
+pub const NEW_LOG_BYTES: usize = 2048;
+
 /// Unsettled bytes that a batch may occupy. Gives them back when dropped.
 pub struct Reservation(Vec<Box<dyn Reserved>>, usize);
 
@@ -132,7 +136,12 @@ impl Reservation {
 
     /// Takes another reservation in.
     pub fn absorb(&mut self, other: Self) {
-        self.0.extend(other.0);
+        if self.0.is_empty() {
+            // With its memory: most batches hold one alone.
+            self.0 = other.0;
+        } else {
+            self.0.extend(other.0);
+        }
         self.1 += other.1;
     }
 }

@@ -14,6 +14,7 @@ use crate::driver::RECORD_OVERHEAD_BYTES;
 use crate::driver::inbox::Inbox;
 use crate::driver::owner::{Ending, Owner};
 use crate::request::{Operation, Request};
+use crate::store::batch::NEW_LOG_BYTES;
 use crate::store::reconcile::retry_read;
 use crate::store::{LogId, Reservation, Store, StoreError};
 use crate::store_error::in_session;
@@ -65,11 +66,17 @@ impl Owner {
         }
         let missing = bytes.saturating_sub(self.prepaid_bytes);
         if missing > 0
-            && let Some(reservation) = self.store.try_reserve(self.loaded.log, missing)
+            && let Some(reservation) =
+                self.store.try_reserve(self.loaded.log, missing + self.beginning_bytes())
         {
             self.reserved.absorb(reservation);
             self.prepaid_bytes += missing;
         }
+    }
+
+    /// Bytes that are reserved beside what is published, because there is no session yet.
+    fn beginning_bytes(&self) -> usize {
+        if self.loaded.exists { 0 } else { NEW_LOG_BYTES }
     }
 
     /// Prepares a request for the machine. What needs no preparation, or is prepared at once, goes straight in.
@@ -98,13 +105,13 @@ impl Owner {
             self.prepaid_bytes -= bytes;
             return self.handle(request, Prepared { reservation: Reservation::none(), rows: Vec::new() });
         }
-        let (store, log) = (Arc::clone(&self.store), self.loaded.log);
+        let (store, log, beginning) = (Arc::clone(&self.store), self.loaded.log, self.beginning_bytes());
         let prepared = Box::pin(async move {
             if !erase.is_empty() {
                 store.check_erase(log, erase).await?;
             }
             let reservation =
-                if bytes == 0 { Reservation::none() } else { store.reserve(log, bytes).await? };
+                if bytes == 0 { Reservation::none() } else { store.reserve(log, bytes + beginning).await? };
             Ok(Prepared { reservation, rows: rows(store, log, names).await? })
         });
         self.admission = Some(Admission { request, prepared });

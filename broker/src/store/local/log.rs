@@ -138,8 +138,8 @@ pub struct Log {
     pub unsettled: VecDeque<Unsettled>,
     /// What the rows reflect, those in memory included.
     pub snapshot_through: Option<u64>,
-    /// Waits for the next settling.
-    pub pending: Option<PendingSnapshot>,
+    /// Waits for the next settling. Boxed: most logs in memory have none.
+    pub pending: Option<Box<PendingSnapshot>>,
     /// Is being settled.
     pub settling: Option<Arc<Rows>>,
     /// Nobody has it open, and nobody needs it to be in memory.
@@ -328,11 +328,13 @@ impl Log {
 
     /// Merges a snapshot into the one that waits.
     pub fn put_snapshot(&mut self, snapshot: Snapshot, reply: SnapshotReply, reservation: Reservation) {
-        let pending = self.pending.get_or_insert_with(|| PendingSnapshot {
-            through: snapshot.through,
-            rows: Rows::new(),
-            replies: Vec::new(),
-            reservations: Vec::new(),
+        let pending = self.pending.get_or_insert_with(|| {
+            Box::new(PendingSnapshot {
+                through: snapshot.through,
+                rows: Rows::new(),
+                replies: Vec::new(),
+                reservations: Vec::new(),
+            })
         });
         pending.replies.push(reply);
         // A late one is contained in the one that is there already.

@@ -69,6 +69,7 @@ use bytes::Bytes;
 use longwire_proto::session_id::SessionId;
 use tokio::sync::{oneshot, watch};
 
+use crate::store::batch::NEW_LOG_BYTES;
 use crate::store::local::alone::Alone;
 use crate::store::local::disk::{Disk, RealDisk};
 use crate::store::local::error::OpenStoreError;
@@ -235,11 +236,10 @@ impl LocalStore {
         mut batch: Batch,
     ) -> Result<(Version, Option<Outcome>), StoreError> {
         check_size(&batch)?;
-        let bytes = cost(&batch);
+        let mut bytes = cost(&batch);
         // Outside the lock: this is the part of an append that takes time.
         let projection = batch.projection.as_ref().map(Projected::encode);
         let records = seal(id, batch.base, std::mem::take(&mut batch.records));
-        let missing = bytes.saturating_sub(batch.reservation.bytes());
 
         let mut state = shared.state();
         state.check_queue()?;
@@ -256,8 +256,11 @@ impl LocalStore {
         }
         let erase = lifecycle::erase(&state, id, log, &batch.erase, batch.base)?;
         let create = begins.then(|| lifecycle::create(&state, id, log, &batch)).transpose()?.map(Box::new);
+        if begins {
+            bytes += NEW_LOG_BYTES;
+        }
         let mut reservation = batch.reservation;
-        reservation.absorb(shared.quota.charge(missing)?);
+        reservation.absorb(shared.quota.charge(bytes.saturating_sub(reservation.bytes()))?);
         let log = state.logs.get_mut(&id).ok_or(StoreError::Fenced)?;
         if let Some(create) = &create {
             log.next_start = create.start;

@@ -136,7 +136,7 @@ impl Plan {
             if self.vacated.get(name).is_none_or(|vacated| *vacated < row.commit) {
                 put_deleted(&mut names, name.as_str(), *next_epoch)?;
             }
-            put += put_records(&mut chunks, *log, *base, batches)?;
+            put += put_records(&mut chunks, *log, settled.is_none(), *base, batches)?;
             shares::remove(&mut shares, *log, ancestry)?;
             if let Some(settled) = settled {
                 lost.extend(Lost::of_others(ancestry, settled.start..u64::MAX));
@@ -150,8 +150,9 @@ impl Plan {
         }
         for (log, change) in &self.logs {
             let LogChange::Live { row, settled, ancestry, base, batches, rows } = change else { continue };
-            // What a damaged row was found by leads to this one, which does not confirm it.
-            let old = logs.get(log.0)?.and_then(|old| LogRow::decode(*log, old.value()).ok());
+            // What a damaged row was found by leads to this one, which does not confirm it. A new log has nothing there.
+            let old = if settled.is_some() { logs.get(log.0)? } else { None };
+            let old = old.and_then(|old| LogRow::decode(*log, old.value()).ok());
             indexes.reindex(*log, old.as_ref(), Some(row))?;
             shred::put(&mut logs, &log.0, &row.encode(*log))?;
             // One that gave up its name and got it back has lost the entry above.
@@ -168,7 +169,7 @@ impl Plan {
                     lost.push(Lost { holder: *log, offsets: gone });
                 }
             }
-            put += put_records(&mut chunks, *log, *base, batches)?;
+            put += put_records(&mut chunks, *log, settled.is_none(), *base, batches)?;
             for (key, row) in rows.iter().flat_map(|rows| rows.iter()) {
                 match row {
                     Some(row) => {
@@ -220,10 +221,11 @@ fn put_deleted(
     Ok(())
 }
 
-/// Packs records into chunks. Tells how many it put.
+/// Packs records into chunks, of which a new log has none. Tells how many it put.
 fn put_records(
     chunks: &mut Table<'_, (u64, u64), &'static [u8]>,
     log: LogId,
+    is_new: bool,
     base: u64,
     batches: &[Records],
 ) -> Result<usize, DatabaseFailure> {
@@ -231,7 +233,9 @@ fn put_records(
         return Ok(0);
     }
     let mut put = 0;
-    let mut packer = {
+    let mut packer = if is_new {
+        Packer::extend(log, base, None)
+    } else {
         let last = chunks.range((log.0, 0)..=(log.0, u64::MAX))?.next_back().transpose()?;
         let last = last.as_ref().map(|(key, value)| (key.value().1, value.value()));
         Packer::extend(log, base, last)

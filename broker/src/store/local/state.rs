@@ -368,7 +368,7 @@ impl State {
                 plan.logs.push((id, change));
                 continue;
             }
-            if let Some(pending) = log.pending.take() {
+            if let Some(pending) = log.pending.take().map(|pending| *pending) {
                 log.settling = Some(Arc::new(pending.rows));
                 plan.replies.extend(pending.replies);
                 plan.reservations.extend(pending.reservations);
@@ -484,6 +484,10 @@ impl State {
             self.unindexed.renamed(log.name.clone());
         }
         log.bytes += append.records.iter().map(|record| record.bytes.len() as u64).sum::<u64>();
+        if log.unsettled.capacity() == 0 {
+            // Room for one: most logs have no second batch before the first is settled.
+            log.unsettled.reserve_exact(1);
+        }
         log.unsettled.push_back(Unsettled { base: append.base, records: append.records, bytes, reservation });
         self.unsettled_bytes += bytes;
         self.touch(append.log);

@@ -1,7 +1,7 @@
 //! What a broker holds in memory and on disk, and how soon it is there: idle connections, many sessions, and its start.
 //! `LONGWIRE_BENCH_CONNECTIONS` (5,000), `LONGWIRE_BENCH_SESSIONS` (100,000), `LONGWIRE_BENCH_MEBIBYTES` (1,024),
-//! `LONGWIRE_BENCH_ROUNDS` (5); `LONGWIRE_BENCH_ROWS` (`idle,sessions,start`) leaves some out. The release binary must be there:
-//! `cargo build --release`.
+//! `LONGWIRE_BENCH_ROUNDS` (5); `LONGWIRE_BENCH_ROWS` (`idle,sessions,start`) leaves some out, and so does `LONGWIRE_BENCH_CREATORS`
+//! (1 or 16 connections). The release binary must be there: `cargo build --release`.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -34,8 +34,9 @@ const IN_FLIGHT: usize = longwire_proto::limits::REQUESTS_MAX;
 const FRESH_STARTS: usize = 5;
 /// Between a start and the next kill.
 const MEBIBYTES_PER_ROUND: u64 = 16;
-/// What may go wrong with a folder's size while it is looked at: what settles is written within a second.
-const SETTLED_AFTER: Duration = Duration::from_secs(2);
+/// A folder is settled when its size has not changed for so long: what settles is written within a second, and spare segments that are
+/// needed no more go at the second look, which comes two seconds after the first.
+const SETTLED_AFTER: Duration = Duration::from_secs(5);
 
 const IDLE_GOAL_BYTES: f64 = 8192.0;
 const SESSIONS_GOAL_MS: f64 = 1000.0;
@@ -89,6 +90,7 @@ async fn idle(connections: usize, own_sessions: bool) -> f64 {
 
 struct Created {
     ms: f64,
+    cpu_us: f64,
     rss_mib: f64,
     peak_mib: f64,
     running_mb: f64,
@@ -126,6 +128,7 @@ async fn create(sessions: usize, connections: usize) -> Created {
         .collect();
     sleep(QUIET).await;
     let before = broker.rss_bytes() as f64;
+    let cpu_before = broker.cpu_seconds();
     let began = Instant::now();
     let publishing: JoinSet<()> = sockets
         .into_iter()
@@ -137,9 +140,17 @@ async fn create(sessions: usize, connections: usize) -> Created {
     let peak = broker.memory_bytes("VmHWM") as f64;
     let running_mb = settled_mb(&data).await;
     let rss = broker.rss_bytes() as f64;
+    let cpu_us = (broker.cpu_seconds() - cpu_before) * 1e6 / sessions as f64;
     broker.terminate();
     let stopped_mb = disk_bytes(&data) as f64 / MB;
-    Created { ms, rss_mib: (rss - before) / MIB, peak_mib: (peak - before) / MIB, running_mb, stopped_mb }
+    Created {
+        ms,
+        cpu_us,
+        rss_mib: (rss - before) / MIB,
+        peak_mib: (peak - before) / MIB,
+        running_mb,
+        stopped_mb,
+    }
 }
 
 /// From the start of the process to the answer to its first publish, in milliseconds.
@@ -182,7 +193,8 @@ async fn idle_rows(told: &mut Fragment) {
 
 async fn session_rows(told: &mut Fragment) {
     let sessions = from_env("LONGWIRE_BENCH_SESSIONS", 100_000) as usize;
-    for connections in CREATORS {
+    let only = from_env("LONGWIRE_BENCH_CREATORS", 0) as usize;
+    for connections in CREATORS.into_iter().filter(|connections| only == 0 || only == *connections) {
         let mut created = Vec::new();
         for _ in 0..rounds() {
             created.push(create(sessions, connections).await);
@@ -192,6 +204,13 @@ async fn session_rows(told: &mut Fragment) {
             format!("{sessions} sessions created with a record each, pipelined, connections: {connections}");
         let ms = spread(|created| created.ms);
         told.row(&[&what, &format!("{} ms", ms.text(0)), "≤ 1 s", met(ms.median <= SESSIONS_GOAL_MS)]);
+        let cpu_us = spread(|created| created.cpu_us);
+        told.row(&[
+            "of that: processor time of the broker for each, until all is settled",
+            &format!("{} µs", cpu_us.text(1)),
+            "",
+            "",
+        ]);
         let rss = spread(|created| created.rss_mib);
         let peak = spread(|created| created.peak_mib);
         told.row(&[

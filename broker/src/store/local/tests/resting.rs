@@ -54,6 +54,37 @@ async fn what_nobody_has_open_leaves_memory_once_it_is_settled_and_comes_back_as
 }
 
 #[tokio::test]
+async fn sessions_of_an_earlier_life_are_found_while_their_names_are_read_and_after() {
+    // More than are read at once.
+    const COUNT: usize = 4200;
+    let names: Vec<String> = (0..COUNT).map(|count| format!("s{count}")).collect();
+    let disk = FaultyDisk::new();
+    let store = disk.store(manual());
+    for name in &names {
+        Session::open(&store, name).await.append(&store, &["one"]).await.unwrap();
+    }
+    store.shutdown().await.unwrap();
+    drop(store);
+    let store = disk.store(manual());
+    let some = [&names[0], &names[COUNT / 2], &names[COUNT - 1]];
+    for name in some {
+        assert_eq!(Session::open(&store, name).await.read(&store).await, ["one"]);
+    }
+    assert!(!Session::open(&store, "new").await.opened.exists);
+    while store.shared.state().known.reads_after().is_some() {
+        tokio::task::yield_now().await;
+    }
+    let vacant = |name: &str| store.shared.state().known.vacant(name);
+    assert!(names.iter().all(|name| vacant(name).is_none()));
+    let others = (0..COUNT).filter(|count| vacant(&format!("new/{count}")) == Some(0)).count();
+    assert!(others > COUNT - COUNT / 100, "{others}");
+    for name in &names[COUNT - 100..] {
+        assert!(Session::open(&store, name).await.opened.exists);
+    }
+    assert!(!Session::open(&store, "other").await.opened.exists);
+}
+
+#[tokio::test]
 async fn who_has_opened_a_log_again_is_not_fenced_by_who_left_it() {
     let store = FaultyDisk::new().store(tuning());
     let mut first = Session::open(&store, "a").await;

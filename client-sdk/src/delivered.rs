@@ -1,15 +1,21 @@
 //! The records of a delivery, each with its offset. A record is large, so they stay where they came until they are taken.
 
+use std::ops::Range;
 use std::vec::IntoIter;
 
 use bytes::Bytes;
 use longwire_proto::delta::folded_from;
 use longwire_proto::error::ErrorCode;
-use longwire_proto::{raw, wire};
+use longwire_proto::wire;
 use prost::Message as _;
 
 use crate::error::{Refusal, SubscriptionError};
+use crate::fields::{Fields, Value, varint};
+use crate::plain_record::plain_record;
 use crate::record::Record;
+
+/// The number of the field of a delivery that has a record.
+const RECORDS: u32 = 5;
 
 /// A delivery as it came.
 #[derive(Debug)]
@@ -40,18 +46,34 @@ impl From<wire::Delivery> for Arrived {
     }
 }
 
-impl From<raw::Delivery> for Arrived {
-    fn from(delivery: raw::Delivery) -> Self {
-        let raw::Delivery { subscription, session, epoch, from, next, records, offsets } = delivery;
-        Self {
-            subscription,
-            session,
-            epoch,
-            from,
-            next,
-            offsets,
-            records: Records::Encoded(records.into_iter()),
+impl Arrived {
+    /// A delivery as it is encoded; `None` when there is anything about it that is not usual, or wrong.
+    pub(crate) fn parse(delivery: Bytes) -> Option<Self> {
+        let (mut subscription, mut session) = (0, String::new());
+        let (mut epoch, mut from, mut next, mut count) = (0, 0, 0, 0);
+        let mut offsets = Vec::new();
+        let mut fields = Fields(&delivery);
+        while !fields.is_empty() {
+            match fields.next_field()? {
+                (1, Value::Number(number)) => subscription = u32::try_from(number).ok()?,
+                (2, Value::Number(number)) => epoch = number,
+                (3, Value::Number(number)) => from = number,
+                (4, Value::Number(number)) => next = number,
+                (RECORDS, Value::Bytes(_)) => count += 1,
+                (6, Value::Number(offset)) => offsets.push(offset),
+                (6, Value::Bytes(mut packed)) => {
+                    while !packed.is_empty() {
+                        offsets.push(varint(&mut packed)?);
+                    }
+                }
+                (7, Value::Bytes(name)) => session = std::str::from_utf8(name).ok()?.to_owned(),
+                (..=7, _) => return None,
+                // A newer broker may say more.
+                _ => {}
+            }
         }
+        let records = Records::Encoded(Encoded { delivery, at: 0, left: count });
+        Some(Self { subscription, session, epoch, from, next, offsets, records })
     }
 }
 
@@ -59,12 +81,42 @@ impl From<raw::Delivery> for Arrived {
 #[derive(Debug)]
 pub(crate) enum Records {
     Decoded(IntoIter<wire::Record>),
-    Encoded(IntoIter<Bytes>),
+    Encoded(Encoded),
+}
+
+/// Records in the delivery that they came in.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Encoded {
+    delivery: Bytes,
+    /// The byte behind the last one that was taken.
+    at: usize,
+    /// How many were not taken.
+    left: usize,
+}
+
+impl Iterator for Encoded {
+    /// Where it is.
+    type Item = Range<usize>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Range<usize>> {
+        while self.left > 0 {
+            let mut fields = Fields(&self.delivery[self.at..]);
+            let field = fields.next_field();
+            self.at = self.delivery.len() - fields.0.len();
+            // What is looked at again here was found sound when it came.
+            if let (RECORDS, Value::Bytes(record)) = field? {
+                self.left -= 1;
+                return Some(self.at - record.len()..self.at);
+            }
+        }
+        None
+    }
 }
 
 impl Default for Records {
     fn default() -> Self {
-        Self::Encoded(IntoIter::default())
+        Self::Encoded(Encoded::default())
     }
 }
 
@@ -72,8 +124,19 @@ impl Records {
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Decoded(records) => records.len(),
-            Self::Encoded(records) => records.len(),
+            Self::Encoded(records) => records.left,
         }
+    }
+}
+
+/// A record that is none of those that most are. Apart from these, so that the value of its own that it is decoded to has no place
+/// among theirs.
+#[cold]
+#[inline(never)]
+fn unusual(epoch: u64, offset: u64, encoded: Bytes) -> Result<Record, SubscriptionError> {
+    match wire::Record::decode(encoded) {
+        Ok(record) => Ok(Record::new(epoch, offset, record)),
+        Err(error) => Err(no_record(offset, &error)),
     }
 }
 
@@ -129,7 +192,7 @@ impl Delivered {
                 .collect(),
             Records::Encoded(records) => offsets
                 .iter()
-                .zip(records.as_slice().iter().map(|record| folded_from(record)))
+                .zip(records.clone().map(|record| folded_from(&records.delivery[record])))
                 .map(begin)
                 .collect(),
         };
@@ -158,39 +221,45 @@ impl Delivered {
     /// The next record, which is of this epoch. Made where it is wanted, because it is large.
     #[inline]
     pub(crate) fn take(&mut self, epoch: u64) -> Option<Result<Record, SubscriptionError>> {
-        match &mut self.records {
+        let Self { next, offsets, records, .. } = self;
+        let mut next_offset = || {
+            let offset = offsets.next().unwrap_or(*next);
+            *next = offset + 1;
+            offset
+        };
+        match records {
             Records::Decoded(records) => {
                 let record = records.next()?;
-                Some(Ok(Record::new(epoch, self.next_offset(), record)))
+                Some(Ok(Record::new(epoch, next_offset(), record)))
             }
             Records::Encoded(records) => {
-                let encoded = records.next()?;
-                let offset = self.next_offset();
-                let mut record = wire::Record::default();
-                match record.merge(encoded) {
-                    Ok(()) => Some(Ok(Record::new(epoch, offset, record))),
-                    Err(error) => Some(Err(no_record(offset, &error))),
+                let place = records.next()?;
+                let (offset, delivery) = (next_offset(), &records.delivery);
+                if let Some(record) = plain_record(epoch, offset, &delivery[place.clone()], delivery) {
+                    return Some(Ok(record));
                 }
+                Some(unusual(epoch, offset, delivery.slice(place)))
             }
         }
-    }
-
-    fn next_offset(&mut self) -> u64 {
-        let offset = self.offsets.next().unwrap_or(self.next);
-        self.next = offset + 1;
-        offset
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use longwire_proto::raw;
+
     use super::*;
+
+    fn encoded(records: &[Bytes]) -> Records {
+        let delivery = raw::Delivery { records: records.to_vec(), ..raw::Delivery::default() };
+        Arrived::parse(delivery.encode_to_vec().into()).unwrap().records
+    }
 
     fn records(count: usize) -> [Records; 2] {
         let record = |id: usize| wire::Record { id: id.to_string(), ..wire::Record::default() };
         let decoded: Vec<wire::Record> = (0..count).map(record).collect();
         let encoded: Vec<Bytes> = decoded.iter().map(|record| record.encode_to_vec().into()).collect();
-        [Records::Decoded(decoded.into_iter()), Records::Encoded(encoded.into_iter())]
+        [Records::Decoded(decoded.into_iter()), self::encoded(&encoded)]
     }
 
     #[test]
@@ -220,8 +289,7 @@ mod tests {
         // Folds of 3, 5 and of 4, 6; then one record alone, and a fold behind it.
         let folds = [of(Some(3)), of(Some(4)), of(None), of(Some(8))];
         let encoded: Vec<Bytes> = folds.iter().map(|record| record.encode_to_vec().into()).collect();
-        for records in [Records::Decoded(Vec::from(folds).into_iter()), Records::Encoded(encoded.into_iter())]
-        {
+        for records in [Records::Decoded(Vec::from(folds).into_iter()), self::encoded(&encoded)] {
             let delivered = Delivered::folded(vec![5, 6, 7, 9], records);
             assert_eq!(told(delivered), [(5, 4), (6, 7), (7, 8), (9, 10)]);
         }
@@ -235,7 +303,7 @@ mod tests {
     #[test]
     fn what_is_no_record_harms_none_before_it() {
         let records = vec![Bytes::from_static(b"\x42\x01a"), Bytes::from_static(b"\xff")];
-        let mut delivered = Delivered::dense(4, Records::Encoded(records.into_iter()));
+        let mut delivered = Delivered::dense(4, encoded(&records));
         assert!(matches!(delivered.take(1), Some(Ok(record)) if record.id == "a" && record.offset == 4));
         assert!(matches!(delivered.take(1), Some(Err(error)) if error.to_string().contains("offset 5")));
         assert!(delivered.take(1).is_none());

@@ -4,19 +4,19 @@
 use bytes::Bytes;
 use longwire_proto::codec::{self, Encoding};
 use longwire_proto::error::Error;
-use longwire_proto::raw;
-use longwire_proto::raw::server_frame::Frame as RawFrame;
 use longwire_proto::wire::server_frame::Frame;
-use prost::Message as _;
 
-/// How a frame begins that is a delivery: the key of its field.
-const DELIVERY_KEY: u8 = 5 << 3 | 2;
+use crate::delivered::Arrived;
+use crate::fields::{Fields, Value};
+
+/// The number of the field that a frame has when it is a delivery.
+const DELIVERY: u32 = 5;
 
 /// See the top of this file.
 #[derive(Debug)]
 pub(crate) enum Heard {
     /// With its records as they are encoded.
-    Delivery(raw::Delivery),
+    Delivery(Arrived),
     /// Anything, decoded.
     Frame(Frame),
 }
@@ -28,9 +28,7 @@ impl Heard {
     /// As [`codec::decode_server`].
     pub(crate) fn decode(encoding: Encoding, bytes: Bytes) -> Result<Self, Error> {
         if encoding == Encoding::Proto
-            && bytes.first() == Some(&DELIVERY_KEY)
-            && let Ok(raw::ServerFrame { frame: Some(RawFrame::Delivery(delivery)) }) =
-                raw::ServerFrame::decode(bytes.clone())
+            && let Some(delivery) = delivery(&bytes)
         {
             return Ok(Self::Delivery(delivery));
         }
@@ -41,5 +39,14 @@ impl Heard {
 impl From<Frame> for Heard {
     fn from(frame: Frame) -> Self {
         Self::Frame(frame)
+    }
+}
+
+/// The delivery that a frame is; `None` when it is something else, or may be.
+fn delivery(frame: &Bytes) -> Option<Arrived> {
+    let mut fields = Fields(frame);
+    match fields.next_field()? {
+        (DELIVERY, Value::Bytes(delivery)) if fields.is_empty() => Arrived::parse(frame.slice_ref(delivery)),
+        _ => None,
     }
 }

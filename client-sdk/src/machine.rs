@@ -354,7 +354,7 @@ impl Machine {
         let Link::Open(open) = &mut self.link else { return };
         open.received = now;
         let checked = match heard {
-            Heard::Delivery(delivery) => self.subscriptions.delivery(delivery.into(), bytes),
+            Heard::Delivery(delivery) => self.subscriptions.delivery(delivery, bytes),
             Heard::Frame(frame) => self.frame(now, frame, bytes),
         };
         if let Err(violation) = checked {

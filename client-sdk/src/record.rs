@@ -129,6 +129,34 @@ impl Record {
         }
     }
 
+    /// A record that says nothing.
+    #[inline]
+    pub(crate) fn empty(epoch: u64, offset: u64) -> Self {
+        Self {
+            epoch,
+            offset,
+            time_ms: 0,
+            sender: Sender::default(),
+            producer: None,
+            id: String::new(),
+            kind: 0,
+            record_type: String::new(),
+            to: Vec::new(),
+            mode: String::new(),
+            run: String::new(),
+            reply_to: String::new(),
+            replaces: String::new(),
+            headers: BTreeMap::new(),
+            content_type: String::new(),
+            body: Body::Text(String::new()),
+            grows: false,
+            message: String::new(),
+            close: String::new(),
+            at_byte: 0,
+            folded_from: None,
+        }
+    }
+
     #[inline]
     pub(crate) fn new(epoch: u64, offset: u64, record: wire::Record) -> Self {
         Self {

@@ -12,6 +12,8 @@ use crate::meaning::has_meaning;
 
 /// What the place of a delta in its message takes: a key and a varint.
 const AT_BYTE_BYTES_MAX: usize = 11;
+/// What keys, lengths and numbers of three fields take at most.
+const FIELDS_BYTES: usize = 3 * 11;
 
 /// Numbers of the fields of a sender.
 mod sender {
@@ -67,13 +69,17 @@ pub fn seal(stamp: &Stamp, records: &[Bytes]) -> Vec<Bytes> {
 /// it, and 0 for what is no delta.
 #[must_use]
 pub fn seal_at(stamp: &Stamp, records: &[Bytes], at_bytes: &[u64]) -> Vec<Bytes> {
-    let mut prefix = Vec::new();
+    let Sender { principal, device, via, lease } = &stamp.sender;
+    let lease_bytes = lease.as_ref().map_or(0, |lease| lease.agent.len() + FIELDS_BYTES);
+    let producer_bytes = stamp.producer.as_ref().map_or(0, |producer| producer.id.len() + FIELDS_BYTES);
+    let sender_bytes = principal.len() + device.len() + via.len() + lease_bytes + FIELDS_BYTES;
+    let mut prefix = Vec::with_capacity(sender_bytes + producer_bytes + FIELDS_BYTES);
     put_varint(&mut prefix, field::TIME_MS, stamp.time_ms);
-    let mut inner = Vec::new();
-    put_text(&mut inner, sender::PRINCIPAL, &stamp.sender.principal);
-    put_text(&mut inner, sender::DEVICE, &stamp.sender.device);
-    put_text(&mut inner, sender::VIA, &stamp.sender.via);
-    if let Some(lease) = &stamp.sender.lease {
+    let mut inner = Vec::with_capacity(sender_bytes.max(producer_bytes));
+    put_text(&mut inner, sender::PRINCIPAL, principal);
+    put_text(&mut inner, sender::DEVICE, device);
+    put_text(&mut inner, sender::VIA, via);
+    if let Some(lease) = lease {
         put_text(&mut inner, sender::AGENT, &lease.agent);
         put_varint(&mut inner, sender::GENERATION, lease.generation);
     }

@@ -26,6 +26,13 @@ impl Clock {
     /// Unix milliseconds.
     #[must_use]
     pub fn now_ms(&self) -> u64 {
-        self.started_ms + u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX >> 1)
+        self.at_ms(Instant::now())
+    }
+
+    /// The Unix milliseconds of a moment, for who has looked at the time already.
+    #[must_use]
+    pub fn at_ms(&self, now: Instant) -> u64 {
+        let elapsed = now.saturating_duration_since(self.started);
+        self.started_ms + u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX >> 1)
     }
 }

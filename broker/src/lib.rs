@@ -33,6 +33,7 @@ pub mod listing;
 pub mod log_reader;
 pub mod memory;
 mod message_bytes;
+pub mod numbered;
 pub mod origin;
 pub mod outgoing;
 pub mod page;

@@ -215,7 +215,7 @@ impl Access {
     /// # Errors
     /// Those of [`request::session_id`] and [`authorise`].
     pub(super) fn session(&mut self, operation: Operation, text: &str) -> Result<SessionId, Error> {
-        let session = request::session_id(text)?;
+        let session = self.decisions.named(text).map_or_else(|| request::session_id(text), Ok)?;
         let allowed = self.authorise(operation, &session);
         self.told(operation, text, allowed)?;
         Ok(session)

@@ -11,27 +11,46 @@ const SESSIONS_MAX: usize = 256;
 
 /// See the top of this file. It is of one principal with one set of grants: who changes them begins anew.
 #[derive(Debug, Default)]
-pub(super) struct Decisions(HashMap<SessionId, u32>);
+pub(super) struct Decisions {
+    allowed: HashMap<SessionId, u32>,
+    /// The one that was looked at last, which most often comes next.
+    last: Option<(SessionId, u32)>,
+}
 
 const _: () = assert!(Operation::ALL.len() <= 32, "an operation is a bit");
 
 impl Decisions {
+    /// The session of this name, when it is the last one that was looked at.
+    pub(super) fn named(&self, text: &str) -> Option<SessionId> {
+        self.last.as_ref().filter(|(session, _)| session.as_str() == text).map(|(session, _)| session.clone())
+    }
+
     /// Whether it was allowed before.
-    pub(super) fn has(&self, session: &SessionId, operation: Operation) -> bool {
-        self.0.get(session).is_some_and(|allowed| allowed & bit(operation) != 0)
+    pub(super) fn has(&mut self, session: &SessionId, operation: Operation) -> bool {
+        let allowed = match &self.last {
+            Some((last, allowed)) if last == session => *allowed,
+            _ => {
+                let allowed = self.allowed.get(session).copied().unwrap_or_default();
+                self.last = Some((session.clone(), allowed));
+                allowed
+            }
+        };
+        allowed & bit(operation) != 0
     }
 
     /// It is allowed.
     pub(super) fn add(&mut self, session: &SessionId, operation: Operation) {
-        if self.0.len() >= SESSIONS_MAX && !self.0.contains_key(session) {
-            self.0.clear();
+        if self.allowed.len() >= SESSIONS_MAX && !self.allowed.contains_key(session) {
+            self.allowed.clear();
         }
-        *self.0.entry(session.clone()).or_default() |= bit(operation);
+        let allowed = self.allowed.entry(session.clone()).or_default();
+        *allowed |= bit(operation);
+        self.last = Some((session.clone(), *allowed));
     }
 
     /// Nothing is known any more.
     pub(super) fn forget(&mut self) {
-        self.0.clear();
+        *self = Self::default();
     }
 }
 
@@ -65,7 +84,7 @@ mod tests {
         for number in 0..10 * SESSIONS_MAX {
             let session = SessionId::parse(&format!("acme/{number}")).unwrap();
             decisions.add(&session, Operation::Publish);
-            assert!(decisions.has(&session, Operation::Publish) && decisions.0.len() <= SESSIONS_MAX);
+            assert!(decisions.has(&session, Operation::Publish) && decisions.allowed.len() <= SESSIONS_MAX);
         }
     }
 }

@@ -77,6 +77,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         let reads = self.passing.is_none() && open < REQUESTS_MAX;
         let idle_at = self.received_at + self.context.times.idle_timeout;
         let now = Instant::now();
+        self.looked_at = now;
         // Nothing is read or sent any more for whom it must not be.
         if self.access.is_due_by(now) {
             return Poll::Ready(Event::AccessDue);

@@ -22,7 +22,6 @@ mod tokens;
 mod witness;
 mod worker_groups;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -59,6 +58,7 @@ use crate::connection::reply::{Asked, answer, refused};
 use crate::connection::seeking::Seekers;
 use crate::connection::subscriptions::{SubscriptionEvent, Subscriptions};
 use crate::hub::Hub;
+use crate::numbered::Numbered;
 use crate::page_token::PageTokens;
 use crate::pulse::Pulse;
 use crate::queue;
@@ -135,7 +135,7 @@ struct Connection<R, W> {
     is_quiet: bool,
     answers: queue::Sender<Answer>,
     answered: queue::Receiver<Answer>,
-    asked: HashMap<u64, Asked>,
+    asked: Numbered<u64, Asked>,
     next_request: u64,
     /// A request that waits for room in its session's queue; nothing is read meanwhile, so order is kept.
     passing: Option<BoxFuture<'static, Result<(), (Error, ReplyTo)>>>,
@@ -150,6 +150,8 @@ struct Connection<R, W> {
     /// Counts deliveries: finding the counter costs more than counting.
     deliveries: metrics::Counter,
     fed_bytes: usize,
+    /// When it was looked what is next.
+    looked_at: Instant,
     received_at: Instant,
     /// Once a lease was claimed here: what its session goes by.
     pulse: Option<Arc<Pulse>>,
@@ -213,7 +215,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             is_quiet: false,
             answers,
             answered,
-            asked: HashMap::new(),
+            asked: Numbered::default(),
             next_request: 0,
             passing: None,
             lookups: FuturesUnordered::new(),
@@ -223,6 +225,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             last_said: None,
             deliveries: metrics::counter!("longwire_deliveries_total"),
             fed_bytes: 0,
+            looked_at: now,
             received_at: now,
             pulse: None,
             seekers: Seekers::default(),
@@ -273,7 +276,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
             // See [`Connection::finish`].
             Event::Drain => {}
             Event::Frame(frame) => {
-                self.received_at = Instant::now();
+                self.received_at = self.looked_at;
                 if let Some(pulse) = &self.pulse {
                     pulse.beat(self.context.clock.now_ms());
                 }
@@ -511,7 +514,7 @@ impl<R: FrameSource, W: FrameSink> Connection<R, W> {
         // What a crowd of requests took is given back when there is none.
         self.answered.shrink();
         if self.asked.is_empty() {
-            self.asked = HashMap::new();
+            self.asked = Numbered::default();
         }
         let ends = self.subscriptions.changed_ends();
         let quiet = self.sent_at.elapsed() >= self.context.times.heartbeat;

@@ -6,7 +6,7 @@ mod leases;
 mod pruning;
 mod resting;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,6 +30,7 @@ use crate::driver::pulses::Pulses;
 use crate::driver::runs::{Run, Runs};
 use crate::driver::trimmer::{Plan, Stage, Trimming};
 use crate::driver::{Driver, Loaded, begin, unknown};
+use crate::numbered::Numbered;
 use crate::request::{Begin, Operation, ReplyTo, Request};
 use crate::store::reconcile;
 use crate::store::{
@@ -99,8 +100,10 @@ pub(super) struct Owner {
     /// What the batch at the store adds to the log, and whether it erases.
     appending: (Run, bool),
     snapshots: VecDeque<(u64, StoreFuture<()>)>,
-    tickets: HashMap<Ticket, ReplyTo>,
-    next_ticket: u64,
+    tickets: Numbered<Ticket, ReplyTo>,
+    next_ticket: Ticket,
+    /// When the last event came: the time of all that is decided with it.
+    now: Instant,
     /// Decided; carried out when everything before it is durable. Nothing is taken in meanwhile.
     ending: Option<(Ending, Option<ReplyTo>)>,
     /// The ending at the store.
@@ -165,8 +168,9 @@ impl Owner {
             append: None,
             appending: (nothing, false),
             snapshots: VecDeque::new(),
-            tickets: HashMap::new(),
-            next_ticket: 0,
+            tickets: Numbered::default(),
+            next_ticket: Ticket(0),
+            now: Instant::now(),
             ending: None,
             carried_out: None,
             trimming: None,
@@ -225,6 +229,7 @@ impl Owner {
             let idle_for = if pausing { self.idle.min(SNAPSHOT_PAUSE) } else { self.idle_time() };
             let idle_at = idle_since + idle_for;
             let event = poll_fn(|context| self.poll_event(context, inbox, idle_at, abandoned)).await;
+            self.now = Instant::now();
             match event {
                 Event::Appended(outcome) => self.appended(outcome),
                 Event::Snapshotted(through, outcome) => self.snapshotted(through, outcome),
@@ -245,7 +250,7 @@ impl Owner {
                 Event::Asked(Request { operation: Operation::Rest, .. }) => told_to_rest = !snapshotted,
                 Event::Asked(request) => {
                     self.was_asked = true;
-                    idle_since = Instant::now();
+                    idle_since = self.now;
                     (snapshotted, pausing, told_to_rest) = (false, false, false);
                     self.prepay(&request, inbox);
                     self.admit(request);
@@ -263,7 +268,7 @@ impl Owner {
                     self.take_snapshot();
                 }
                 Event::Idle => {
-                    idle_since = Instant::now();
+                    idle_since = self.now;
                     inbox.shrink();
                     pausing = self.may_rest() && self.rest(inbox, &mut snapshotted);
                 }
@@ -329,15 +334,15 @@ impl Owner {
     }
 
     fn ticket(&mut self) -> Ticket {
-        let ticket = Ticket(self.next_ticket);
-        self.next_ticket += 1;
-        ticket
+        self.next_ticket.0 += 1;
+        self.next_ticket
     }
 
     fn command(&mut self, command: Command, reply_to: ReplyTo) {
         let ticket = self.ticket();
         self.tickets.insert(ticket, reply_to);
-        self.loaded.machine.handle(ticket, command, self.clock.now_ms());
+        let now_ms = self.clock.at_ms(self.now.into_std());
+        self.loaded.machine.handle(ticket, command, now_ms);
     }
 
     /// Hands the next batch to the store when the last one is done.
@@ -479,7 +484,7 @@ impl Owner {
                     .field("session")
             }
             Ending::Reload => return,
-            Ending::Delete | Ending::Rename(_) => not_found(),
+            Ending::Delete | Ending::Rename(_) => Error::no_such_session(),
         };
         let reply_to = self.ending.take().and_then(|(_, reply_to)| reply_to);
         reply_to.into_iter().for_each(|reply_to| reply_to.answer(Err(refused.clone())));
@@ -526,10 +531,6 @@ impl Owner {
 fn projection(projection: summary::Projection) -> Projection {
     let summary::Projection { row, terms, deadline_ms } = projection;
     Projection { row, terms, deadline_ms }
-}
-
-fn not_found() -> Error {
-    Error::no_such_session()
 }
 
 fn poll_some<F: Future + Unpin>(future: Option<&mut F>, context: &mut Context<'_>) -> Poll<F::Output> {

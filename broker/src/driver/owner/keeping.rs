@@ -10,7 +10,7 @@ use longwire_proto::retention::Retention;
 use tokio::time::Instant;
 
 use crate::driver::owner::{
-    Ending, LOOK_AGAIN_MS, LOOK_PAUSE, Oldest, Owner, RETENTION_PAUSE, TRIMS_MAX, Turn, not_found,
+    Ending, LOOK_AGAIN_MS, LOOK_PAUSE, Oldest, Owner, RETENTION_PAUSE, TRIMS_MAX, Turn,
 };
 use crate::driver::runs::Runs;
 use crate::driver::trimmer::{Extent, Plan, Stage, Trimming, Wish, plan};
@@ -28,7 +28,7 @@ impl Owner {
     pub(super) fn trim(&mut self, before: Position, reply_to: ReplyTo) {
         let (state, end) = (self.loaded.machine.state(), self.loaded.machine.durable_end());
         let refused = match state.lineage().resume(before) {
-            _ if !self.loaded.exists => not_found(),
+            _ if !self.loaded.exists => Error::no_such_session(),
             Resume::EpochChanged(_) => {
                 let message = "the position belongs to another history of the session";
                 Error::new(ErrorCode::ForeignPosition, message).field("before")

@@ -1,12 +1,12 @@
 //! How many unsettled bytes there may be, for each session and in all.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use crate::numbered::Numbered;
 use crate::store::{LogId, Reservation, Reserved, StoreError};
 
 /// Unsettled bytes of one session: one hot session cannot take the room of all.
@@ -52,7 +52,7 @@ pub struct Quota {
     all: Arc<Semaphore>,
     control: Arc<Semaphore>,
     // Only sessions that hold or await a reservation: entries without one are swept.
-    sessions: Mutex<HashMap<LogId, Weak<Semaphore>>>,
+    sessions: Mutex<Numbered<LogId, Weak<Semaphore>>>,
 }
 
 /// Held by a reservation; the permits go back when it is dropped.

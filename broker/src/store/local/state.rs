@@ -9,12 +9,13 @@
 mod naming;
 mod resting;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use longwire_proto::session_id::SessionId;
 
+use crate::numbered::Numbered;
 use crate::store::local::alone::Alone;
 use crate::store::local::erasing::Erasing;
 use crate::store::local::group::{Append, Create, Delete, Erase, Item, Put, Rename, Trim};
@@ -48,7 +49,7 @@ pub struct State {
     /// Which names the database may have rows of, resident or not.
     pub known: KnownNames,
     /// Every resident log. Boxed: the table has room for as many as there ever were at a time.
-    pub logs: HashMap<LogId, Box<Log>>,
+    pub logs: Numbered<LogId, Box<Log>>,
     /// The values of the table.
     pub values: Values,
     /// What logs are found by that the database does not know.
@@ -110,7 +111,7 @@ impl State {
         Self {
             names: BTreeMap::new(),
             known: KnownNames::default(),
-            logs: HashMap::new(),
+            logs: Numbered::default(),
             values: Values::default(),
             unindexed: Unindexed::default(),
             queue: VecDeque::new(),

@@ -301,6 +301,36 @@ mod tests {
     }
 
     #[test]
+    fn a_delivery_is_walked_as_the_library_decodes_it() {
+        let record =
+            |id: &str| Bytes::from(wire::Record { id: id.into(), ..Default::default() }.encode_to_vec());
+        let delivery = raw::Delivery {
+            subscription: 3,
+            session: "acme/a".into(),
+            epoch: 1 << 40,
+            from: 200,
+            next: 70_000,
+            records: vec![record("a"), Bytes::new(), record("b")],
+            offsets: vec![200, 300, 69_999],
+        };
+        let mut encoded = delivery.encode_to_vec();
+        // What a newer broker may say beside it, and an offset by itself.
+        encoded.extend([8 << 3 | 2, 2, 0xff, 0xff, 9 << 3, 1]);
+        let arrived = Arrived::parse(encoded.clone().into()).unwrap();
+        let Arrived { subscription, session, epoch, from, next, offsets, records } = arrived;
+        assert_eq!((subscription, epoch, from, next), (3, 1 << 40, 200, 70_000));
+        assert_eq!((session, &offsets, records.len()), (delivery.session, &delivery.offsets, 3));
+        let Records::Encoded(records) = records else { panic!("{records:?}") };
+        let found: Vec<&[u8]> = records.clone().map(|place| &records.delivery[place]).collect();
+        assert_eq!(found, delivery.records);
+        for wrong in
+            [vec![1 << 3 | 2, 1, 1], vec![5 << 3, 1], vec![5 << 3 | 2, 9, 1], vec![6 << 3 | 5, 0, 0, 0, 0]]
+        {
+            assert!(Arrived::parse([encoded.clone(), wrong].concat().into()).is_none());
+        }
+    }
+
+    #[test]
     fn what_is_no_record_harms_none_before_it() {
         let records = vec![Bytes::from_static(b"\x42\x01a"), Bytes::from_static(b"\xff")];
         let mut delivered = Delivered::dense(4, encoded(&records));

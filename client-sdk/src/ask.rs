@@ -127,7 +127,7 @@ impl Ask {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             self.ask.expires_at_ms = u64::try_from((now + time).as_millis()).unwrap_or(u64::MAX);
         }
-        let id = self.id.unwrap_or_else(|| self.session.client().handle().ids.next());
+        let id = self.id.unwrap_or_else(|| self.session.client().mint_id());
         let mut publication = Publication::entity(kind::ASK, WireBody::Ask(self.ask)).id(&id).run(self.run);
         for principal in self.to {
             publication = publication.to(principal);

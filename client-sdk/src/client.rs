@@ -142,6 +142,13 @@ impl Client {
         Ok(Session::new(self.clone(), named_session(id)?))
     }
 
+    /// An id for a record that is to be told apart before the broker has it, such as one that is shown while it is sent: no other client
+    /// mints it. Nothing is sent.
+    #[must_use]
+    pub fn mint_id(&self) -> String {
+        self.0.ids.next()
+    }
+
     /// Watches the sessions whose ids match a pattern, such as `acme/chat/*`: `client.watch("acme/**".parse()?).await?`.
     pub fn watch(&self, pattern: Pattern) -> StartWatch {
         StartWatch::new(self.clone(), pattern)

@@ -118,7 +118,7 @@ pub use longwire_proto::wire::{
     Run as RunInfo, StateEntry, WorkerGroup as WorkerGroupInfo,
 };
 pub use machine::event::Began;
-pub use message::OpenMessage;
+pub use message::{OpenMessage, StartMessage};
 pub use message_end::MessageEnd;
 pub use message_part::MessagePart;
 pub use outbox_space::{

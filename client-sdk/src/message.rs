@@ -1,5 +1,8 @@
 //! A message that grows while it is written, such as what a model says.
 
+use std::future::IntoFuture;
+use std::pin::Pin;
+
 use crate::error::PublishError;
 use crate::message_end::MessageEnd;
 use crate::publication::Publication;
@@ -16,15 +19,77 @@ pub struct OpenMessage {
     last: Option<Acknowledgement>,
 }
 
-pub(crate) async fn open(
+/// A message that grows, to be begun: set options, then await it. It is durable, and empty, when that is done.
+///
+/// ```no_run
+/// # async fn example(run: longwire::Run) -> Result<(), longwire::PublishError> {
+/// let message = run.open_message("text/plain").record_type("lw.tool.result").reply_to("call-1");
+/// let mut output = message.header("tool", "shell").await?;
+/// output.push("compiling\n").await?;
+/// output.close().await
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "nothing is begun until it is awaited"]
+pub struct StartMessage {
     session: Session,
-    content_type: String,
+    id: Option<String>,
     run: String,
-) -> Result<OpenMessage, PublishError> {
-    let id = session.client().handle().ids.next();
-    let publication = Publication::text("").grows().content_type(content_type).id(&id).run(&run);
-    session.publish(publication).await?;
-    Ok(OpenMessage { session, id, run, last: None })
+    opens: Publication,
+}
+
+impl StartMessage {
+    pub(crate) fn new(session: Session, content_type: impl Into<String>, run: &str) -> Self {
+        let opens = Publication::text("").grows().content_type(content_type).run(run);
+        Self { session, id: None, run: run.to_owned(), opens }
+    }
+
+    /// Names it: at most 64 of `A-Z a-z 0-9 _ -`. An id is given once in a session: under one that was given before nothing is begun,
+    /// and the refusal is [`ErrorCode::IdInUse`](longwire_proto::error::ErrorCode::IdInUse).
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.id = Some(id.into());
+        self
+    }
+
+    /// What it means to the application.
+    pub fn record_type(mut self, record_type: impl Into<String>) -> Self {
+        self.opens = self.opens.record_type(record_type);
+        self
+    }
+
+    /// Sets a header of the record that begins it.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.opens = self.opens.header(name, value);
+        self
+    }
+
+    /// Names the record that it answers.
+    pub fn reply_to(mut self, id: impl Into<String>) -> Self {
+        self.opens = self.opens.reply_to(id);
+        self
+    }
+
+    /// Names the message that it takes the place of.
+    pub fn replaces(mut self, id: impl Into<String>) -> Self {
+        self.opens = self.opens.replaces(id);
+        self
+    }
+
+    async fn opened(self) -> Result<OpenMessage, PublishError> {
+        let Self { session, id, run, opens } = self;
+        let id = id.unwrap_or_else(|| session.client().mint_id());
+        session.publish(opens.id(&id)).await?;
+        Ok(OpenMessage { session, id, run, last: None })
+    }
+}
+
+impl IntoFuture for StartMessage {
+    type Output = Result<OpenMessage, PublishError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.opened())
+    }
 }
 
 impl OpenMessage {

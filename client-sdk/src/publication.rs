@@ -116,7 +116,12 @@ impl Publication {
     }
 
     pub(crate) fn entity(kind: u32, body: wire::record::Body) -> Self {
-        Self(wire::Record { kind, body: Some(body), ..Default::default() })
+        Self::default().with_body(kind, body)
+    }
+
+    pub(crate) fn with_body(mut self, kind: u32, body: wire::record::Body) -> Self {
+        (self.0.kind, self.0.body) = (kind, Some(body));
+        self
     }
 
     /// Begins a message that grows, with its body as the beginning; it has an [id](Self::id). For those who publish in batches, and while

@@ -11,7 +11,7 @@ use longwire_proto::wire::record::Body as WireBody;
 
 use crate::ask::Ask;
 use crate::error::PublishError;
-use crate::message::{OpenMessage, open};
+use crate::message::StartMessage;
 use crate::publication::Publication;
 use crate::session::Session;
 
@@ -21,12 +21,14 @@ use crate::session::Session;
 pub struct StartRun {
     session: Session,
     id: Option<String>,
+    opens: Publication,
     change: wire::RunChange,
 }
 
 impl StartRun {
     pub(crate) fn new(session: Session, title: impl Into<String>) -> Self {
-        Self { session, id: None, change: wire::RunChange { title: title.into(), ..Default::default() } }
+        let change = wire::RunChange { title: title.into(), ..Default::default() };
+        Self { session, id: None, opens: Publication::default(), change }
     }
 
     /// Names it: at most 64 of `A-Z a-z 0-9 _ -`. Starting it again under the same id starts nothing new: an agent that crashed goes
@@ -42,9 +44,15 @@ impl StartRun {
         self
     }
 
+    /// Sets a header of the record that starts it, such as `traceparent`.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.opens = self.opens.header(name, value);
+        self
+    }
+
     async fn started(self) -> Result<Run, PublishError> {
-        let id = self.id.unwrap_or_else(|| self.session.client().handle().ids.next());
-        let publication = Publication::entity(kind::RUN, WireBody::RunChange(self.change)).id(&id);
+        let id = self.id.unwrap_or_else(|| self.session.client().mint_id());
+        let publication = self.opens.with_body(kind::RUN, WireBody::RunChange(self.change)).id(&id);
         self.session.publish(publication).await?;
         Ok(Run { session: self.session, id })
     }
@@ -156,11 +164,8 @@ impl Run {
     }
 
     /// Begins a message that grows. It ends with the run, as abandoned, unless it is closed before.
-    ///
-    /// # Errors
-    /// [`PublishError`]
-    pub async fn open_message(&self, content_type: impl Into<String>) -> Result<OpenMessage, PublishError> {
-        open(self.session.clone(), content_type.into(), self.id.clone()).await
+    pub fn open_message(&self, content_type: impl Into<String>) -> StartMessage {
+        StartMessage::new(self.session.clone(), content_type, &self.id)
     }
 
     /// Asks something; it is cancelled when the run ends.

@@ -51,7 +51,7 @@ impl SendInput {
     }
 
     async fn sent(self) -> Result<SentInput, PublishError> {
-        let id = self.id.unwrap_or_else(|| self.session.client().handle().ids.next());
+        let id = self.id.unwrap_or_else(|| self.session.client().mint_id());
         let published = self.session.publish(self.input.id(&id)).await?;
         Ok(SentInput { session: self.session, id, after: published.next, receipts: None, has_ended: false })
     }

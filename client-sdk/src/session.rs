@@ -21,7 +21,7 @@ use crate::from::From;
 use crate::lane::Lane;
 use crate::lease::Claim;
 use crate::machine::calls::{Answer, Call};
-use crate::message::{self, OpenMessage};
+use crate::message::StartMessage;
 use crate::publication::{EncodedBatch, Publication};
 use crate::published::Published;
 use crate::read_page::ReadPage;
@@ -105,12 +105,9 @@ impl Session {
         Self { lease: Some(lease), ..self.clone() }
     }
 
-    /// Begins a message that grows.
-    ///
-    /// # Errors
-    /// [`PublishError`]
-    pub async fn open_message(&self, content_type: impl Into<String>) -> Result<OpenMessage, PublishError> {
-        message::open(self.clone(), content_type.into(), String::new()).await
+    /// Begins a message that grows: `session.open_message("text/markdown").await?`.
+    pub fn open_message(&self, content_type: impl Into<String>) -> StartMessage {
+        StartMessage::new(self.clone(), content_type, "")
     }
 
     /// The session's id.

@@ -128,10 +128,17 @@ async fn a_run_reports_asks_and_writes() {
     let broker = Broker::start(&data);
     let (agent, human) = (client(&broker), client(&broker));
     let session = agent.session("acme/build/42").unwrap();
-    let run = session.start_run("Upgrade deps").await.unwrap();
+    let run = session.start_run("Upgrade deps").header("traceparent", "none").await.unwrap();
     run.progress(0.4, "12 of 30").await.unwrap();
     run.counters([("tokens", 1200.0)]).await.unwrap();
-    let mut message = run.open_message("text/markdown").await.unwrap();
+    let named = run.open_message("text/markdown").id("said").record_type("lw.tool.result");
+    let named = named.header("tool", "shell").reply_to("call-1").replaces("said-before");
+    let mut message = named.clone().await.unwrap();
+    assert_eq!(message.id(), "said");
+    match named.await {
+        Err(PublishError::Refused(refusal)) => assert_eq!(refusal.code, Some(ErrorCode::IdInUse)),
+        other => panic!("{other:?}"),
+    }
     for piece in ["Up", "gra", "ded."] {
         message.push(piece).await.unwrap();
     }
@@ -168,6 +175,16 @@ async fn a_run_reports_asks_and_writes() {
     let (mut text, mut closes) = (String::new(), Vec::new());
     while let Some(record) = records.next().await {
         let record = record.unwrap();
+        if record.id == "said" {
+            let names =
+                [&record.record_type, &record.reply_to, &record.replaces, &record.run].map(String::as_str);
+            assert_eq!(names, ["lw.tool.result", "call-1", "said-before", run.id()]);
+            assert_eq!(
+                (record.headers["tool"].as_str(), record.content_type.as_str()),
+                ("shell", "text/markdown")
+            );
+        }
+        assert_eq!(record.headers.contains_key("traceparent"), record.id == run.id());
         if record.kind == 1 {
             text.push_str(record.text().unwrap());
             closes.extend(Some(record.close).filter(|close| !close.is_empty()));

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::ask::Ask;
 use crate::error::PublishError;
 use crate::lease::Lease;
-use crate::message::OpenMessage;
+use crate::message::StartMessage;
 use crate::record::Record;
 use crate::run::{Run, StartRun};
 use crate::session::Session;
@@ -179,11 +179,8 @@ impl Context {
     }
 
     /// Begins a message that grows.
-    ///
-    /// # Errors
-    /// [`PublishError`]
-    pub async fn open_message(&self, content_type: impl Into<String>) -> Result<OpenMessage, PublishError> {
-        self.0.run.open_message(content_type).await
+    pub fn open_message(&self, content_type: impl Into<String>) -> StartMessage {
+        self.0.run.open_message(content_type)
     }
 
     /// Asks something; it is cancelled when the run ends.

@@ -10,6 +10,7 @@ mod pieces;
 mod recorder;
 mod spool;
 mod streams;
+mod trace;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ use crate::cli::run::drain::Drained;
 use crate::cli::run::ending::Ending;
 use crate::cli::run::recorder::Recorder;
 use crate::cli::run::spool::SpoolDir;
+use crate::cli::run::trace::Trace;
 
 pub(crate) use crate::cli::run::child::RUN_VARIABLE;
 pub(crate) use crate::cli::run::streams::Stream;
@@ -61,6 +63,8 @@ pub(crate) const RUN_RETRY: Duration = Duration::from_millis(100);
 /// When the run is cancelled, the command gets SIGTERM, and SIGKILL shortly before the deadline. SIGINT, SIGTERM and SIGHUP are passed
 /// on to the command (Ctrl-C in a terminal reaches it by itself). A command that is not found exits with 127, one that cannot be run
 /// with 126.
+///
+/// With a W3C `TRACEPARENT` in the environment, which the command inherits, its run and what it says carry that as their header `traceparent`.
 ///
 /// The command has LONGWIRE_URL, LONGWIRE_SESSION and LONGWIRE_RUN, which `longwire ask` goes by. Where the broker asks for tokens, and
 /// yours lets you share the session, LONGWIRE_TOKEN is one that can read and publish in this session and nothing else.
@@ -162,7 +166,8 @@ pub(crate) async fn run(args: RunArgs, context: Context) -> anyhow::Result<ExitC
     let driver = tokio::spawn(driver);
     announce(&id, &context);
     let leftovers = spool.leftovers(&context, &own);
-    let recorder = Recorder::start(&client, session.clone(), &run);
+    let trace = Trace::of_environment();
+    let recorder = Recorder::start(&client, session.clone(), &run, trace.clone());
     let role = Role {
         name: args.agent,
         ttl: args.ttl.map(Duration::from_millis),
@@ -170,6 +175,7 @@ pub(crate) async fn run(args: RunArgs, context: Context) -> anyhow::Result<ExitC
         title: args.title.clone().unwrap_or_else(|| title_of(&args.command)),
         parent: outer_run(&id),
         takes_input: args.stdin,
+        trace,
     };
     let title = args.title.map(|title| tokio::spawn(describe(session.clone(), title)));
     let (agent, inputs) = Agent::start(acting.clone(), acting_session, role);

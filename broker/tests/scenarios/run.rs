@@ -470,6 +470,38 @@ async fn a_command_within_another_one_is_a_part_of_its_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_command_says_belongs_to_the_trace_that_it_is_a_part_of() {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let place = Place::new();
+    let run = |session: &str, trace: &str, script: &str| {
+        let mut command = place.longwire(&["run", session, "--", "sh", "-c", script]);
+        let output = command.env("TRACEPARENT", trace).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        (text(&output.stdout), text(&output.stderr))
+    };
+    let script = "echo \"$TRACEPARENT\"; echo oops >&2; longwire run demo -- echo inside";
+    let (stdout, stderr) = run("demo", TRACE, script);
+    assert_eq!(stdout, format!("{TRACE}\ninside\n"));
+    assert!(!stderr.contains("TRACEPARENT"), "{stderr}");
+    let found = all(&place.session("demo")).await;
+    let of = |is_it: &dyn Fn(&Record) -> bool| -> Vec<Option<&str>> {
+        let those = found.iter().filter(|record| is_it(record));
+        those.map(|record| record.headers.get("traceparent").map(String::as_str)).collect()
+    };
+    // Both commands, the one within the other, and all that they said.
+    assert_eq!(of(&|record| record.kind == RUN && !record.id.is_empty()), [Some(TRACE); 2]);
+    assert_eq!(of(&|record| record.record_type == "longwire.exit"), [Some(TRACE); 2]);
+    let streams = of(&|record| record.grows);
+    assert!(streams.len() >= 3 && streams.iter().all(|trace| *trace == Some(TRACE)), "{streams:?}");
+    // What is none is told, carried by nothing, and the command's all the same.
+    let (stdout, stderr) = run("none", "00-0af7-b7ad-01", "echo \"$TRACEPARENT\"");
+    assert_eq!(stdout, "00-0af7-b7ad-01\n");
+    assert!(stderr.contains("longwire: TRACEPARENT is ignored: `00-0af7-b7ad-01`"), "{stderr}");
+    let found = all(&place.session("none")).await;
+    assert!(found.len() >= 3 && found.iter().all(|record| !record.headers.contains_key("traceparent")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn input_to_the_agent_is_read_by_the_command() {
     let place = Place::new();
     let session = place.session("talk");

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::cli::run::agent::desk::Desk;
 use crate::cli::run::ending::Outcome;
+use crate::cli::run::trace::Trace;
 
 /// Inputs that wait until the command reads them; more are refused. As many as a session has.
 const INPUTS_MAX: usize = longwire_proto::limits::INPUTS_OPEN_MAX;
@@ -32,6 +33,8 @@ pub(crate) struct Role {
     pub(crate) parent: Option<String>,
     /// Whether the command is given input.
     pub(crate) takes_input: bool,
+    /// The trace that the run is a part of.
+    pub(crate) trace: Trace,
 }
 
 /// Input on its way to the command.

@@ -14,6 +14,7 @@ use crate::cli::batch::Batch;
 use crate::cli::run::ending::Outcome;
 use crate::cli::run::pieces::{Piece, Pieces};
 use crate::cli::run::streams::{Said, Stream, Streams};
+use crate::cli::run::trace::Trace;
 use crate::cli::run::{EXIT_STATUS_HEADER, EXIT_TYPE};
 
 /// What a line waits for others to join it: not noticed by a human, and long enough for a burst.
@@ -34,14 +35,15 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// Records to a session as a part of a run.
-    pub(crate) fn start(client: &Client, session: Session, run: &str) -> Self {
+    /// Records to a session as a part of a run, and of a trace.
+    pub(crate) fn start(client: &Client, session: Session, run: &str, trace: Trace) -> Self {
         let (chunks, chunks_in) = mpsc::channel(CHUNKS_MAX);
         let writer = Writer {
             client: client.clone(),
             session,
             run: run.to_owned(),
-            streams: Streams::new(run),
+            streams: Streams::new(run, trace.clone()),
+            trace,
             last: None,
             batch: Batch::default(),
             refused: 0,
@@ -158,6 +160,7 @@ struct Writer {
     session: Session,
     run: String,
     streams: Streams,
+    trace: Trace,
     /// May still be joined by what follows.
     last: Option<(Stream, Piece)>,
     batch: Batch,
@@ -222,7 +225,7 @@ impl Writer {
             .record_type(EXIT_TYPE)
             .run(&self.run)
             .header(EXIT_STATUS_HEADER, outcome.ending.shell_status().to_string());
-        self.batch.push(exit);
+        self.batch.push(self.trace.mark(exit));
         self.publish().await
     }
 

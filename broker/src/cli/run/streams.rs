@@ -7,6 +7,7 @@ use longwire_proto::limits::MESSAGE_BYTES_MAX;
 
 use crate::cli::run::STREAM_HEADER;
 use crate::cli::run::pieces::Piece;
+use crate::cli::run::trace::Trace;
 
 /// A stream of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,7 @@ struct Messages {
 #[derive(Debug)]
 pub(crate) struct Streams {
     run: String,
+    trace: Trace,
     bytes_max: usize,
     stdout: Messages,
     stderr: Messages,
@@ -84,9 +86,9 @@ pub(crate) struct Said {
 }
 
 impl Streams {
-    pub(crate) fn new(run: &str) -> Self {
+    pub(crate) fn new(run: &str, trace: Trace) -> Self {
         let (stdout, stderr) = Default::default();
-        Self { run: run.to_owned(), bytes_max: MESSAGE_BYTES_MAX, stdout, stderr }
+        Self { run: run.to_owned(), trace, bytes_max: MESSAGE_BYTES_MAX, stdout, stderr }
     }
 
     /// Goes on with the stream's message, or begins another one.
@@ -112,7 +114,7 @@ impl Streams {
         messages.begun += 1;
         let id = message_id(&self.run, stream, messages.begun);
         let opens = Publication::bytes("text/plain", piece.bytes).grows().id(&id).run(&self.run);
-        let piece = opens.header(STREAM_HEADER, stream.as_str());
+        let piece = self.trace.mark(opens.header(STREAM_HEADER, stream.as_str()));
         let growing = Growing { id, bytes: length, may_be_there: !is_away, is_doubtful: false };
         messages.growing = Some(growing);
         Said { close: over.map(|over| close(&self.run, &over.id, MessageEnd::Complete)), piece }
@@ -160,7 +162,7 @@ mod tests {
 
     #[test]
     fn each_stream_is_a_message_until_it_is_full() {
-        let mut streams = Streams { bytes_max: 6, ..Streams::new("r") };
+        let mut streams = Streams { bytes_max: 6, ..Streams::new("r", Trace::default()) };
         assert_eq!(streams.say(Stream::Stdout, piece("a\n"), false), opens("r-stdout-1", "stdout", "a\n"));
         assert_eq!(streams.say(Stream::Stderr, piece("e\n"), false), opens("r-stderr-1", "stderr", "e\n"));
         assert_eq!(streams.say(Stream::Stdout, piece("bcd\n"), false), goes_on("r-stdout-1", "bcd\n"));
@@ -173,7 +175,7 @@ mod tests {
 
     #[test]
     fn what_is_said_while_the_broker_is_away_is_another_message() {
-        let mut streams = Streams::new("r");
+        let mut streams = Streams::new("r", Trace::default());
         assert_eq!(streams.say(Stream::Stdout, piece("a\n"), true), opens("r-stdout-1", "stdout", "a\n"));
         // Nobody can have ended what nobody has seen.
         assert_eq!(streams.say(Stream::Stdout, piece("b\n"), true), goes_on("r-stdout-1", "b\n"));

@@ -198,6 +198,7 @@ impl Desk {
 
     async fn start(&self, lease: &Lease) -> Result<(), Obstacle> {
         let start = lease.session().start_run(&self.role.title).id(&self.role.run);
+        let start = self.role.trace.mark_run(start);
         let until = Instant::now() + RUN_PATIENCE;
         while let Some(parent) = &self.role.parent {
             let refusal = match start.clone().parent(parent).await {

@@ -1,6 +1,7 @@
 //! The example that does a real job: watched by two people, killed in the middle of a message and of an open ask, taken over, allowed to
 //! deploy from a phone by a share link.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -8,17 +9,9 @@ use longwire::{Body, Client, From, InputState, Mode, Record, Right, RunState, Se
 use longwire_proto::kind;
 
 use crate::page::{Story, browser_is_there};
-use crate::support::broker::folder;
+use crate::support::broker::{example, folder};
 use crate::support::tokens::Tokens;
 use crate::support::victim::Victim;
-
-/// The example, which the build of the tests has made.
-fn example() -> PathBuf {
-    let tests = std::env::current_exe().unwrap();
-    let path = tests.parent().unwrap().parent().unwrap().join("examples/coding_agent");
-    assert!(path.exists(), "{} is missing: cargo build -p longwire-examples --examples", path.display());
-    path
-}
 
 async fn until(records: &mut Subscription, mut wanted: impl FnMut(&Record) -> bool) -> Record {
     loop {
@@ -41,6 +34,60 @@ async fn all(session: &Session) -> Vec<Record> {
         all.push(record.unwrap());
     }
     all
+}
+
+fn of_type<'log>(log: &'log [Record], wanted: &'static str) -> impl Iterator<Item = &'log Record> {
+    log.iter().filter(move |record| record.record_type == wanted)
+}
+
+/// What a message says, all of which is in the log.
+fn text_of(log: &[Record], message: &str) -> String {
+    let parts = log.iter().filter(|record| {
+        (record.grows && record.id == message) || (record.kind == kind::DELTA && record.message == message)
+    });
+    parts.map(|record| record.text().unwrap()).collect()
+}
+
+/// The calls of tools by their ids: the command, and the status of every result that has one. Each was made once, and every result is one
+/// of a call that was made before, of the same run and tool.
+fn calls(log: &[Record]) -> BTreeMap<String, (String, Vec<String>)> {
+    let mut calls: BTreeMap<String, (&Record, Vec<String>)> = BTreeMap::new();
+    for record in log {
+        match record.record_type.as_str() {
+            "lw.tool.call" => {
+                assert_eq!(record.content_type, "application/json");
+                assert!(!record.run.is_empty() && record.headers["tool"] == "shell", "{record:?}");
+                let known = calls.insert(record.id.clone(), (record, Vec::new()));
+                assert!(known.is_none(), "{} is called twice", record.id);
+            }
+            "lw.tool.result" => {
+                let (call, statuses) = calls.get_mut(&record.reply_to).unwrap();
+                assert_eq!((&record.run, &record.headers["tool"]), (&call.run, &call.headers["tool"]));
+                assert!(statuses.is_empty(), "{} goes on after its end", record.reply_to);
+                statuses.extend(record.headers.get("status").cloned());
+            }
+            _ => {}
+        }
+    }
+    let command = |call: &Record| {
+        let arguments: serde_json::Value = serde_json::from_str(call.text().unwrap()).unwrap();
+        arguments["command"].as_str().unwrap().to_owned()
+    };
+    calls.into_iter().map(|(id, (call, statuses))| (id, (command(call), statuses))).collect()
+}
+
+/// The first words of the command and the status of the call of this name that nothing has taken the place of.
+fn only_told<'calls>(
+    calls: &'calls BTreeMap<String, (String, Vec<String>)>,
+    replaced: &BTreeSet<&str>,
+    name: &str,
+) -> (&'calls str, &'calls str) {
+    let current = |id: &String| id.starts_with(name) && !replaced.contains(id.as_str());
+    let mut found = calls.iter().filter(|(id, _)| current(id)).map(|(_, told)| told);
+    let (Some((command, statuses)), None) = (found.next(), found.next()) else { panic!("{name}: {calls:?}") };
+    let [status] = statuses.as_slice() else { panic!("{name}: {statuses:?}") };
+    let (words, _) = command.split_once(" -").or_else(|| command.split_once(' ')).unwrap();
+    (words, status)
 }
 
 /// Lets the compiler compile the project once the gate is there, and everything else at once.
@@ -67,7 +114,7 @@ async fn an_agent_does_a_job_through_two_kills_and_deploys_once_somebody_allowed
     let (gate, compiler) = (work.join("gate"), compiler(&work));
     let agent_token = tokens.token("agent", &["demo/**:read,publish,lease"]);
     let start = || {
-        let mut command = Command::new(example());
+        let mut command = Command::new(example("coding_agent"));
         command.arg("demo/code/*").env("LONGWIRE_URL", broker.url()).env("LONGWIRE_TOKEN", &agent_token);
         command.env("CODING_AGENT_FOLDER", &work).env("RUSTC_WRAPPER", &compiler).env("GATE", &gate);
         Victim::start(command.stdin(Stdio::null()))
@@ -142,8 +189,46 @@ async fn an_agent_does_a_job_through_two_kills_and_deploys_once_somebody_allowed
     let said = Command::new(&deployed).output().unwrap();
     assert_eq!(String::from_utf8(said.stdout).unwrap(), "hello, world\n");
 
+    // What cannot be built is no reason to try for ever: the next job fails, and whoever sent it is told.
+    let mut failing = ada.send("coder", "").await.unwrap();
+    let mut last = None;
+    while let Some(state) = failing.next().await.unwrap() {
+        last = Some(state);
+    }
+    let Some(InputState::NotConsumed { reason }) = last else { panic!("{last:?}") };
+    assert_eq!(reason, "it failed: Test it");
+    let failed = format!("{}-test", failing.id());
+    // Its steps are named after it; the run that they are parts of is not.
+    until(&mut seen, |record| ended(record, &record.run) && !record.run.starts_with(failing.id())).await;
+
     // The log tells the whole story, to both alike.
     let log = all(&ada).await;
+    let calls = calls(&log);
+    let replaced: BTreeSet<&str> =
+        log.iter().map(|record| record.replaces.as_str()).filter(|id| !id.is_empty()).collect();
+    for (command, of) in [("cargo test", "test-call"), ("cargo build", "build-call"), ("cp", "copy-call")] {
+        assert_eq!(only_told(&calls, &replaced, &step(of)), (command, "ok"));
+    }
+    assert_eq!(only_told(&calls, &replaced, &format!("{failed}-call")), ("cargo test", "error"));
+    // Who was killed in the middle of a call cannot say how it ended: it was made again.
+    assert_eq!(delta.message, step("test-call-1-output"));
+    assert_eq!(calls[&step("test-call-1")].1, Vec::<String>::new());
+    let again = log.iter().find(|record| record.replaces == step("test-call-1")).unwrap();
+    assert_eq!((&again.id, again.record_type.as_str()), (&step("test-call-2"), "lw.tool.call"));
+    // Whoever answers is shown what would be done.
+    let Body::Ask(ask) = &asked.body else { panic!("{asked:?}") };
+    assert_eq!((&ask.subject, &ask.description), (&step("copy-call"), &calls[&step("copy-call")].0));
+    let thoughts: Vec<_> = of_type(&log, "lw.reasoning").map(|record| record.id.clone()).collect();
+    assert_eq!(thoughts, [step("thought"), format!("{}-thought", failing.id())]);
+    let thought = text_of(&log, &thoughts[0]);
+    assert!(thought.contains("\"hello, world\"") && thought.ends_with("deploy it."), "{thought}");
+    let citations: Vec<_> = of_type(&log, "lw.citation").collect();
+    assert_eq!((citations.len(), &citations[0].reply_to), (1, &step("deployed")));
+    let said = text_of(&log, &citations[0].reply_to);
+    let (from, to) = citations[0].headers["range"].split_once('-').unwrap();
+    assert_eq!(&said[from.parse().unwrap()..to.parse().unwrap()], "`release`");
+    assert!(said.starts_with(&format!("deployed to {}", deployed.display())), "{said}");
+    assert!(citations[0].headers["url"].ends_with("#release") && citations[0].text().unwrap().len() > 20);
     for name in ["write", "test", "build", "copy"] {
         assert_eq!(log.iter().filter(|record| ended(record, &step(name))).count(), 1, "{name}");
     }
@@ -152,8 +237,7 @@ async fn an_agent_does_a_job_through_two_kills_and_deploys_once_somebody_allowed
         |record: &&Record| matches!(&record.body, Body::LeaseChange(change) if change.state == "lapsed");
     // One for each that was killed; a machine that stood still for long enough has more.
     assert!(log.iter().filter(lapsed).count() >= 2);
-    assert!(log.iter().any(|record| record.run == step("build")
-        && record.text().is_some_and(|text| text.contains("--profile release"))));
+    assert!(calls[&step("build-call-1")].0.contains("--profile release"), "{calls:?}");
     for record in &log {
         assert_eq!(&watched.next().await.unwrap().unwrap(), record);
     }

@@ -241,6 +241,14 @@ pub(crate) fn longwire(arguments: &[&str]) -> Output {
     Command::new(LONGWIRE).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
+/// An example, which the build of the tests has made.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let path = tests.parent().unwrap().parent().unwrap().join("examples").join(name);
+    assert!(path.exists(), "{} is missing: cargo build -p longwire-examples --examples", path.display());
+    path
+}
+
 /// A folder under the build's own one: on the real disk, whatever the system's temporary folder is.
 pub(crate) fn folder() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();

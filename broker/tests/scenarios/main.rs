@@ -8,6 +8,7 @@ mod attacks;
 mod audit;
 mod backup;
 mod bad_input;
+mod chat;
 mod cli;
 mod clocks;
 mod coding_agent;

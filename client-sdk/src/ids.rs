@@ -23,3 +23,19 @@ impl Ids {
         format!("{:016x}-{}", self.base, self.next.fetch_add(1, Ordering::Relaxed))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use longwire_proto::short_id::is_short_id;
+
+    use super::*;
+
+    #[test]
+    fn no_two_are_alike_and_all_can_name_a_record() {
+        let (ours, theirs) = (Ids::new(u64::MAX), Ids::new(1));
+        let mut minted = [ours.next(), ours.next(), theirs.next(), theirs.next()];
+        assert!(minted.iter().all(|id| is_short_id(id.as_bytes())), "{minted:?}");
+        minted.sort();
+        assert!(minted.windows(2).all(|pair| pair[0] != pair[1]), "{minted:?}");
+    }
+}

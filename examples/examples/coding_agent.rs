@@ -16,12 +16,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use longwire::{
-    Client, Context, ErrorCode, Input, MessageEnd, Mode, Publication, PublishError, Run, RunInfo,
+    Client, Context, ErrorCode, Input, MessageEnd, Mode, Publication, PublishError, Run, RunInfo, StateValue,
 };
 use tokio::fs;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
+/// Where it is kept that somebody has allowed it for good.
+const MAY_DEPLOY: &str = "lw.permission/deploy";
 /// Who takes over does so soon.
 const TTL: Duration = Duration::from_secs(2);
 /// Bytes of the compiler's output that become one piece of a message.
@@ -180,10 +182,21 @@ impl Job<'_> {
         self.once(run, &format!("{call}-result"), result, None).await.map(drop)
     }
 
-    /// Whether somebody allows a call. It is asked under one id: whoever goes on with the job gets the answer that was given meanwhile.
+    /// Whether somebody allows a call, or has allowed it for good. It is asked under one id: whoever goes on with the job gets the answer
+    /// that was given meanwhile.
     async fn may_deploy(&self, call: &str, line: &str) -> anyhow::Result<bool> {
-        let ask = self.ctx.ask("Deploy it?").id(self.name("deploy")).options(["yes", "no"]).risk("high");
-        Ok(ask.subject(call).description(line).await?.is("yes"))
+        let session = self.ctx.session();
+        if let Some(StateValue::Text(allowed)) = session.get(MAY_DEPLOY).await?.and_then(|entry| entry.value)
+        {
+            return Ok(allowed == "always");
+        }
+        let ask =
+            self.ctx.ask("Deploy it?").id(self.name("deploy")).options(["yes", "always", "no"]).risk("high");
+        let answer = ask.subject(call).description(line).await?;
+        if answer.is("always") && session.set(MAY_DEPLOY, "always").await.is_err() {
+            session.publish("I may not keep that, and ask again next time").await?;
+        }
+        Ok(answer.is("yes") || answer.is("always"))
     }
 
     /// Says where it is, and cites what that means.

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use longwire::{Body, Client, From, InputState, Mode, Record, Right, RunState, Session, Subscription};
+use longwire::{
+    Body, Client, From, InputState, Mode, Record, Right, RunState, Session, StateValue, Subscription,
+};
 use longwire_proto::kind;
 
 use crate::page::{Story, browser_is_there};
@@ -112,7 +114,7 @@ async fn an_agent_does_a_job_through_two_kills_and_deploys_once_somebody_allowed
     let (broker, tokens) = Tokens::broker(&data, &[]);
     // Written once: while it is begun somewhere, nobody can write it.
     let (gate, compiler) = (work.join("gate"), compiler(&work));
-    let agent_token = tokens.token("agent", &["demo/**:read,publish,lease"]);
+    let agent_token = tokens.token("agent", &["demo/**:read,publish,lease,state"]);
     let start = || {
         let mut command = Command::new(example("coding_agent"));
         command.arg("demo/code/*").env("LONGWIRE_URL", broker.url()).env("LONGWIRE_TOKEN", &agent_token);
@@ -243,4 +245,23 @@ async fn an_agent_does_a_job_through_two_kills_and_deploys_once_somebody_allowed
     }
     let runs = ada.describe().await.unwrap().runs;
     assert!(runs.iter().all(|run| RunState::parse(&run.state).is_some_and(RunState::has_ended)), "{runs:?}");
+
+    // What is allowed for good is asked once, and kept where whoever works here later finds it.
+    let asks = |log: &[Record]| log.iter().filter(|record| record.kind == kind::ASK).count();
+    for always in [true, false] {
+        let mut sent = ada.send("coder", "hello again").await.unwrap();
+        if always {
+            let deploy = format!("{}-deploy", sent.id());
+            until(&mut seen, |record| record.kind == kind::ASK && record.id == deploy).await;
+            bob.answer(&deploy).option("always").await.unwrap();
+        }
+        let mut last = None;
+        while let Some(state) = sent.next().await.unwrap() {
+            last = Some(state);
+        }
+        assert!(matches!(last, Some(InputState::Consumed { .. })), "{last:?}");
+        assert_eq!(asks(&all(&ada).await), 2);
+    }
+    let kept = ada.get("lw.permission/deploy").await.unwrap().unwrap();
+    assert_eq!((kept.agent.as_str(), kept.value), ("coder", Some(StateValue::Text("always".into()))));
 }

@@ -20,7 +20,18 @@ use longwire_proto::worker_group::named_session;
 use longwire_proto::{raw, wire};
 
 use crate::auth::operation::Operation;
-use crate::connection::seeking::PatternClaim;
+
+/// What the client of a connection wants to be found.
+pub(super) struct PatternClaim {
+    /// Of one of these.
+    pub(super) pattern: Pattern,
+    /// This agent.
+    pub(super) agent: String,
+    /// How long it is waited for one that calls.
+    pub(super) wait: Duration,
+    /// What the session is told.
+    pub(super) command: Command,
+}
 
 /// Reads the session id of a request.
 ///

@@ -1,12 +1,10 @@
 //! Claims of patterns: each waits for a session that calls for its agent, while others are asked.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use longwire_core::command::{Claimed, Command, Reply};
+use longwire_core::command::{Claimed, Reply};
 use longwire_proto::error::{Error, ErrorCode};
 use longwire_proto::limits::PATTERNS_MAX;
-use longwire_proto::pattern::Pattern;
 use longwire_proto::session_id::SessionId;
 use longwire_proto::wire;
 use longwire_proto::wire::server_frame::Frame;
@@ -14,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::connection::lookups::{Answering, boxed};
 use crate::connection::reply::{claimed, refused};
+use crate::connection::request::PatternClaim;
 use crate::connection::witness::Management;
 use crate::connection::{Connection, request};
 use crate::hub::Hub;
@@ -22,18 +21,6 @@ use crate::quota::Meter;
 use crate::request::Operation;
 use crate::seeker::{Seeker, nothing_calls};
 use crate::transport::{FrameSink, FrameSource};
-
-/// What the client of a connection wants to be found.
-pub(super) struct PatternClaim {
-    /// Of one of these.
-    pub(super) pattern: Pattern,
-    /// This agent.
-    pub(super) agent: String,
-    /// How long it is waited for one that calls.
-    pub(super) wait: Duration,
-    /// What the session is told.
-    pub(super) command: Command,
-}
 
 /// Seekers of a connection. Those that are not at work are kept for the next claim of their pattern and agent.
 #[derive(Clone, Default)]

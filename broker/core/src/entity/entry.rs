@@ -1,5 +1,6 @@
 //! One key of the session's state.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,7 +9,6 @@ use longwire_proto::limits::{STATE_BYTES_MAX, STATE_KEYS_MAX};
 use longwire_proto::state_set::{StateSet, Value};
 
 use crate::entity::at::At;
-use crate::entity::view::View;
 use crate::row::{RowReader, RowWriter};
 
 /// What a key is, and who said so.
@@ -62,8 +62,8 @@ impl Entry {
 ///
 /// # Errors
 /// [`ErrorCode::RevisionMismatch`], [`ErrorCode::TooManyOpen`].
-pub fn judge(set: &StateSet, view: &View) -> Result<(), Error> {
-    let known = view.state.get(set.key.as_str());
+pub fn judge(set: &StateSet, state: &BTreeMap<Arc<str>, Arc<Entry>>) -> Result<(), Error> {
+    let known = state.get(set.key.as_str());
     let revision = known.map_or(0, |entry| entry.revision);
     if set.if_revision.is_some_and(|wanted| wanted != revision) {
         let is = match known {
@@ -77,13 +77,14 @@ pub fn judge(set: &StateSet, view: &View) -> Result<(), Error> {
     let full = |message: String, limit| {
         Err(Error::new(ErrorCode::TooManyOpen, message).field("state_change").limit(limit))
     };
-    if known.is_none() && view.state.len() >= STATE_KEYS_MAX {
+    if known.is_none() && state.len() >= STATE_KEYS_MAX {
         let message = format!("the state of the session has {STATE_KEYS_MAX} keys; remove one of them first");
         return full(message, STATE_KEYS_MAX);
     }
-    let bytes = |value: &Value| set.key.len() + value.bytes();
-    let before = known.map_or(0, |entry| bytes(&entry.value));
-    if view.state_bytes() - before + bytes(value) > STATE_BYTES_MAX {
+    let bytes = |key: &str, value: &Value| key.len() + value.bytes();
+    let others = state.iter().filter(|(key, _)| ***key != *set.key);
+    let others: usize = others.map(|(key, entry)| bytes(key, &entry.value)).sum();
+    if others + bytes(&set.key, value) > STATE_BYTES_MAX {
         let message = format!(
             "the state of the session would have more than {STATE_BYTES_MAX} bytes; remove some of it, or publish a message and let the state name it"
         );

@@ -192,7 +192,7 @@ impl Entities {
                 accepted
             }
             Meaning::Receipt(receipt) => self.judge_receipt(receipt, by).and(accepted),
-            Meaning::State(set) => entry::judge(set, &self.view).and(accepted),
+            Meaning::State(set) => entry::judge(set, &self.view.state).and(accepted),
         }
     }
 

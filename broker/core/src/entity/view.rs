@@ -107,12 +107,6 @@ impl View {
         asks + runs
     }
 
-    /// Bytes of the state's keys, and of what they are.
-    #[must_use]
-    pub fn state_bytes(&self) -> usize {
-        self.state.iter().map(|(key, entry)| key.len() + entry.value.bytes()).sum()
-    }
-
     /// Whether nothing is there to be told.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -238,6 +238,7 @@ pub fn nothing_calls(pattern: &Pattern, agent: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use futures_util::FutureExt as _;
     use longwire_core::command::{Command, Meant, Reply};
     use longwire_core::entity::standing::Standing;
     use longwire_proto::kind;
@@ -402,12 +403,15 @@ mod tests {
             bed.create(&format!("acme/{number:02}")).await;
         }
         let mut found = Vec::new();
-        while found.len() < 50 {
-            // Dropped after one poll, however far it is.
-            tokio::select! {
-                biased;
-                session = within(&mut seeker, Duration::from_secs(1)) => found.push(session.unwrap()),
-                () = tokio::task::yield_now() => {}
+        for attempt in 0..1000 {
+            // Dropped after one to four polls, however far it is: also while a session is looked at.
+            let mut next = Box::pin(within(&mut seeker, Duration::from_secs(1)));
+            for _ in 0..=attempt % 4 {
+                if let Some(session) = next.as_mut().now_or_never() {
+                    found.extend(session);
+                    break;
+                }
+                tokio::task::yield_now().await;
             }
         }
         found.sort();
